@@ -1,0 +1,1 @@
+"""Experiments (`dataset`, `feature`, `model`) and what they share (`utils`)."""

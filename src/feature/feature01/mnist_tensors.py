@@ -1,0 +1,78 @@
+"""MNIST as tensors ready for training, with fixed splits.
+
+    poetry run python src/feature/feature01/mnist_tensors.py
+    poetry run python src/feature/feature01/mnist_tensors.py val_fraction=0.2 seed=1
+
+Writes mnist.safetensors: {train,val,test}_images uint8 [N, 28, 28], {train,val,test}_labels int64 [N],
+and mean, std float32 [] of the training pixels in 0…255. Loading it executes no code.
+"""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors.numpy import save_file
+
+from src.utils.errors import UserError
+from src.utils.experiment import experiment
+from src.utils.idx import read_idx
+from src.utils.run import Run
+from src.utils.settings import StageSettings
+
+log = logging.getLogger(__name__)
+Arrays = dict[str, NDArray[np.generic]]
+
+
+class Config(StageSettings):
+    dataset: str
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+
+@experiment
+def main(cfg: Config, run: Run) -> None:
+    images, labels = read_split(run.input("dataset"), "train")
+    train, val = stratified_split(labels, cfg.val_fraction, cfg.seed)
+    tensors: Arrays = {
+        "train_images": images[train],
+        "train_labels": labels[train],
+        "val_images": images[val],
+        "val_labels": labels[val],
+    }
+    tensors["test_images"], tensors["test_labels"] = read_split(run.input("dataset"), "t10k")
+    pixels = tensors["train_images"].astype(np.float64)  # statistics of the training split only
+    tensors["mean"], tensors["std"] = np.float32(pixels.mean()), np.float32(pixels.std())
+    save_file({name: np.ascontiguousarray(a) for name, a in tensors.items()}, run.output / "mnist.safetensors")
+
+    sizes = {split: len(tensors[f"{split}_labels"]) for split in ("train", "val", "test")}
+    run.log({f"{split}_images": size for split, size in sizes.items()})
+    run.log({"pixel_mean": tensors["mean"], "pixel_std": tensors["std"]})
+    log.info("%s: %s train, %s val and %s test images", run.here, *sizes.values())
+
+
+def read_split(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images [N, 28, 28] and labels [N] of one of MNIST's own two splits, `train` or `t10k`."""
+    images, labels = (next(folder.glob(f"{split}-{kind}-*")) for kind in ("images", "labels"))
+    return read_idx(images), read_idx(labels).astype(np.int64)
+
+
+def stratified_split(
+    labels: NDArray[np.int64], fraction: float, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of (the rest, `fraction` of the images): each class in the same proportion."""
+    random = np.random.default_rng(seed)
+    place = np.empty(len(labels))  # of each image in its class, shuffled, from 0 to 1
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        place[members] = (random.permutation(len(members)) + random.random()) / len(members)
+    order = np.argsort(place, kind="stable")
+    count = round(len(labels) * fraction)
+    if not 0 < count < len(labels):
+        raise UserError(f"val_fraction={fraction} leaves a split of {len(labels)} images empty")
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""How Hydra composes the settings of an experiment: where it looks, and what names mean there."""
+
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
+
+from src.utils.layout import ROOT, Experiment
+
+# What a config may name as `_target_`: an override can't make the program call anything else.
+TRUSTED = ("src.utils.*", "optuna.*", "hydra_plugins.*", "hydra._internal.*")
+QUESTIONS = ("-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion")
+
+
+class SharedConfig(SearchPathPlugin):
+    """Lets `config/model/model01` refer to `/utils/training`."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append(provider="jikken", path=f"file://{ROOT / 'config'}")
+
+
+def hydra_program(here: Experiment, task: Callable[..., Any]) -> Callable[[], None]:
+    """`task` as a Hydra command whose settings are the mirror of its folder."""
+    _register(here)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, unprinted
+    decorate = hydra.main(
+        config_path=str(here.config), config_name="config", execution_whitelist=TRUSTED
+    )
+    program: Callable[[], None] = decorate(task)
+    return program
+
+
+def asks_question(arguments: list[str]) -> bool:
+    """Whether a command line only asks about the program or its settings."""
+    return any(re.split("=", argument)[0] in QUESTIONS for argument in arguments)
+
+
+def _register(here: Experiment) -> None:
+    Plugins.instance().register(SharedConfig)
+    resolve = OmegaConf.register_resolver
+    resolve("root", lambda: str(ROOT), replace=True)
+    resolve("experiment", lambda: str(here), replace=True)
+    resolve("moment", _moment, use_cache=True, replace=True)
+
+
+def _moment() -> str:
+    """A folder name that two runs never share, even when they start in the same second."""
+    return f"{datetime.now():%Y-%m-%d/%H-%M-%S}-{secrets.token_hex(2)}"

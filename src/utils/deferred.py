@@ -1,0 +1,42 @@
+"""Lightning without the wait for what it never uses.
+
+`import pytorch_lightning` asks torchmetrics for two classes. torchmetrics answers by importing all
+its metrics, and with them torchvision and scipy: more than a second. Imported before Lightning,
+this module gives torchmetrics a front that fetches those two classes alone, and the whole package
+as soon as anything else is asked of it.
+"""
+
+import logging
+import sys
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+from typing import Any
+
+LIGHT = {"Metric": "torchmetrics.metric", "MetricCollection": "torchmetrics.collections"}
+
+
+class Front(ModuleType):
+    """torchmetrics before its `__init__` has run."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in LIGHT:
+            import_module("torchmetrics.utilities")  # the order in which its own __init__ does it
+            return getattr(import_module(LIGHT[name]), name)
+        self.__class__ = ModuleType  # type: ignore[assignment]  # a plain module from here on
+        assert self.__spec__ is not None and self.__spec__.loader is not None
+        self.__spec__.loader.exec_module(self)
+        return getattr(self, name)
+
+
+def defer_torchmetrics() -> None:
+    spec = find_spec("torchmetrics")
+    if spec is not None and "torchmetrics" not in sys.modules:
+        front = sys.modules["torchmetrics"] = module_from_spec(spec)
+        front.__class__ = Front
+        front.__dict__["_logger"] = logging.getLogger("torchmetrics")  # its modules ask for it
+
+
+defer_torchmetrics()

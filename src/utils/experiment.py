@@ -1,0 +1,109 @@
+"""`@experiment` makes `def main(cfg, run)` a Hydra program inside a tracked run.
+
+Its settings are the mirror of its own folder: `src/model/model01/…py` reads `config/model/model01`.
+Nothing names the experiment, so a copied folder is a new one.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, get_type_hints
+
+from hydra.errors import ConfigCompositionException, HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import src.utils.deferred  # noqa: F401  before the experiment imports Lightning
+from src.utils.composition import asks_question, hydra_program
+from src.utils.errors import UserError, plain_errors
+from src.utils.layout import ROOT, Experiment
+from src.utils.settings import Settings, unknown, validated
+
+Main = Callable[[Any, Any], Any]
+
+
+class Program:
+    """An experiment's `main` as a command."""
+
+    running: ClassVar["Program | None"] = None
+
+    def __init__(self, main: Main) -> None:
+        self.main = main
+        self.file = Path(main.__code__.co_filename)
+        self.settings: type[Settings] = get_type_hints(main)["cfg"]
+
+    def __call__(self) -> None:
+        """Reads the command line: one run, or with -m a sweep."""
+        Program.running = self
+        with plain_errors(HydraException, OmegaConfBaseException):
+            try:
+                hydra_program(self.here, self.run)()
+            except ConfigCompositionException as error:
+                raise _named(error, self.settings) from None
+            except Exception as error:
+                raise error.with_traceback(_from_file(self.file, error.__traceback__))
+
+    def run(self, cfg: DictConfig) -> Any:
+        """One execution with a composed config: what Hydra and its launchers call."""
+        from src.utils.stages import execute  # late: nothing before this needs MLflow
+
+        return execute(self.here, self.main, self.check(cfg))
+
+    def check(self, cfg: DictConfig) -> Settings:
+        """The settings, typed; UserError where they are not what the experiment asks for."""
+        return validated(self.settings, cfg)
+
+    @property
+    def here(self) -> Experiment:
+        here = Experiment.of(self.file)
+        if here is None:
+            raise UserError(f"{self.file} is in no src/<stage>/<name> folder of {ROOT}")
+        return here
+
+
+class CheckSettings(Callback):
+    """Refuses bad settings before Hydra makes a folder."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        if Program.running is not None:
+            names = [str(name) for name in config if name != "hydra"]
+            with plain_errors():
+                Program.running.check(OmegaConf.masked_copy(config, names))
+
+
+def experiment(main: Main) -> Program:
+    """Decorates `def main(cfg: SomeSettings, run: Run)`; calling the result reads the command line."""
+    return Program(main)
+
+
+def _named(error: ConfigCompositionException, settings: type[Settings]) -> Exception:
+    """An unknown key, with its nearest names, instead of Hydra's hint to add it."""
+    match = re.match(r"Could not override '(\w+)'", str(error))
+    if match:
+        return UserError(unknown(match[1], list(settings.model_fields)))
+    return error
+
+
+def _from_file(file: Path, frames: TracebackType | None) -> TracebackType | None:
+    """A traceback that begins in the experiment, without Hydra's own frames."""
+    inner = frames.tb_next if frames else None  # the first is always the file: its last line
+    while inner and inner.tb_frame.f_code.co_filename != str(file):
+        inner = inner.tb_next
+    return inner or frames
+
+
+def _answer_questions() -> None:
+    """`--help`, `--cfg` and shell completion are answered while the experiment's first line is
+    imported: before torch, in a fraction of a second."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    here = Experiment.of(script) if script else None
+    if here is not None and asks_question(sys.argv[1:]):
+        with plain_errors(HydraException, OmegaConfBaseException):
+            hydra_program(here, lambda cfg: None)()
+        sys.exit()
+
+
+_answer_questions()

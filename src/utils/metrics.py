@@ -1,0 +1,36 @@
+"""Metrics on their way to MLflow: one `log_metric` costs 7 ms, a thousand in one batch 0.1 s."""
+
+import time
+from collections.abc import Mapping
+from typing import SupportsFloat
+
+from mlflow.entities import Metric
+from mlflow.tracking import MlflowClient
+
+SECONDS = 5.0  # how old a metric may grow before it is written
+BATCH = 1000  # MLflow's limit for one call
+
+
+class MetricBuffer:
+    """Collects metrics and writes them in batches, every few seconds and whenever it is told to."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.client, self.run_id = client, run_id
+        self.latest: dict[str, float] = {}
+        self._waiting: list[tuple[str, SupportsFloat, int, int]] = []
+        self._written = time.monotonic()
+
+    def add(self, metrics: Mapping[str, SupportsFloat], step: int) -> None:
+        """Values may be tensors: they are read when they are written, not in the training loop."""
+        now = int(time.time() * 1000)
+        self._waiting += [(name, value, now, step) for name, value in metrics.items()]
+        if time.monotonic() - self._written > SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        rows, self._waiting = self._waiting, []
+        metrics = [Metric(name, float(value), now, step) for name, value, now, step in rows]
+        for start in range(0, len(metrics), BATCH):
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + BATCH])
+        self.latest |= {metric.key: metric.value for metric in metrics}
+        self._written = time.monotonic()

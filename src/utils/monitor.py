@@ -1,0 +1,26 @@
+"""CPU, memory, disk, network and GPU while a run runs, as `system/…` metrics."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mlflow.system_metrics import system_metrics_monitor
+
+from src.utils.store import tracking_uri
+
+SECONDS = 2  # between two samples
+
+
+@contextmanager
+def system_metrics(run_id: str) -> Iterator[None]:
+    """MLflow's own monitor; a run shorter than one sample gets one too."""
+    monitor: Any = system_metrics_monitor  # it has no types
+    monitor = monitor.SystemMetricsMonitor(run_id, SECONDS, tracking_uri=tracking_uri())
+    monitor.start()
+    try:
+        yield
+    finally:
+        if not monitor.monitors[0].metrics:
+            monitor.collect_metrics()
+        monitor.publish_metrics(monitor.aggregate_metrics())
+        monitor.finish()

@@ -1,0 +1,62 @@
+"""What a setting may be. Values live in config/*.yaml, types here and in the experiments."""
+
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+
+from src.utils.errors import UserError
+
+
+class Settings(BaseModel):
+    """What every experiment has; values in config/utils/settings.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: NonNegativeInt
+    note: str
+    tags: list[str]
+
+
+class StageSettings(Settings):
+    """What every dataset and feature has; values in config/utils/stage.yaml."""
+
+    force: bool
+
+
+class TrainingSettings(Settings):
+    """What every model has; values in config/utils/training.yaml."""
+
+    max_epochs: PositiveInt
+    compile: bool
+    trainer: dict[str, Any]
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def validated(kind: type[AnySettings], cfg: DictConfig) -> AnySettings:
+    """The composed config as `kind`, or one line that names each key, its value and what was expected."""
+    values = OmegaConf.to_container(cfg, resolve=True)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as invalid:
+        problems = [_problem(dict(error), kind) for error in invalid.errors()]
+        raise UserError("; ".join(problems)) from None
+
+
+def unknown(key: str, known: list[str]) -> str:
+    """«not a setting», with the nearest names there are."""
+    near = get_close_matches(key, known, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    return f"{key} is not a setting: {hint}"
+
+
+def _problem(error: dict[str, Any], kind: type[Settings]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return unknown(key, list(kind.model_fields))
+    if error["type"] == "missing":
+        return f"{key} has no value: give it one in config.yaml"
+    return f"{key}={error['input']} is refused: it {error['msg'].removeprefix('Input ')}"

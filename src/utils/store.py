@@ -1,0 +1,130 @@
+"""The MLflow store: one SQLite file, `logs/mlruns/mlflow.db`, with the artifacts of every run beside it.
+
+    python -m src.utils.store     creates it, or mends its paths after the repository has moved
+
+`MLFLOW_TRACKING_URI` puts another store in its place.
+"""
+
+import logging
+import os
+import sqlite3
+from pathlib import Path
+from urllib.parse import urlparse
+
+from filelock import FileLock
+
+from src.utils.errors import UserError, plain_errors
+from src.utils.layout import LOGS
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
+os.environ.setdefault("MLFLOW_MAX_TRACES_TO_DISPLAY_IN_NOTEBOOK", "0")
+
+import mlflow  # noqa: E402  after the environment it reads
+from mlflow.entities import Experiment as StoredExperiment  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.tracking import MlflowClient  # noqa: E402
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+STORE = LOGS / "mlruns"
+MOVED_COLUMNS = {
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+}
+
+
+def tracking_uri() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE}/mlflow.db"
+
+
+def local_store() -> Path | None:
+    """The folder of the SQLite store; None for a store that is a server or a shared database."""
+    uri = urlparse(tracking_uri())
+    return Path(uri.path.removeprefix("/")).parent if uri.scheme == "sqlite" else None
+
+
+def open_store() -> MlflowClient:
+    """A client of the store, which is created, or mended after a move, first where it must be."""
+    folder = local_store()
+    if folder is not None:
+        database = folder / "mlflow.db"
+        if not database.exists() or _moved(database):
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / ".lock"):
+                _create(database) if not database.exists() else _relocate(database)
+    mlflow.set_tracking_uri(tracking_uri())
+    return MlflowClient(tracking_uri())
+
+
+def experiment_id(client: MlflowClient, name: str) -> str:
+    """The id of MLflow's experiment `name`, created when it is new; processes don't race for it."""
+    found = client.get_experiment_by_name(name) or _create_experiment(client, name)
+    if found.lifecycle_stage == "deleted":
+        number = found.experiment_id
+        raise UserError(
+            f"the MLflow experiment {name} was deleted: mlflow experiments restore -x {number}"
+        )
+    return str(found.experiment_id)
+
+
+def _create_experiment(client: MlflowClient, name: str) -> StoredExperiment:
+    folder = local_store()
+    try:
+        number = client.create_experiment(name, str(folder / name) if folder else None)
+        return client.get_experiment(number)
+    except MlflowException:  # perhaps another process was faster
+        created = client.get_experiment_by_name(name)
+        if created is None:
+            raise
+        return created
+
+
+def _create(database: Path) -> None:
+    """Made beside its place and moved there whole, in WAL mode: readers don't block writers."""
+    draft = database.with_suffix(".draft")
+    draft.unlink(missing_ok=True)
+    store = MlflowClient(f"sqlite:///{draft}")._tracking_client.store
+    store.engine.dispose()
+    with sqlite3.connect(draft) as connection:
+        connection.execute(
+            "UPDATE experiments SET artifact_location = ?", (str(database.parent / "0"),)
+        )
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+    draft.rename(database)
+
+
+def _moved(database: Path) -> bool:
+    """Whether artifacts are remembered somewhere else than beside the database.
+
+    MLflow stores absolute paths, so a moved repository would lose every artifact.
+    """
+    return bool(_old_homes(database))
+
+
+def _relocate(database: Path) -> None:
+    with sqlite3.connect(database) as connection:  # one transaction
+        for old in _old_homes(database):
+            for table, column in MOVED_COLUMNS.items():
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE {column} LIKE ? || '/%'",
+                    (str(database.parent), len(old) + 1, old),
+                )
+    connection.close()
+
+
+def _old_homes(database: Path) -> set[str]:
+    connection = sqlite3.connect(database)
+    rows = connection.execute("SELECT artifact_location FROM experiments").fetchall()
+    connection.close()
+    marker = "/logs/mlruns/"
+    homes = {path[: path.rindex(marker)] + marker[:-1] for (path,) in rows if marker in path}
+    return homes - {str(database.parent)}
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        open_store()

@@ -1,0 +1,106 @@
+"""A Lightning trainer that tells the run everything."""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from torch import Tensor
+
+from src.utils.errors import UserError
+from src.utils.layout import LOGS
+from src.utils.logger import RunLogger
+from src.utils.progress import Progress
+from src.utils.run import Run
+from src.utils.settings import TrainingSettings
+
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its banners and tips
+warnings.filterwarnings("ignore", r"`isinstance\(treespec")  # Lightning, with today's torch
+warnings.filterwarnings("ignore", "It is recommended to use .*sync_dist")  # Score adds them up
+warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers")  # in memory
+
+
+def tracked_trainer(
+    run: Run,
+    cfg: TrainingSettings,
+    monitor: str,
+    mode: Literal["min", "max"],
+    callbacks: Sequence[pl.Callback] = (),
+) -> pl.Trainer:
+    """A trainer whose metrics and checkpoints belong to `run`; `monitor` says which epoch is best."""
+    return pl.Trainer(
+        **cfg.trainer,
+        logger=RunLogger(run),
+        callbacks=[
+            ModelCheckpoint(run.checkpoints, "best", monitor=monitor, mode=mode),
+            ModelCheckpoint(run.checkpoints, "last", enable_version_counter=False),
+            LearningRateMonitor(logging_interval="step"),
+            NameModel(run),
+            StepLoss(run, cfg.trainer["log_every_n_steps"]),
+            Interruption(run),
+            Progress(),
+            *callbacks,
+        ],
+        default_root_dir=LOGS / "lightning",
+        enable_progress_bar=False,  # ours
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def best_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint:
+    """The best epoch: its `best_model_path` and `best_model_score`."""
+    best = trainer.checkpoint_callback
+    assert isinstance(best, ModelCheckpoint)
+    return best
+
+
+class StepLoss(pl.Callback):
+    """Logs the loss every `log_every_n_steps`, and stops a training whose loss is no number."""
+
+    def __init__(self, run: Run, every: int) -> None:
+        self.run, self.every = run, every
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        step = trainer.global_step
+        if self.every and step % self.every == 0:
+            loss: Tensor = outputs["loss"].detach()
+            if not torch.isfinite(loss):
+                raise UserError(f"the loss is {loss} at step {step}: try a lower learning_rate")
+            self.run.log({"train_loss_step": loss}, step)
+
+
+class NameModel(pl.Callback):
+    """Writes into each checkpoint which class it belongs to, so that `load_model` need not be told."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        file = Path(inspect.getfile(type(module)))
+        inside = file.is_relative_to(self.run.here.source)
+        where = file.relative_to(self.run.here.source) if inside else type(module).__module__
+        checkpoint["model_class"] = [str(where), type(module).__qualname__]
+
+
+class Interruption(pl.Callback):
+    """Keeps the state of a training that is stopped from outside."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            self.run.interrupted = True
+            trainer.save_checkpoint(self.run.checkpoints / "last.ckpt")
