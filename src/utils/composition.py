@@ -6,8 +6,10 @@ import secrets
 import sys
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import Any
+
+from src.utils import sweep_config
+from src.utils.layout import ROOT, Experiment
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -15,11 +17,19 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from src.utils.layout import ROOT, Experiment
-
 # What a config may name as `_target_`: an override can't make the program call anything else.
 TRUSTED = ("src.utils.*", "optuna.*", "hydra_plugins.*", "hydra._internal.*")
-QUESTIONS = ("-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion")
+QUESTIONS = (
+    "-h",
+    "--help",
+    "--hydra-help",
+    "-c",
+    "--cfg",
+    "-i",
+    "--info",
+    "-sc",
+    "--shell-completion",
+)
 
 
 class SharedConfig(SearchPathPlugin):
@@ -32,6 +42,12 @@ class SharedConfig(SearchPathPlugin):
 def hydra_program(here: Experiment, task: Callable[..., Any]) -> Callable[[], None]:
     """`task` as a Hydra command whose settings are the mirror of its folder."""
     _register(here)
+    if asks_sweep(sys.argv[1:]):
+        from src.utils.launcher import ForkLauncher  # late: they import Optuna
+        from src.utils.sweeper import SearchSweeper
+
+        Plugins.instance().register(ForkLauncher)
+        Plugins.instance().register(SearchSweeper)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, unprinted
     decorate = hydra.main(
         config_path=str(here.config), config_name="config", execution_whitelist=TRUSTED
@@ -45,8 +61,13 @@ def asks_question(arguments: list[str]) -> bool:
     return any(re.split("=", argument)[0] in QUESTIONS for argument in arguments)
 
 
+def asks_sweep(arguments: list[str]) -> bool:
+    return "-m" in arguments or "--multirun" in arguments
+
+
 def _register(here: Experiment) -> None:
     Plugins.instance().register(SharedConfig)
+    sweep_config.register()
     resolve = OmegaConf.register_resolver
     resolve("root", lambda: str(ROOT), replace=True)
     resolve("experiment", lambda: str(here), replace=True)

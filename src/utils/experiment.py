@@ -7,20 +7,22 @@ Nothing names the experiment, so a copied folder is a new one.
 import re
 import sys
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, ClassVar, get_type_hints
+
+import src.utils.deferred  # noqa: F401  before the experiment imports Lightning
+from src.utils.composition import asks_question, asks_sweep, hydra_program
+from src.utils.errors import UserError, plain_errors
+from src.utils.layout import ROOT, Experiment
+from src.utils.settings import Settings, unknown, validated
+from src.utils.trial import PRUNED, Pruned
 
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-
-import src.utils.deferred  # noqa: F401  before the experiment imports Lightning
-from src.utils.composition import asks_question, hydra_program
-from src.utils.errors import UserError, plain_errors
-from src.utils.layout import ROOT, Experiment
-from src.utils.settings import Settings, unknown, validated
 
 Main = Callable[[Any, Any], Any]
 
@@ -44,17 +46,26 @@ class Program:
             except ConfigCompositionException as error:
                 raise _named(error, self.settings) from None
             except Exception as error:
-                raise error.with_traceback(_from_file(self.file, error.__traceback__))
+                raise error.with_traceback(
+                    _from_file(self.file, error.__traceback__)
+                ) from error.__cause__
 
     def run(self, cfg: DictConfig) -> Any:
         """One execution with a composed config: what Hydra and its launchers call."""
         from src.utils.stages import execute  # late: nothing before this needs MLflow
 
-        return execute(self.here, self.main, self.check(cfg))
+        try:
+            return execute(self.here, self.main, self.check(cfg))
+        except Pruned:
+            return PRUNED
 
     def check(self, cfg: DictConfig) -> Settings:
         """The settings, typed; UserError where they are not what the experiment asks for."""
         return validated(self.settings, cfg)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Launchers send it to other processes, which find it by its file."""
+        return load_program, (str(self.file),)
 
     @property
     def here(self) -> Experiment:
@@ -79,6 +90,28 @@ def experiment(main: Main) -> Program:
     return Program(main)
 
 
+def load_program(file: str) -> Program:
+    """The program in a file, which is imported unless this process has it already."""
+    for name in ("__main__", "__mp_main__"):
+        module = sys.modules.get(name)
+        if module is not None and getattr(module, "__file__", None) == file:
+            return _program_in(module)
+    return _program_in(_imported(file))
+
+
+def _imported(file: str) -> ModuleType:
+    spec = spec_from_file_location(Path(file).stem, file)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    sys.path.insert(0, str(Path(file).parent))  # for its siblings, as when it is run
+    spec.loader.exec_module(module)
+    return module
+
+
+def _program_in(module: ModuleType) -> Program:
+    return next(value for value in vars(module).values() if isinstance(value, Program))
+
+
 def _named(error: ConfigCompositionException, settings: type[Settings]) -> Exception:
     """An unknown key, with its nearest names, instead of Hydra's hint to add it."""
     match = re.match(r"Could not override '(\w+)'", str(error))
@@ -95,15 +128,29 @@ def _from_file(file: Path, frames: TracebackType | None) -> TracebackType | None
     return inner or frames
 
 
+def _own_script() -> Experiment | None:
+    """The experiment whose program this process was started with."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    return Experiment.of(script) if script else None
+
+
 def _answer_questions() -> None:
     """`--help`, `--cfg` and shell completion are answered while the experiment's first line is
     imported: before torch, in a fraction of a second."""
-    script = getattr(sys.modules["__main__"], "__file__", None)
-    here = Experiment.of(script) if script else None
+    here = _own_script()
     if here is not None and asks_question(sys.argv[1:]):
         with plain_errors(HydraException, OmegaConfBaseException):
             hydra_program(here, lambda cfg: None)()
         sys.exit()
 
 
+def _warm_up() -> None:
+    """A sweep's fork server imports torch while the sweep itself still does."""
+    if asks_sweep(sys.argv[1:]) and _own_script() is not None:
+        from src.utils.launcher import start_server
+
+        start_server()
+
+
 _answer_questions()
+_warm_up()

@@ -2,11 +2,11 @@
 
 from difflib import get_close_matches
 
-from mlflow.entities import Run as StoredRun
-from mlflow.tracking import MlflowClient
-
 from src.utils.errors import UserError
 from src.utils.layout import STAGES
+
+from mlflow.entities import Run as StoredRun
+from mlflow.tracking import MlflowClient
 
 NEWEST_FIRST = ["attributes.start_time DESC"]
 
@@ -15,7 +15,9 @@ def find_run(client: MlflowClient, reference: str, experiment_name: str | None =
     """The one run that `reference` (an id, the start of one, or a run name) means."""
     ids = experiment_ids(client, experiment_name)
     for condition in ("run_id = '{}'", "run_name = '{}'", "run_id LIKE '{}%'"):
-        runs = client.search_runs(ids, "attributes." + condition.format(_plain(reference)), max_results=5)
+        runs = client.search_runs(
+            ids, "attributes." + condition.format(_plain(reference)), max_results=5
+        )
         if len(runs) == 1:
             return runs[0]
         if runs:
@@ -27,7 +29,9 @@ def find_run(client: MlflowClient, reference: str, experiment_name: str | None =
 def newest_run(client: MlflowClient, experiment_name: str) -> StoredRun:
     """The newest finished run of an experiment."""
     ids = experiment_ids(client, experiment_name)
-    runs = client.search_runs(ids, "attributes.status = 'FINISHED'", order_by=NEWEST_FIRST, max_results=1)
+    runs = client.search_runs(
+        ids, "attributes.status = 'FINISHED'", order_by=NEWEST_FIRST, max_results=1
+    )
     if not runs:
         raise UserError(f"{experiment_name} has no finished run yet")
     return runs[0]
@@ -49,8 +53,12 @@ def experiment_ids(client: MlflowClient, name: str | None = None) -> list[str]:
 
 def _near(client: MlflowClient, ids: list[str], reference: str) -> str:
     runs = client.search_runs(ids, order_by=NEWEST_FIRST, max_results=200)
-    names = {name: run for run in runs for name in (run.info.run_id[: len(reference)], run.info.run_name)}
-    near = [names[name] for name in get_close_matches(reference, names, n=3, cutoff=0.5)] or runs[:3]
+    names = {
+        name: run for run in runs for name in (run.info.run_id[: len(reference)], run.info.run_name)
+    }
+    near = [names[name] for name in get_close_matches(reference, names, n=3, cutoff=0.5)] or runs[
+        :3
+    ]
     if not near:
         return ": there are no runs yet"
     listed = ", ".join(f"{run.info.run_id[:8]} ({run.info.run_name})" for run in near)

@@ -4,10 +4,10 @@ import gzip
 import zlib
 from pathlib import Path
 
+from src.utils.errors import UserError
+
 import numpy as np
 from numpy.typing import NDArray
-
-from src.utils.errors import UserError
 
 UNSIGNED_BYTE = 0x08
 
@@ -27,7 +27,9 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
     """The array in an IDX file of unsigned bytes; UserError when it is not just that."""
     content = read_bytes(file)
     if len(content) < 4 or content[:3] != bytes([0, 0, UNSIGNED_BYTE]):
-        raise UserError(f"{file} is not an IDX file of bytes: its first bytes are {content[:4].hex()}")
+        raise UserError(
+            f"{file} is not an IDX file of bytes: its first bytes are {content[:4].hex()}"
+        )
     dimensions = content[3]
     start = 4 + 4 * dimensions
     shape = tuple(np.frombuffer(content[4:start], ">u4").tolist())

@@ -1,7 +1,7 @@
 """Where things lie. Nothing names its own path: it all follows from where a file is.
 
-    src/model/model01/…py   the code of the experiment `model/model01`
-    config/model/model01/   its settings          _data/feature/feature01/   what a stage made
+src/model/model01/…py   the code of the experiment `model/model01`
+config/model/model01/   its settings          _data/feature/feature01/   what a stage made
 """
 
 from dataclasses import dataclass

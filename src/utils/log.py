@@ -14,7 +14,9 @@ STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL
 class TerminalHandler(logging.Handler):
     """Prints through rich, so that lines and progress bars share the screen in peace."""
 
-    def __init__(self, stream: Any = None) -> None:  # Hydra's default handler has a stream; we don't
+    def __init__(
+        self, stream: Any = None
+    ) -> None:  # Hydra's default handler has a stream; we don't
         super().__init__()
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pytorch_lightning.callbacks import Checkpoint
-from pytorch_lightning.loggers import MLFlowLogger
-from lightning_fabric.utilities.rank_zero import rank_zero_only
-
 from src.utils.run import Run
 from src.utils.store import tracking_uri
+
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers import MLFlowLogger
 
 
 class RunLogger(MLFlowLogger):

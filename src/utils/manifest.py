@@ -45,7 +45,7 @@ def digest_of(value: Any) -> str:
 
 
 def fingerprint(here: Experiment, settings: Settings, sources: list[Manifest]) -> str:
-    """Changes when the settings, the code or the sources do. A setting that is a path counts by its content."""
+    """Changes when the settings, the code or the sources do; a path among the settings, by its content."""
     values = settings.model_dump(exclude=NOT_CONTENT)
     content = {key: _content(value) for key, value in values.items()}
     code = {file.name: _sha256(file) for file in sorted(here.source.glob("*.py"))}

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mlflow.system_metrics import system_metrics_monitor
-
 from src.utils.store import tracking_uri
+
+from mlflow.system_metrics import system_metrics_monitor
 
 SECONDS = 2  # between two samples
 

@@ -19,14 +19,26 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> Figure:
     for row, column in np.ndindex(counts.shape):
         if counts[row, column]:
             colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, size=8)
+            axes.text(
+                column,
+                row,
+                str(counts[row, column]),
+                ha="center",
+                va="center",
+                color=colour,
+                size=8,
+            )
     accuracy = counts.trace() / counts.sum()
-    axes.set(xlabel="predicted", ylabel="true", title=f"{accuracy:.2%} of {counts.sum():,} are right")
+    axes.set(
+        xlabel="predicted", ylabel="true", title=f"{accuracy:.2%} of {counts.sum():,} are right"
+    )
     axes.set(xticks=range(classes), yticks=range(classes))
     return figure
 
 
-def most_confident_errors(images: Tensor, logits: Tensor, labels: Tensor, count: int = 32) -> Figure:
+def most_confident_errors(
+    images: Tensor, logits: Tensor, labels: Tensor, count: int = 32
+) -> Figure:
     """The wrong predictions that the model was surest of: images [N, H, W], logits [N, C], labels [N]."""
     confidence, predicted = logits.softmax(1).max(1)
     wrong = (predicted != labels).nonzero().flatten()

@@ -73,6 +73,8 @@ class Progress(pl.Callback):
         self.unreported = False
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         seconds, rate = metrics.pop("epoch_seconds"), metrics.pop("samples_per_second")
-        values = "  ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if name != "lr")
+        values = "  ".join(
+            f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if name != "lr"
+        )
         epoch = f"epoch {trainer.current_epoch}/{trainer.max_epochs}"
         log.info("%s  %s  %.1f s  %s samples/s", epoch, values, seconds, f"{rate:,.0f}")

@@ -10,12 +10,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from src.utils.layout import ROOT
 
+import psutil
+
 LARGEST_FILE = 5 * 2**20  # bytes; a larger untracked file is named in the run, not copied
-EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git's own, for a repository without commits
+EMPTY_TREE = (
+    "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git's own, for a repository without commits
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ def code() -> Code | None:
 
 def _patch(base: str, left_out: list[str]) -> bytes:
     """Changes and untracked files as one patch, made in a copy of the index: git sees no difference."""
-    index = Path(_git("rev-parse", "--path-format=absolute", "--git-path", "index").decode().strip())
+    index = Path(
+        _git("rev-parse", "--path-format=absolute", "--git-path", "index").decode().strip()
+    )
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder) / "index"
         if index.exists():
@@ -79,7 +83,7 @@ def hardware() -> dict[str, str | int | list[str]]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": os.cpu_count() or 1,
         "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
         "gpus": [cuda.get_device_name(i) for i in range(cuda.device_count())] if cuda else [],
     }

@@ -3,10 +3,10 @@
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from src.utils.errors import UserError
+
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
-
-from src.utils.errors import UserError
 
 
 class Settings(BaseModel):
@@ -30,6 +30,7 @@ class TrainingSettings(Settings):
 
     max_epochs: PositiveInt
     compile: bool
+    resume: str | None
     trainer: dict[str, Any]
 
 

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from src.utils.errors import UserError
 from src.utils.layout import DATA, Experiment
 from src.utils.manifest import Manifest, digest_of, digests, fingerprint
 from src.utils.settings import Settings
+
+from filelock import FileLock
 
 log = logging.getLogger(__name__)
 Main = Callable[[Any, Any], Any]
@@ -48,16 +48,18 @@ def _ready(what: Experiment) -> Manifest:
 
 
 def _train(here: Experiment, main: Main, settings: Settings, sources: list[Manifest]) -> Any:
-    from pytorch_lightning import seed_everything  # late: not every stage needs torch
-
     from src.utils.run import tracked
     from src.utils.summary import say_summary
 
+    from pytorch_lightning import seed_everything  # late: not every stage needs torch
+
     began = time.monotonic()
     with tracked(here, settings, sources) as run:
+        if run.facts.get("source") == "sample":
+            log.warning("SAMPLE DATA: a small part of the data set; see README, «Data»")
         seed_everything(settings.seed, workers=True, verbose=False)
         value = main(settings, run)
-    if run.leads:
+    if run.leads and run.trial is None:
         say_summary(run, time.monotonic() - began)
     return value
 

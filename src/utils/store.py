@@ -11,18 +11,18 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import urlparse
 
-from filelock import FileLock
-
 from src.utils.errors import UserError, plain_errors
 from src.utils.layout import LOGS
+
+from filelock import FileLock
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
 os.environ.setdefault("MLFLOW_MAX_TRACES_TO_DISPLAY_IN_NOTEBOOK", "0")
 
-import mlflow  # noqa: E402  after the environment it reads
-from mlflow.entities import Experiment as StoredExperiment  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.tracking import MlflowClient  # noqa: E402
+import mlflow
+from mlflow.entities import Experiment as StoredExperiment
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)

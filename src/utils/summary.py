@@ -2,40 +2,50 @@
 
 import re
 import shutil
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from src.utils.layout import ROOT, Experiment
+from src.utils.run import Run
 
 from rich import get_console
 from rich.markup import escape
 from rich.table import Table
 
-from src.utils.layout import ROOT, Experiment
-from src.utils.run import Run
+if TYPE_CHECKING:
+    import optuna
 
 SHOWN = ("test_acc", "test_loss", "val_acc", "val_loss", "train_acc", "train_loss")
 
 
 def say_summary(run: Run, seconds: float) -> None:
     """Print the run's last metrics, its id, and how to browse, reload, search and copy."""
-    figures = Table(title=f"{run.here}: {run.name}, {seconds:.1f} s", title_justify="left", show_header=False)
+    figures = Table(
+        title=f"{run.here}: {run.name}, {seconds:.1f} s", title_justify="left", show_header=False
+    )
     latest = run.metrics.latest
     for name in [name for name in SHOWN if name in latest]:
         figures.add_row(name, f"{latest[name]:.4f}")
     figures.add_row("run id", run.id)
     get_console().print(figures)
-    for what, command in next_commands(run).items():
-        get_console().print(f"[bold]{what:7}[/] {escape(command)}", highlight=False, soft_wrap=True)
+    _say_commands(next_commands(run))
 
 
 def next_commands(run: Run) -> dict[str, str]:
-    python = "poetry run python" if shutil.which("poetry") else ".venv/bin/python"
-    program = run.here.program().relative_to(ROOT)
-    copy = _next_name(run.here)
-    stage, name = run.here.stage, run.here.name
+    """What a person may want to type next."""
+    program, here, copy = run.here.program().relative_to(ROOT), run.here, _next_name(run.here)
+    copies = [f"cp -r {top}/{here} {top}/{here.stage}/{copy}" for top in ("src", "config")]
     return {
         "browse": "bash scripts/mlflow_ui.sh",
-        "reload": f'{python} -c \'from src.utils.tracking import load_model; print(load_model("{run.id[:8]}"))\'',
-        "search": f"{python} {program} -m 'learning_rate=interval(0.001,0.002)'",
-        "copy": f"cp -r src/{stage}/{name} src/{stage}/{copy} && cp -r config/{stage}/{name} config/{stage}/{copy}",
+        "reload": _reload(run.id[:8]),
+        "search": f"{python()} {program} -m 'learning_rate=interval(0.001,0.002)'",
+        "copy": " && ".join(copies),
     }
+
+
+def _reload(reference: str) -> str:
+    code = f'from src.utils.tracking import load_model; print(load_model("{reference}"))'
+    return f"{python()} -c '{code}'"
 
 
 def _next_name(here: Experiment) -> str:
@@ -45,3 +55,43 @@ def _next_name(here: Experiment) -> str:
     while (here.source.parent / f"{stem}{number:0{len(digits) or 2}}").exists():
         number += 1
     return f"{stem}{number:0{len(digits) or 2}}"
+
+
+def say_study(study: "optuna.Study", here: Experiment) -> None:
+    """Print what a search has found, and how to go on."""
+    trials = study.get_trials(deepcopy=False)
+    states = Counter(trial.state.name.lower() for trial in trials)
+    counts = ", ".join(f"{number} {state}" for state, number in states.items())
+    title = f"{study.study_name}: {counts}"
+    table = Table("trial", "value", "parameters", "run", title=title, title_justify="left")
+    for trial in study.best_trials if states["complete"] else []:
+        values = ", ".join(f"{value:.4f}" for value in trial.values)
+        run_id = trial.user_attrs.get("run_id", "")
+        table.add_row(str(trial.number), values, escape(spell(trial.params)), run_id[:8])
+    get_console().print(table)
+    program = here.program().relative_to(ROOT)
+    _say_commands(
+        {
+            "browse": "bash scripts/mlflow_ui.sh",
+            "study": "bash scripts/optuna_dashboard.sh",
+            "reload": _reload(study.study_name),
+            "go on": f"{python()} {program} -m resume={study.study_name} hydra.sweeper.n_trials=…",
+        }
+    )
+
+
+def spell(params: dict[str, Any]) -> str:
+    """`learning_rate=0.0012 hidden=64`"""
+    return " ".join(
+        f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items()
+    )
+
+
+def python() -> str:
+    """How the environment's Python is called here."""
+    return "poetry run python" if shutil.which("poetry") else ".venv/bin/python"
+
+
+def _say_commands(commands: dict[str, str]) -> None:
+    for what, command in commands.items():
+        get_console().print(f"[bold]{what:7}[/] {escape(command)}", highlight=False, soft_wrap=True)

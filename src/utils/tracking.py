@@ -16,16 +16,16 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from src.utils.errors import UserError
+from src.utils.finding import find_run, newest_run
+from src.utils.layout import ROOT
+from src.utils.store import local_store, open_store
+
 import pytorch_lightning as pl
 import torch
 from mlflow.entities import Run as StoredRun
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
-
-from src.utils.errors import UserError
-from src.utils.finding import find_run, newest_run
-from src.utils.layout import ROOT
-from src.utils.store import local_store, open_store
 
 log = logging.getLogger(__name__)
 

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
-from torch import Tensor
-
 from src.utils.errors import UserError
 from src.utils.layout import LOGS
 from src.utils.logger import RunLogger
 from src.utils.progress import Progress
 from src.utils.run import Run
 from src.utils.settings import TrainingSettings
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from torch import Tensor
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its banners and tips
 warnings.filterwarnings("ignore", r"`isinstance\(treespec")  # Lightning, with today's torch
@@ -44,6 +44,7 @@ def tracked_trainer(
             StepLoss(run, cfg.trainer["log_every_n_steps"]),
             Interruption(run),
             Progress(),
+            *_pruning(run, monitor),
             *callbacks,
         ],
         default_root_dir=LOGS / "lightning",
@@ -51,6 +52,17 @@ def tracked_trainer(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+
+
+def _pruning(run: Run, monitor: str) -> list[pl.Callback]:
+    """In a trial with one objective: ask the pruner."""
+    if run.trial is None:
+        return []
+    from src.utils.pruning import Pruning  # late: only trials need Optuna
+
+    trial = run.trial.open()
+    several = len(trial.study.directions) > 1
+    return [] if several else [Pruning(trial if run.leads else None, monitor)]
 
 
 def best_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint:

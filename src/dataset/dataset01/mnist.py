@@ -114,7 +114,9 @@ def check(files: dict[str, Path], split: str) -> int:
 
 def check_published(name: str, file: Path) -> None:
     if hashlib.sha256(read_bytes(file)).hexdigest() != PUBLISHED[name]:
-        raise UserError(f"{file} is corrupted: its content is not what MNIST published; get it again")
+        raise UserError(
+            f"{file} is corrupted: its content is not what MNIST published; get it again"
+        )
 
 
 def is_published(folder: Path) -> bool:

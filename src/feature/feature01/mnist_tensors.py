@@ -11,16 +11,16 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
-from safetensors.numpy import save_file
-
 from src.utils.errors import UserError
 from src.utils.experiment import experiment
 from src.utils.idx import read_idx
 from src.utils.run import Run
 from src.utils.settings import StageSettings
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors.numpy import save_file
 
 log = logging.getLogger(__name__)
 Arrays = dict[str, NDArray[np.generic]]
@@ -44,7 +44,10 @@ def main(cfg: Config, run: Run) -> None:
     tensors["test_images"], tensors["test_labels"] = read_split(run.input("dataset"), "t10k")
     pixels = tensors["train_images"].astype(np.float64)  # statistics of the training split only
     tensors["mean"], tensors["std"] = np.float32(pixels.mean()), np.float32(pixels.std())
-    save_file({name: np.ascontiguousarray(a) for name, a in tensors.items()}, run.output / "mnist.safetensors")
+    save_file(
+        {name: np.ascontiguousarray(a) for name, a in tensors.items()},
+        run.output / "mnist.safetensors",
+    )
 
     sizes = {split: len(tensors[f"{split}_labels"]) for split in ("train", "val", "test")}
     run.log({f"{split}_images": size for split, size in sizes.items()})

@@ -1,0 +1,111 @@
+"""What a sweep asks: over what, with what held fixed, to which end, how many times."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from src.utils.errors import UserError
+
+import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.utils import instantiate
+from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl, create_params_from_overrides
+from omegaconf import DictConfig
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+
+TRUSTED = ("optuna.samplers.*", "hydra_plugins.hydra_optuna_sweeper.*")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A search space and all that has to stay the same when a study goes on."""
+
+    space: dict[str, BaseDistribution]
+    fixed: dict[str, str]  # overrides that are the same in every trial
+    rest: list[str]  # …and deletions (~key)
+    directions: list[str]
+    grid: bool  # every combination once, instead of a sampler
+
+    @classmethod
+    def of(cls, arguments: Sequence[str], settings: DictConfig, chose_sampler: bool) -> "Question":
+        """From what was typed, and `hydra.sweeper.params` of the config."""
+        params = [f"{name}={value}" for name, value in (settings.params or {}).items()]
+        typed = [*params, *arguments]
+        space, fixed, rest = create_params_from_overrides(typed)
+        space = {name: one for name, one in space.items() if name not in fixed}
+        if not space and not settings.custom_search_space:
+            raise UserError(
+                "there is nothing to search: give a range, as in -m 'learning_rate=interval(0.001,0.01)', "
+                "or put hydra.sweeper.params in config.yaml"
+            )
+        grid = settings.sampler._target_.endswith(".GridSampler") or (
+            not chose_sampler and _is_plain(typed)
+        )
+        return cls(space, fixed, rest, _directions(settings.direction), grid)
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """Every point of a grid."""
+        choices = {
+            name: OptunaSweeperImpl._to_grid_sampler_choices(one)
+            for name, one in self.space.items()
+        }
+        return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
+
+    def corners(self) -> Iterator[dict[str, Any]]:
+        """The first and the last value of everything: what can be checked before a trial is run."""
+        ends = {name: _ends(one) for name, one in self.space.items()}
+        for end in (0, 1):
+            yield {name: values[end] for name, values in ends.items()}
+
+    def overrides(self, params: dict[str, Any]) -> list[str]:
+        """The command line of one trial."""
+        return [
+            *(f"{name}={value}" for name, value in {**params, **self.fixed}.items()),
+            *self.rest,
+        ]
+
+    def describe(self) -> dict[str, str]:
+        """As text that can be compared."""
+        return {name: str(one) for name, one in self.space.items()} | {
+            name: str(value) for name, value in self.fixed.items()
+        }
+
+
+def sampler_of(settings: DictConfig, question: Question) -> optuna.samplers.BaseSampler:
+    """The configured sampler; the points of a grid are queued, so that needs none."""
+    if question.grid:
+        return optuna.samplers.RandomSampler()
+    sampler: optuna.samplers.BaseSampler = instantiate(
+        settings.sampler, _execution_whitelist_=TRUSTED
+    )
+    return sampler
+
+
+def _is_plain(typed: list[str]) -> bool:
+    """`-m a=1,2 b=3,4` means every combination once, as anywhere in Hydra."""
+    sweeps = [
+        one for one in OverridesParser.create().parse_overrides(typed) if one.is_sweep_override()
+    ]
+    return bool(sweeps) and all(_is_list(one) for one in sweeps)
+
+
+def _is_list(override: Override) -> bool:
+    value = override.value()
+    return isinstance(value, ChoiceSweep) and value.simple_form
+
+
+def _directions(direction: Any) -> list[str]:
+    several = (
+        [direction]
+        if isinstance(direction, str) or not hasattr(direction, "__iter__")
+        else direction
+    )
+    return [getattr(one, "name", str(one)) for one in several]
+
+
+def _ends(one: BaseDistribution) -> tuple[Any, Any]:
+    if isinstance(one, CategoricalDistribution):
+        return one.choices[0], one.choices[-1]
+    return one.low, one.high  # type: ignore[attr-defined]  # every other distribution is a range

@@ -1,0 +1,111 @@
+"""What is kept with a run when it begins, besides its metrics.
+
+config/       resolved settings, overrides, Hydra's own files
+source/       the experiment's code, as it ran: `load_model` uses it
+provenance/   commit, patch, packages, machine, command
+logs/         the log file, and later the traceback of a run that failed
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from src.utils import provenance
+from src.utils.layout import ROOT, Experiment
+from src.utils.log import log_file
+from src.utils.settings import Settings
+
+from hydra.core.hydra_config import HydraConfig
+from mlflow.entities import Param, RunTag
+from mlflow.tracking import MlflowClient
+from omegaconf import OmegaConf
+
+log = logging.getLogger(__name__)
+
+
+def record(
+    client: MlflowClient, run_id: str, folder: Path, here: Experiment, settings: Settings | None
+) -> None:
+    """Tag a run and fill its folder; a study has no settings of its own."""
+    code = provenance.code()
+    tags = _tags(here, code)
+    parameters = []
+    if settings is not None:
+        tags |= {"mlflow.note.content": settings.note} | {
+            f"tag.{tag}": "true" for tag in settings.tags
+        }
+        parameters = [Param(key, str(value)) for key, value in _flat(settings.model_dump())]
+        _keep_config(folder, settings)
+    rows = [RunTag(key, value) for key, value in tags.items()]
+    client.log_batch(run_id, params=parameters, tags=rows)
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(here.source, folder / "source", ignore=ignore, dirs_exist_ok=True)
+    _keep_provenance(folder, code)
+    _keep_log(folder)
+
+
+def _tags(here: Experiment, code: provenance.Code | None) -> dict[str, str]:
+    tags = {
+        "mlflow.source.name": str(here.program().relative_to(ROOT)),
+        "mlflow.source.type": "LOCAL",
+        "command": provenance.command(),
+        "hydra.output": os.path.relpath(_output(), ROOT),
+    }
+    if code:
+        tags |= {
+            "mlflow.source.git.commit": code.commit,
+            "mlflow.source.git.branch": code.branch,
+            "git.dirty": str(code.dirty).lower(),
+        }
+    return tags
+
+
+def _output() -> str:
+    """Hydra's folder of this run; of the whole sweep, where that is what is recorded."""
+    config = HydraConfig.get()
+    missing = OmegaConf.is_missing(config.runtime, "output_dir")
+    return str(config.sweep.dir if missing else config.runtime.output_dir)
+
+
+def _flat(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _keep_config(folder: Path, settings: Settings) -> None:
+    written = Path(_output()) / ".hydra"
+    shutil.copytree(written, folder / "config", dirs_exist_ok=True)
+    OmegaConf.save(settings.model_dump(mode="json"), folder / "config" / "config.yaml")
+
+
+def _keep_provenance(folder: Path, code: provenance.Code | None) -> None:
+    place = folder / "provenance"
+    place.mkdir(exist_ok=True)
+    (place / "packages.txt").write_text("\n".join(provenance.packages()) + "\n")
+    facts = {"command": provenance.command(), "hardware": provenance.hardware()}
+    if code:
+        (place / "changes.patch").write_bytes(code.patch)
+        git = {key: value for key, value in asdict(code).items() if key != "patch"}
+        facts["git"] = git | {"dirty": code.dirty}
+        for name in code.left_out:
+            log.warning("%s is untracked and too large to be kept with the run", name)
+    (place / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _keep_log(folder: Path) -> None:
+    """One log file with two names: in `logs/logging_/`, and with the run's artifacts."""
+    written, kept = log_file(), folder / "logs" / "run.log"
+    kept.parent.mkdir(exist_ok=True)
+    if written is None:
+        return
+    try:
+        os.link(written, kept)
+    except OSError:  # another file system: what is logged from here on goes to both
+        logging.getLogger().addHandler(logging.FileHandler(kept))

@@ -1,0 +1,158 @@
+"""The loop of a sweep: Optuna asks, a launcher runs, until as many trials are finished as were wanted."""
+
+import logging
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from src.utils import study as studies
+from src.utils.errors import UserError
+from src.utils.launcher import ForkLauncher, JobFailed
+from src.utils.question import Question
+from src.utils.trial import PRUNED, TrialLink
+
+import optuna
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
+from optuna.trial import FrozenTrial, TrialState
+
+log = logging.getLogger(__name__)
+TrialEnded = Callable[[FrozenTrial], None]
+ANOTHER = "another process had finished the study"
+
+
+class Search:
+    """One process's part in a study."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        question: Question,
+        launcher: Launcher,
+        parent_run: str,
+        config: DictConfig,
+        extend: Callable[[DictConfig, optuna.Trial], None] | None,
+    ) -> None:
+        self.study, self.question, self.launcher = study, question, launcher
+        self.parent_run, self.config, self.extend = parent_run, config, extend
+        self.settings: DictConfig = config.hydra.sweeper
+        self.n_trials = studies.total(study)
+        self.failures: list[FrozenTrial] = []  # for good: not tried again
+        self.interrupts = 0
+        self.listeners: Sequence[TrialEnded] = ()
+
+    def run(self, n_jobs: int, listeners: Sequence[TrialEnded]) -> None:
+        """Until `n_trials` are finished, too many have failed, or Ctrl-C."""
+        self.listeners = listeners
+        previous = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            while self._goes_on():
+                for lost in studies.reclaim(self.study):
+                    self._tell(lost)
+                wanted = self.n_trials - studies.finished(self.study) - studies.underway(self.study)
+                if wanted <= 0:  # other processes are at the last ones
+                    time.sleep(1)
+                    continue
+                self.study.optimize(
+                    self._objective,
+                    wanted,
+                    n_jobs=min(n_jobs, wanted),
+                    catch=(Exception,),
+                    callbacks=[self._after_trial],
+                )
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def verdict(self) -> None:
+        """Ends the program as what happened asks for."""
+        if self.too_many_failures:
+            reasons = {trial.user_attrs.get("reason", "unknown") for trial in self.failures}
+            raise UserError(
+                f"{len(self.failures)} of {self.n_trials} trials failed, more than "
+                f"hydra.sweeper.max_failure_rate={self.settings.max_failure_rate} allows: "
+                + "; ".join(sorted(reasons))
+            )
+        if self.interrupts:
+            sys.exit(130)
+
+    @property
+    def too_many_failures(self) -> bool:
+        allowed: float = self.settings.max_failure_rate * self.n_trials
+        return len(self.failures) > allowed
+
+    def _goes_on(self) -> bool:
+        done = studies.finished(self.study) >= self.n_trials
+        exhausted = self.question.grid and not studies.waiting(self.study) and self.failures
+        return not (done or exhausted or self.interrupts or self.too_many_failures)
+
+    def _objective(self, trial: optuna.Trial) -> float | list[float]:
+        trial.set_user_attr(studies.OWNER, studies.owner())
+        if studies.is_surplus(trial, self.n_trials):
+            raise self._failure(trial, ANOTHER)
+        try:
+            result = self._launched(trial)
+        except Exception as error:  # before or beside the job; what the job raises is in its result
+            raise self._failure(trial, f"{type(error).__name__}: {error}") from error
+        return self._value(trial, result)
+
+    def _launched(self, trial: optuna.Trial) -> JobReturn:
+        for name, distribution in self.question.space.items():
+            trial._suggest(name, distribution)
+        if self.extend is not None:
+            self.extend(self.config, trial)
+        link = TrialLink(self.study.study_name, trial.number, trial._trial_id, self.parent_run)
+        overrides = [*self.question.overrides(trial.params), link.override()]
+        (result,) = self.launcher.launch([overrides], initial_job_idx=trial.number)
+        return result
+
+    def _value(self, trial: optuna.Trial, result: JobReturn) -> float | list[float]:
+        value = result._return_value  # the property would print, and raise what is no surprise here
+        if result.status is not JobStatus.COMPLETED:
+            reason = (
+                str(value) if isinstance(value, JobFailed) else f"{type(value).__name__}: {value}"
+            )
+            raise self._failure(trial, "interrupted" if self.interrupts > 1 else reason)
+        if value == PRUNED:
+            raise optuna.TrialPruned
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        if len(values) != len(self.study.directions):
+            raise self._failure(
+                trial, f"main returned {value}, not {len(self.study.directions)} number(s)"
+            )
+        if not all(isinstance(one, int | float) and math.isfinite(one) for one in values):
+            raise self._failure(trial, f"main returned {value}: no finite number")
+        return [float(one) for one in values]
+
+    def _failure(self, trial: optuna.Trial, reason: str) -> JobFailed:
+        trial.set_user_attr("reason", " ".join(reason.split()))
+        return JobFailed(reason)
+
+    def _after_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._tell(trial)
+        reason = trial.user_attrs.get("reason")
+        if trial.state is TrialState.FAIL and reason != ANOTHER:
+            interrupted = reason == "interrupted"
+            again = studies.retry(study, trial, None if interrupted else self.settings.max_retries)
+            if not again:
+                self.failures.append(trial)
+        wanted = self.n_trials - studies.finished(study) - studies.underway(study)
+        if wanted <= 0 or self.interrupts or self.too_many_failures:
+            study.stop()
+
+    def _tell(self, trial: FrozenTrial) -> None:
+        for listener in self.listeners:
+            listener(trial)
+
+    def _interrupt(self, *_: Any) -> None:
+        """Ctrl-C: once, let the running trials finish; twice, stop them."""
+        self.interrupts += 1
+        if self.interrupts == 1:
+            log.warning("finishing the running trials; Ctrl-C again stops them now")
+        elif isinstance(self.launcher, ForkLauncher):
+            self.launcher.stop()
+        else:
+            raise KeyboardInterrupt
