@@ -33,10 +33,13 @@ QUESTIONS = (
 
 
 class SharedConfig(SearchPathPlugin):
-    """Lets `config/model/model01` refer to `/utils/training`."""
+    """Lets `config/model/model01` begin with `/training`.
+
+    No wider than config/utils: with `feature` as a group, `feature=feature02` would choose a file.
+    """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append(provider="jikken", path=f"file://{ROOT / 'config'}")
+        search_path.append(provider="jikken", path=f"file://{ROOT / 'config' / 'utils'}")
 
 
 def hydra_program(here: Experiment, task: Callable[..., Any]) -> Callable[[], None]:

@@ -7,6 +7,7 @@ Nothing names the experiment, so a copied folder is a new one.
 import re
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -19,8 +20,10 @@ from src.utils.layout import ROOT, Experiment
 from src.utils.settings import Settings, unknown, validated
 from src.utils.trial import PRUNED, Pruned
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -54,10 +57,12 @@ class Program:
         """One execution with a composed config: what Hydra and its launchers call."""
         from src.utils.stages import execute  # late: nothing before this needs MLflow
 
-        try:
-            return execute(self.here, self.main, self.check(cfg))
-        except Pruned:
-            return PRUNED
+        alone = HydraConfig.get().mode == RunMode.RUN  # else the sweep hears of errors
+        with plain_errors() if alone else nullcontext():
+            try:
+                return execute(self.here, self.main, self.check(cfg))
+            except Pruned:
+                return PRUNED
 
     def check(self, cfg: DictConfig) -> Settings:
         """The settings, typed; UserError where they are not what the experiment asks for."""

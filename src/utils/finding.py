@@ -67,6 +67,6 @@ def _near(client: MlflowClient, ids: list[str], reference: str) -> str:
 
 def _plain(reference: str) -> str:
     """What a search filter can hold: no quotes, no wildcards."""
-    if not reference.replace("-", "").replace("_", "").isalnum():
+    if not reference or set(reference) & set("'\"`%\\"):
         raise UserError(f"{reference!r} is no run id, start of one, or run name")
     return reference

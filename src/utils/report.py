@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 log = logging.getLogger(__name__)
+logging.getLogger("matplotlib").setLevel(logging.WARNING)
 RUN_ID = "run_id"  # user attribute of the study, and of each trial
 REFRESH = 20.0  # seconds between two redrawings while the sweep runs
 SINGLE = ("optimization_history", "param_importances", "parallel_coordinate", "slice", "timeline")

@@ -13,6 +13,7 @@ from src.utils.question import Question
 
 import optuna
 import psutil
+import sqlalchemy
 from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -40,13 +41,29 @@ def open_storage(url: str | None = None) -> BaseStorage:
     if url.startswith("sqlite:///"):
         _write_ahead(Path(url.removeprefix("sqlite:///")))
         options = {"connect_args": {"timeout": 60}}
-    return RDBStorage(
+    storage = RDBStorage(
         url,
         options,
         heartbeat_interval=HEARTBEAT,
         grace_period=GRACE_PERIOD,
         heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
     )
+    if storage.engine.dialect.name == "sqlite":
+        _lock_first(storage.engine)
+    return storage
+
+
+def _lock_first(engine: sqlalchemy.Engine) -> None:
+    """Transactions that take SQLite's lock when they begin: otherwise two workers may read that the
+    same trial waits, and both run it."""
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def leave_transactions_to_us(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _write_ahead(database: Path) -> None:
@@ -147,14 +164,15 @@ def reclaim(study: optuna.Study) -> list[FrozenTrial]:
         note(study, trial, "reason", "its sweep was killed")
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         RetryHeartbeatStaleTrialCallback()(study, trial)
-    return lost
+    gone = {trial.number for trial in lost}
+    return [trial for trial in study.get_trials() if trial.number in gone]
 
 
 def retry(study: optuna.Study, trial: FrozenTrial, max_retries: int | None) -> bool:
     """Queue a trial again, with its own parameters, unless it has failed too often."""
     RetryHeartbeatStaleTrialCallback(max_retries)(study, trial)
-    attempts = list(trial.system_attrs.get("retry_history", []))
-    return max_retries is None or len(attempts) < max_retries
+    attempts = len(trial.system_attrs.get("retry_history", []))
+    return max_retries is None or attempts < max_retries
 
 
 def note(study: optuna.Study, trial: FrozenTrial, name: str, value: Any) -> None:
@@ -167,6 +185,6 @@ def _is_orphan(trial: FrozenTrial) -> bool:
     if host != socket.gethostname():
         return False
     try:
-        return f"{psutil.Process(int(pid)).create_time():.0f}" != began
+        return bool(f"{psutil.Process(int(pid)).create_time():.0f}" != began)
     except psutil.NoSuchProcess:
         return True

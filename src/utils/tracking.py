@@ -40,7 +40,8 @@ def load_model(
     """The model of a run in eval mode, with the run's settings as `model.config`.
 
     Args:
-        run_id: a run id, the start of one, or a run name; the experiment's newest finished run if None.
+        run_id: a run id, the start of one, or a run name; a study's name or run means its best trial;
+            None means the experiment's newest finished run.
         checkpoint: "best" or "last".
         trust_source: needed for a store that isn't local, since the run's source is executed.
 
@@ -48,7 +49,7 @@ def load_model(
         UserError: no such run, several, no such checkpoint, or one that holds more than weights.
     """
     client = open_store()
-    run = _find(client, run_id, experiment_name)
+    run = _best_of_study(client, _find(client, run_id, experiment_name))
     if local_store() is None and not trust_source:
         raise UserError(
             "loading a model runs the source code kept with its run, and this store is not local: "
@@ -70,6 +71,12 @@ def _find(client: MlflowClient, run_id: str | None, experiment_name: str | None)
     if experiment_name is None:
         raise UserError("load_model needs a run_id, or an experiment_name for its newest run")
     return newest_run(client, experiment_name)
+
+
+def _best_of_study(client: MlflowClient, run: StoredRun) -> StoredRun:
+    """The run itself; for the run of a study, that of its best trial."""
+    best = run.data.tags.get("best.run_id")
+    return client.get_run(best) if best else run
 
 
 def _artifact(client: MlflowClient, run: StoredRun, path: str) -> Path:
