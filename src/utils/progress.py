@@ -18,7 +18,7 @@ class Progress(pl.Callback):
     """Shows the epochs and times them (`epoch_seconds`, `samples_per_second`, without validation)."""
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.seen, self.began, self.trained, self.shown = 0, 0.0, 0.0, 0.0
+        self.seen, self.began, self.trained, self.shown = 0, time.monotonic(), 0.0, 0.0
         self.unreported = False
         self.bar = Bar(
             TextColumn("{task.description}"),

@@ -15,6 +15,8 @@ from src.utils.layout import ROOT
 import psutil
 
 LARGEST_FILE = 5 * 2**20  # bytes; a larger untracked file is named in the run, not copied
+# A patch that applies, whatever a person's git is set to.
+PLAIN = ("--binary", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
 EMPTY_TREE = (
     "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git's own, for a repository without commits
 )
@@ -40,7 +42,7 @@ def code() -> Code | None:
         untracked = _git("ls-files", "--others", "--exclude-standard", "-z").decode().split("\0")
     except (OSError, subprocess.CalledProcessError):
         return None
-    left_out = [name for name in untracked if name and (ROOT / name).stat().st_size > LARGEST_FILE]
+    left_out = [name for name in untracked if name and (ROOT / name).lstat().st_size > LARGEST_FILE]
     commit = _git("rev-parse", "--verify", "--quiet", "HEAD", check=False).decode().strip()
     branch = _git("branch", "--show-current").decode().strip() or "(detached)"
     return Code(commit, branch, _patch(commit or EMPTY_TREE, left_out), left_out)
@@ -57,7 +59,7 @@ def _patch(base: str, left_out: list[str]) -> bytes:
             shutil.copy(index, scratch)
         exclude = [f":(exclude,top,literal){name}" for name in left_out]
         _git("add", "--intent-to-add", "--", ".", *exclude, index=scratch)
-        return _git("diff", "--binary", base, index=scratch)
+        return _git("diff", *PLAIN, base, index=scratch)
 
 
 def _git(*arguments: str, index: Path | None = None, check: bool = True) -> bytes:

@@ -10,14 +10,14 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from src.utils import provenance
 from src.utils.layout import ROOT, Experiment
 from src.utils.log import log_file
-from src.utils.settings import Settings
+from src.utils.process import this_process
+from src.utils.settings import Settings, flat
 
 from hydra.core.hydra_config import HydraConfig
 from mlflow.entities import Param, RunTag
@@ -38,7 +38,7 @@ def record(
         tags |= {"mlflow.note.content": settings.note} | {
             f"tag.{tag}": "true" for tag in settings.tags
         }
-        parameters = [Param(key, str(value)) for key, value in _flat(settings.model_dump())]
+        parameters = [Param(key, str(value)) for key, value in flat(settings.model_dump())]
         _keep_config(folder, settings)
     rows = [RunTag(key, value) for key, value in tags.items()]
     client.log_batch(run_id, params=parameters, tags=rows)
@@ -53,6 +53,7 @@ def _tags(here: Experiment, code: provenance.Code | None) -> dict[str, str]:
         "mlflow.source.name": str(here.program().relative_to(ROOT)),
         "mlflow.source.type": "LOCAL",
         "command": provenance.command(),
+        "process": this_process(),
         "hydra.output": os.path.relpath(_output(), ROOT),
     }
     if code:
@@ -71,17 +72,10 @@ def _output() -> str:
     return str(config.sweep.dir if missing else config.runtime.output_dir)
 
 
-def _flat(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
 def _keep_config(folder: Path, settings: Settings) -> None:
     written = Path(_output()) / ".hydra"
     shutil.copytree(written, folder / "config", dirs_exist_ok=True)
+    (folder / "config" / "config.yaml").rename(folder / "config" / "composed.yaml")
     OmegaConf.save(settings.model_dump(mode="json"), folder / "config" / "config.yaml")
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from src.utils.layout import LOGS, ROOT, Experiment
 from src.utils.manifest import Manifest
 from src.utils.metrics import MetricBuffer
 from src.utils.monitor import system_metrics
+from src.utils.process import FOLLOWED, follows, this_process
 from src.utils.record import record
 from src.utils.settings import Settings
 from src.utils.store import experiment_id, local_store, open_store
@@ -22,15 +25,17 @@ from mlflow.entities import DatasetInput, InputTag
 from mlflow.tracking import MlflowClient
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from src.utils.resuming import Resumption
 
-RANK_ENV = "JIKKEN_RUN"  # how the processes of one distributed training find their common run
+    from matplotlib.figure import Figure
 
 
 class Run:
     """A run in MLflow, and the local folder that holds its artifacts."""
 
     output: Path  # where a dataset or feature writes; a model has none
+    resume_from: Path | None = None  # the checkpoint that a training goes on from
+    weights_from: Path | None = None  # … or only begins with
 
     def __init__(
         self, client: MlflowClient, run_id: str, here: Experiment, sources: list[Manifest]
@@ -42,8 +47,8 @@ class Run:
         self.sources = {source.experiment.split("/")[0]: source for source in sources}
         self.facts = {key: value for source in sources for key, value in source.facts.items()}
         self.trial = TrialLink.current()
-        self.leads = RANK_ENV not in os.environ  # or it is a further process of the same training
-        self.interrupted = False
+        self.leads = not follows()  # or it is a further process of the same training
+        self.interrupted = self.training = False
         self.remote = local_store() is None
         self.folder = LOGS / "lightning" / run_id if self.remote else Path(info.artifact_uri)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -87,6 +92,12 @@ class Run:
         tags = [InputTag("mlflow.data.context", context), InputTag("run_id", data.run_id)]
         self.client.log_inputs(self.id, [DatasetInput(stored, tags)])
 
+    def terminate(self, *_: object) -> None:
+        """What SIGTERM does, except in a training, which ends after its batch."""
+        if not self.training:
+            self.interrupted = True
+            sys.exit(128 + signal.SIGTERM)
+
     def close(self, status: str) -> None:
         """Write what is waiting, upload the folder if the store is elsewhere, and end the run."""
         self.metrics.flush()
@@ -108,24 +119,49 @@ def create_run(
     return run
 
 
-def _begin(here: Experiment, sources: list[Manifest]) -> Run:
+def _begin(
+    here: Experiment, settings: Settings, sources: list[Manifest], resumption: "Resumption | None"
+) -> Run:
+    """A new run; or, where one is resumed, that one."""
+    if resumption is not None and not resumption.fork:
+        return _reopened(here, sources, resumption)
     trial = TrialLink.current()
-    if trial is None:
-        return create_run(here, {}, sources)
-    run = create_run(here, trial.tags(), sources, trial.name)
-    trial.note("run_id", run.id)
+    run = create_run(here, trial.tags() if trial else {}, sources, trial.name if trial else None)
+    record(run.client, run.id, run.folder, here, settings)
+    if trial is not None:
+        trial.note("run_id", run.id)
+    if resumption is not None:
+        run.tag({"forked_from": resumption.run.info.run_id})
+        run.weights_from = resumption.checkpoint
+    return run
+
+
+def _reopened(here: Experiment, sources: list[Manifest], resumption: "Resumption") -> Run:
+    client = open_store()
+    client.update_run(resumption.run.info.run_id, status="RUNNING")
+    run = Run(client, resumption.run.info.run_id, here, sources)
+    run.tag({"process": this_process()})
+    run.resume_from = resumption.checkpoint
     return run
 
 
 @contextmanager
-def tracked(here: Experiment, settings: Settings, sources: list[Manifest]) -> Iterator[Run]:
+def tracked(
+    here: Experiment,
+    settings: Settings,
+    sources: list[Manifest],
+    resumption: "Resumption | None" = None,
+) -> Iterator[Run]:
     """A run from its first line to its last, whatever ends it."""
-    if RANK_ENV in os.environ:  # a further process of the same training
-        yield Run(open_store(), os.environ[RANK_ENV], here, sources)
+    if follows():
+        run = Run(open_store(), os.environ[FOLLOWED], here, sources)
+        run.resume_from = resumption.checkpoint if resumption else None
+        yield run
         return
-    run = _begin(here, sources)
-    record(run.client, run.id, run.folder, here, settings)
-    os.environ[RANK_ENV] = run.id
+    run = _begin(here, settings, sources, resumption)
+    os.environ[FOLLOWED] = run.id
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, run.terminate)
     status = "FAILED"
     try:
         with system_metrics(run.id):
@@ -137,9 +173,9 @@ def tracked(here: Experiment, settings: Settings, sources: list[Manifest]) -> It
     except BaseException as error:
         if run.interrupted or isinstance(error, KeyboardInterrupt):
             status = "KILLED"
-        else:
-            (run.folder / "logs" / "traceback.txt").write_text(traceback.format_exc())
+            raise SystemExit(130) from None  # what shells call Ctrl-C; Lightning says 1
+        (run.folder / "logs" / "traceback.txt").write_text(traceback.format_exc())
         raise
     finally:
-        del os.environ[RANK_ENV]
+        del os.environ[FOLLOWED]
         run.close(status)

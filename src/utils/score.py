@@ -9,19 +9,21 @@ class Score:
     """Sums over the samples seen so far, on whatever device they come from."""
 
     def __init__(self) -> None:
-        self._sums: Tensor | None = None  # loss, correct, count
+        self.sums: Tensor | None = None  # [3]: loss, correct, count
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: its mean loss [], its logits [N, C] and its labels [N]."""
         count = len(labels)
         correct = (logits.detach().argmax(1) == labels).sum()
-        sums = torch.stack((loss.detach() * count, correct, torch.full_like(correct, count)))
-        self._sums = sums if self._sums is None else self._sums + sums
+        sums = torch.stack(
+            (loss.detach().float() * count, correct, torch.full_like(correct, count))
+        )
+        self.sums = sums if self.sums is None else self.sums.to(sums) + sums
 
     def result(self, split: str) -> dict[str, float]:
-        """`{split}_loss` (nats) and `{split}_acc` (0 to 1) over all processes; starts again from zero."""
-        assert self._sums is not None, "nothing was added"
-        sums, self._sums = self._sums, None
+        """`{split}_loss` (nats) and `{split}_acc` (0 to 1) over all processes; then starts from zero."""
+        assert self.sums is not None, "nothing was added"
+        sums, self.sums = self.sums, None
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)
         loss, correct, count = sums.tolist()

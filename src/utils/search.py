@@ -11,6 +11,7 @@ from typing import Any
 from src.utils import study as studies
 from src.utils.errors import UserError
 from src.utils.launcher import ForkLauncher, JobFailed
+from src.utils.process import this_process
 from src.utils.question import Question
 from src.utils.trial import PRUNED, TrialLink
 
@@ -90,7 +91,7 @@ class Search:
         return not (done or exhausted or self.interrupts or self.too_many_failures)
 
     def _objective(self, trial: optuna.Trial) -> float | list[float]:
-        trial.set_user_attr(studies.OWNER, studies.owner())
+        trial.set_user_attr(studies.OWNER, this_process())
         if studies.is_surplus(trial, self.n_trials):
             raise self._failure(trial, ANOTHER)
         try:

@@ -1,6 +1,8 @@
 """What a setting may be. Values live in config/*.yaml, types here and in the experiments."""
 
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, TypeVar
 
 from src.utils.errors import UserError
@@ -29,9 +31,21 @@ class TrainingSettings(Settings):
     """What every model has; values in config/utils/training.yaml."""
 
     max_epochs: PositiveInt
+    checkpoint_every: PositiveInt | None
     compile: bool
     resume: str | None
+    resume_run: str | None
+    fork: bool
     trainer: dict[str, Any]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings by their dotted names, as they are typed and as MLflow shows them."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -45,6 +59,13 @@ def validated(kind: type[AnySettings], cfg: DictConfig) -> AnySettings:
     except ValidationError as invalid:
         problems = [_problem(dict(error), kind) for error in invalid.errors()]
         raise UserError("; ".join(problems)) from None
+
+
+def load_config(file: Path) -> DictConfig:
+    """A config that was kept in a file."""
+    config = OmegaConf.load(file)
+    assert isinstance(config, DictConfig)
+    return config
 
 
 def unknown(key: str, known: list[str]) -> str:

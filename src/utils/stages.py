@@ -23,10 +23,7 @@ Main = Callable[[Any, Any], Any]
 
 def execute(here: Experiment, main: Main, settings: Settings) -> Any:
     """Run an experiment: build what it needs, skip what is done, track the rest."""
-    sources = [_ready(source) for source in _sources(settings)]
-    if here.stage in DATA:
-        return _build(here, main, settings, sources)
-    return _train(here, main, settings, sources)
+    return (_build if here.stage in DATA else _train)(here, main, settings)
 
 
 def _sources(settings: Settings) -> list[Experiment]:
@@ -47,14 +44,19 @@ def _ready(what: Experiment) -> Manifest:
     return manifest
 
 
-def _train(here: Experiment, main: Main, settings: Settings, sources: list[Manifest]) -> Any:
+def _train(here: Experiment, main: Main, settings: Settings) -> Any:
+    from src.utils.resuming import resumed
     from src.utils.run import tracked
     from src.utils.summary import say_summary
 
     from pytorch_lightning import seed_everything  # late: not every stage needs torch
 
     began = time.monotonic()
-    with tracked(here, settings, sources) as run:
+    settings, resumption = resumed(here, settings)
+    sources = [_ready(source) for source in _sources(settings)]
+    if resumption is not None:
+        resumption.check(here, sources)
+    with tracked(here, settings, sources, resumption) as run:
         if run.facts.get("source") == "sample":
             log.warning("SAMPLE DATA: a small part of the data set; see README, «Data»")
         seed_everything(settings.seed, workers=True, verbose=False)
@@ -64,7 +66,8 @@ def _train(here: Experiment, main: Main, settings: Settings, sources: list[Manif
     return value
 
 
-def _build(here: Experiment, main: Main, settings: Settings, sources: list[Manifest]) -> None:
+def _build(here: Experiment, main: Main, settings: Settings) -> None:
+    sources = [_ready(source) for source in _sources(settings)]
     here.data.parent.mkdir(parents=True, exist_ok=True)
     inputs = fingerprint(here, settings, sources)
     with FileLock(here.data.with_name(f".{here.name}.lock")):

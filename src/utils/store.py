@@ -21,6 +21,7 @@ os.environ.setdefault("MLFLOW_MAX_TRACES_TO_DISPLAY_IN_NOTEBOOK", "0")
 
 import mlflow
 from mlflow.entities import Experiment as StoredExperiment
+from mlflow.entities import Run as StoredRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -67,6 +68,20 @@ def experiment_id(client: MlflowClient, name: str) -> str:
             f"the MLflow experiment {name} was deleted: mlflow experiments restore -x {number}"
         )
     return str(found.experiment_id)
+
+
+def artifact(client: MlflowClient, run: StoredRun, path: str) -> Path:
+    """A file or folder among the artifacts, downloaded first where the store isn't local."""
+    if local_store() is None:
+        return Path(client.download_artifacts(run.info.run_id, path))
+    found = Path(run.info.artifact_uri) / path
+    if not found.exists():
+        there = sorted(file.name for file in found.parent.glob("*")) or ["none"]
+        raise UserError(
+            f"run {run.info.run_id[:8]} ({run.info.status}) has no {path}: "
+            f"its {found.parent.name} are {', '.join(there)}"
+        )
+    return found
 
 
 def _create_experiment(client: MlflowClient, name: str) -> StoredExperiment:

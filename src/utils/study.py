@@ -1,7 +1,5 @@
 """An Optuna study: where it is stored, how far it has come, and what a killed sweep left behind."""
 
-import os
-import socket
 import sqlite3
 import warnings
 from pathlib import Path
@@ -9,10 +7,10 @@ from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.layout import LOGS, Experiment
+from src.utils.process import is_gone
 from src.utils.question import Question
 
 import optuna
-import psutil
 import sqlalchemy
 from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning
@@ -147,11 +145,6 @@ def is_surplus(trial: optuna.Trial, n_trials: int) -> bool:
     )
 
 
-def owner() -> str:
-    """This process, by a name that no later process can have."""
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
-
-
 def reclaim(study: optuna.Study) -> list[FrozenTrial]:
     """Fail and queue again the trials of processes that are gone.
 
@@ -159,7 +152,11 @@ def reclaim(study: optuna.Study) -> list[FrozenTrial]:
     heartbeat.
     """
     optuna.storages.fail_stale_trials(study)
-    lost = [trial for trial in study.get_trials(states=(TrialState.RUNNING,)) if _is_orphan(trial)]
+    lost = [
+        trial
+        for trial in study.get_trials(states=(TrialState.RUNNING,))
+        if is_gone(trial.user_attrs.get(OWNER, "? 0 ?"))
+    ]
     for trial in lost:
         note(study, trial, "reason", "its sweep was killed")
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
@@ -178,13 +175,3 @@ def retry(study: optuna.Study, trial: FrozenTrial, max_retries: int | None) -> b
 def note(study: optuna.Study, trial: FrozenTrial, name: str, value: Any) -> None:
     """Set an attribute of a trial that is no longer, or not, run by this process."""
     study._storage.set_trial_user_attr(trial._trial_id, name, value)
-
-
-def _is_orphan(trial: FrozenTrial) -> bool:
-    host, pid, began = trial.user_attrs.get(OWNER, "? 0 0").split()
-    if host != socket.gethostname():
-        return False
-    try:
-        return bool(f"{psutil.Process(int(pid)).create_time():.0f}" != began)
-    except psutil.NoSuchProcess:
-        return True

@@ -10,16 +10,15 @@ The model is built from the source that was kept with the run: editing or deleti
 
 import logging
 import pickle
-import sys
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 from src.utils.errors import UserError
 from src.utils.finding import find_run, newest_run
 from src.utils.layout import ROOT
-from src.utils.store import local_store, open_store
+from src.utils.snapshot import import_file, same_code
+from src.utils.store import artifact, local_store, open_store
 
 import pytorch_lightning as pl
 import torch
@@ -55,12 +54,12 @@ def load_model(
             "loading a model runs the source code kept with its run, and this store is not local: "
             "if you trust whoever wrote the run, say trust_source=True"
         )
-    weights = _artifact(client, run, f"checkpoints/{checkpoint}.ckpt")
+    weights = artifact(client, run, f"checkpoints/{checkpoint}.ckpt")
     where, name = _read_safely(weights)["model_class"]
     module = _snapshot(client, run, where) if where.endswith(".py") else import_module(where)
     kind: type[pl.LightningModule] = getattr(module, name)
     model = kind.load_from_checkpoint(weights, map_location="cpu", weights_only=True)
-    settings = OmegaConf.load(_artifact(client, run, "config/config.yaml"))
+    settings = OmegaConf.load(artifact(client, run, "config/config.yaml"))
     object.__setattr__(model, "config", settings)  # no parameter, module or buffer of the network
     return model.eval()
 
@@ -79,20 +78,6 @@ def _best_of_study(client: MlflowClient, run: StoredRun) -> StoredRun:
     return client.get_run(best) if best else run
 
 
-def _artifact(client: MlflowClient, run: StoredRun, path: str) -> Path:
-    """A file or folder among the artifacts, downloaded first where the store isn't local."""
-    if local_store() is None:
-        return Path(client.download_artifacts(run.info.run_id, path))
-    found = Path(run.info.artifact_uri) / path
-    if not found.exists():
-        there = sorted(file.name for file in found.parent.glob("*")) or ["none"]
-        raise UserError(
-            f"run {run.info.run_id[:8]} ({run.info.status}) has no {path}: "
-            f"its {found.parent.name} are {', '.join(there)}"
-        )
-    return found
-
-
 def _read_safely(file: Path) -> dict[str, list[str]]:
     try:
         checkpoint: dict[str, list[str]] = torch.load(file, map_location="cpu", weights_only=True)
@@ -103,34 +88,9 @@ def _read_safely(file: Path) -> dict[str, list[str]]:
 
 def _snapshot(client: MlflowClient, run: StoredRun, file: str) -> ModuleType:
     """The module as it was when the run ran, under a name of its own."""
-    source = _artifact(client, run, "source")
+    source = artifact(client, run, "source")
     local = ROOT / "src" / client.get_experiment(run.info.experiment_id).name
-    if not local.is_dir() or not _same(source, local):
+    if not local.is_dir() or not same_code(source, local):
         state = "has changed since" if local.is_dir() else "is no longer there"
         log.warning("%s %s: using the source kept with the run", local.relative_to(ROOT), state)
-    spec = spec_from_file_location(f"run_{run.info.run_id}_{Path(file).stem}", source / file)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = module_from_spec(spec)
-    sys.path.insert(0, str(source))  # siblings are imported by their plain names
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(source))
-        _forget_siblings(source, spec.name)
-    return module
-
-
-def _forget_siblings(source: Path, keep: str) -> None:
-    """Another run's sibling of the same name must not be taken for this one's."""
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if name != keep and file and Path(file).parent == source:
-            del sys.modules[name]
-
-
-def _same(one: Path, other: Path) -> bool:
-    return _code(one) == _code(other)
-
-
-def _code(folder: Path) -> dict[Path, bytes]:
-    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.py")}
+    return import_file(source / file, f"run_{run.info.run_id}_{Path(file).stem}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from src.utils.errors import UserError
+from src.utils.interruption import Continuity, Interruption
 from src.utils.layout import LOGS
 from src.utils.logger import RunLogger
 from src.utils.progress import Progress
@@ -21,8 +22,13 @@ from torch import Tensor
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its banners and tips
 warnings.filterwarnings("ignore", r"`isinstance\(treespec")  # Lightning, with today's torch
+warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # resumed
 warnings.filterwarnings("ignore", "It is recommended to use .*sync_dist")  # Score adds them up
+warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging")
 warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers")  # in memory
+
+
+LAST: dict[str, Any] = {"enable_version_counter": False}  # always the same file, last.ckpt
 
 
 def tracked_trainer(
@@ -37,11 +43,16 @@ def tracked_trainer(
         **cfg.trainer,
         logger=RunLogger(run),
         callbacks=[
-            ModelCheckpoint(run.checkpoints, "best", monitor=monitor, mode=mode),
-            ModelCheckpoint(run.checkpoints, "last", enable_version_counter=False),
+            ModelCheckpoint(
+                run.checkpoints, "best", monitor=monitor, mode=mode, save_on_train_epoch_end=True
+            ),
+            ModelCheckpoint(run.checkpoints, "last", **LAST, save_on_train_epoch_end=True),
+            *_every(run, cfg.checkpoint_every),
             LearningRateMonitor(logging_interval="step"),
             NameModel(run),
+            *([FirstWeights(run.weights_from)] if run.weights_from else []),
             StepLoss(run, cfg.trainer["log_every_n_steps"]),
+            Continuity(),
             Interruption(run),
             Progress(),
             *_pruning(run, monitor),
@@ -65,6 +76,15 @@ def _pruning(run: Run, monitor: str) -> list[pl.Callback]:
     return [] if several else [Pruning(trial if run.leads else None, monitor)]
 
 
+def _every(run: Run, steps: int | None) -> list[pl.Callback]:
+    """The last checkpoint more often than once an epoch."""
+    return (
+        [ModelCheckpoint(run.checkpoints, "last", **LAST, every_n_train_steps=steps)]
+        if steps
+        else []
+    )
+
+
 def best_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint:
     """The best epoch: its `best_model_path` and `best_model_score`."""
     best = trainer.checkpoint_callback
@@ -73,7 +93,7 @@ def best_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint:
 
 
 class StepLoss(pl.Callback):
-    """Logs the loss every `log_every_n_steps`, and stops a training whose loss is no number."""
+    """Logs the loss every `log_every_n_steps`; no number, there or at an epoch's end, stops the training."""
 
     def __init__(self, run: Run, every: int) -> None:
         self.run, self.every = run, every
@@ -82,11 +102,25 @@ class StepLoss(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
         step = trainer.global_step
-        if self.every and step % self.every == 0:
-            loss: Tensor = outputs["loss"].detach()
-            if not torch.isfinite(loss):
-                raise UserError(f"the loss is {loss} at step {step}: try a lower learning_rate")
+        due = self.every and step % self.every == 0
+        if not (due or trainer.is_last_batch):
+            return
+        loss: Tensor = outputs["loss"].detach()
+        if not torch.isfinite(loss):
+            raise UserError(f"the loss is {loss} at step {step}: try a lower learning_rate")
+        if due:
             self.run.log({"train_loss_step": loss}, step)
+
+
+class FirstWeights(pl.Callback):
+    """Begins with the weights of another run, and with nothing else of it."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        state = torch.load(self.checkpoint, map_location=module.device, weights_only=True)
+        module.load_state_dict(state["state_dict"])
 
 
 class NameModel(pl.Callback):
@@ -102,17 +136,3 @@ class NameModel(pl.Callback):
         inside = file.is_relative_to(self.run.here.source)
         where = file.relative_to(self.run.here.source) if inside else type(module).__module__
         checkpoint["model_class"] = [str(where), type(module).__qualname__]
-
-
-class Interruption(pl.Callback):
-    """Keeps the state of a training that is stopped from outside."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def on_exception(
-        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        if isinstance(exception, KeyboardInterrupt):
-            self.run.interrupted = True
-            trainer.save_checkpoint(self.run.checkpoints / "last.ckpt")

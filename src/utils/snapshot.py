@@ -1,0 +1,36 @@
+"""The source that was kept with a run: compared with today's, and imported as it was."""
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+
+def same_code(one: Path, other: Path) -> bool:
+    return _code(one) == _code(other)
+
+
+def _code(folder: Path) -> dict[Path, bytes]:
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.py")}
+
+
+def import_file(file: Path, name: str) -> ModuleType:
+    """Import a file under a name of its own; it finds its siblings by their plain names."""
+    spec = spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = module_from_spec(spec)
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(file.parent))
+        _forget_siblings(file.parent, name)
+    return module
+
+
+def _forget_siblings(folder: Path, keep: str) -> None:
+    """Another run's sibling of the same name must not be taken for this one's."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name != keep and file and Path(file).parent == folder:
+            del sys.modules[name]
