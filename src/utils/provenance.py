@@ -87,6 +87,7 @@ def hardware() -> dict[str, str | int | list[str]]:
         "processor": _processor(),
         "cores": os.cpu_count() or 1,
         "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
+        "threads": torch.get_num_threads() if torch else 1,
         "gpus": [cuda.get_device_name(i) for i in range(cuda.device_count())] if cuda else [],
     }
 

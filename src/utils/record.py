@@ -25,6 +25,7 @@ from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 
 log = logging.getLogger(__name__)
+RERUN = "JIKKEN_RERUN_OF"  # the run that this one repeats
 
 
 def record(
@@ -50,6 +51,7 @@ def record(
 
 def _tags(here: Experiment, code: provenance.Code | None) -> dict[str, str]:
     tags = {
+        **({"rerun_of": os.environ[RERUN]} if RERUN in os.environ else {}),
         "mlflow.source.name": str(here.program().relative_to(ROOT)),
         "mlflow.source.type": "LOCAL",
         "command": provenance.command(),

@@ -1,6 +1,7 @@
 """Stages meet on disk: what one wrote to `_data/<stage>/<experiment>` is what the next one reads."""
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,7 @@ def _ready(what: Experiment) -> Manifest:
 
 
 def _train(here: Experiment, main: Main, settings: Settings) -> Any:
+    from src.utils.record import RERUN
     from src.utils.resuming import resumed
     from src.utils.run import tracked
     from src.utils.summary import say_summary
@@ -61,7 +63,7 @@ def _train(here: Experiment, main: Main, settings: Settings) -> Any:
             log.warning("SAMPLE DATA: a small part of the data set; see README, «Data»")
         seed_everything(settings.seed, workers=True, verbose=False)
         value = main(settings, run)
-    if run.leads and run.trial is None:
+    if run.leads and run.trial is None and RERUN not in os.environ:
         say_summary(run, time.monotonic() - began)
     return value
 
