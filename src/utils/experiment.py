@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, ClassVar, get_type_hints
 
-import src.utils.deferred  # noqa: F401  before the experiment imports Lightning
+import src.utils.startup  # noqa: F401  before the experiment imports Lightning
 from src.utils.composition import asks_question, asks_sweep, hydra_program
 from src.utils.errors import UserError, plain_errors
 from src.utils.layout import ROOT, Experiment

@@ -9,10 +9,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from src.utils.experiment import Program
 from src.utils import study as studies
 from src.utils.board import Board
 from src.utils.errors import UserError
-from src.utils.experiment import Program
 from src.utils.launcher import ForkLauncher
 from src.utils.layout import Experiment
 from src.utils.question import Question, sampler_of

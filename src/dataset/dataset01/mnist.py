@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from src.utils.errors import UserError
 from src.utils.experiment import experiment
+from src.utils.errors import UserError
 from src.utils.idx import read_bytes, read_idx
 from src.utils.layout import ROOT
 from src.utils.run import Run

@@ -11,8 +11,8 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-from src.utils.errors import UserError
 from src.utils.experiment import experiment
+from src.utils.errors import UserError
 from src.utils.idx import read_idx
 from src.utils.run import Run
 from src.utils.settings import StageSettings

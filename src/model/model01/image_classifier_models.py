@@ -10,8 +10,8 @@ The whole experiment is in this file and in config/model/model01. Copy the two f
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from src.utils.batches import Batch, batch_loader
 from src.utils.experiment import experiment
+from src.utils.batches import Batch, batch_loader
 from src.utils.pictures import confusion_matrix, most_confident_errors
 from src.utils.run import Run
 from src.utils.score import Score
