@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# What MLproject calls: MLflow's `--name value` becomes Hydra's `name=value`.
+#
+#     bash scripts/project.sh PROGRAM [-m] [--NAME VALUE]…
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# MLflow hands down its own run, and the store it found: mlflow.db, which is a link to ours.
+unset MLFLOW_RUN_ID MLFLOW_EXPERIMENT_ID
+case ${MLFLOW_TRACKING_URI:-} in *mlflow.db) unset MLFLOW_TRACKING_URI ;; esac
+
+command=(python "$1")
+shift
+while [ $# -gt 0 ]; do
+    case $1 in
+        --note) command+=("note='${2//\'/\\\'}'") && shift 2 ;; # prose, which Hydra wants in quotes
+        --*) command+=("${1#--}=$2") && shift 2 ;;
+        *) command+=("$1") && shift ;;
+    esac
+done
+export PYTHONPATH=$PWD
+exec "${command[@]}"
