@@ -77,4 +77,4 @@ class Progress(pl.Callback):
             f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if name != "lr"
         )
         epoch = f"epoch {trainer.current_epoch}/{trainer.max_epochs}"
-        log.info("%s  %s  %.1f s  %s samples/s", epoch, values, seconds, f"{rate:,.0f}")
+        log.info("%s  %s  %.3g s  %s samples/s", epoch, values, seconds, f"{rate:,.0f}")
