@@ -1,22 +1,28 @@
-"""The board of a sweep: a live table on a terminal, a line a trial elsewhere."""
+"""The board of a sweep: what runs now, live on a terminal, and a line for each trial that has ended."""
 
 import logging
 import threading
-from datetime import datetime
+from collections import Counter
+from datetime import datetime, timedelta
 from types import TracebackType
 
-from src.utils.study import total
-from src.utils.summary import spell
+from src.utils.study import INTERRUPTED, REASON, SURPLUS, total
+from src.utils.summary import duration, spell
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich import get_console
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 log = logging.getLogger(__name__)
 REFRESH = 1.0  # seconds
+BLOCKS = "▁▂▃▄▅▆▇█"
+CURVE = 20  # values of a trial that are drawn
 
 
 class Board:
@@ -29,6 +35,9 @@ class Board:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Board":
+        log.info("%s: %d trials, %d at a time", self.study.study_name, self.n_trials, self.n_jobs)
+        if len(self.study.directions) > 1:
+            log.info("with several objectives nothing is pruned")
         if get_console().is_terminal:
             self.live.start()
             self._thread.start()
@@ -47,67 +56,99 @@ class Board:
 
     def trial_ended(self, trial: FrozenTrial) -> None:
         """A line for a trial that has ended."""
-        seconds = trial.duration.total_seconds() if trial.duration else 0.0
-        value = ", ".join(f"{value:.4f}" for value in trial.values or [])
-        if trial.state is TrialState.PRUNED and trial.intermediate_values:
-            value = f"{trial.intermediate_values[max(trial.intermediate_values)]:.4f}"
-        reason = trial.user_attrs.get("reason", "") if trial.state is TrialState.FAIL else value
-        state = trial.state.name.lower()
-        log.info(
-            "trial %d %-8s %s  %s  %.1f s",
-            trial.number,
-            state,
-            reason,
+        reason = trial.user_attrs.get(REASON, INTERRUPTED)
+        if reason == SURPLUS:
+            return
+        failed = trial.state is TrialState.FAIL
+        parts = [
+            f"trial {trial.number:<3} {'failed' if failed else trial.state.name.lower():8}",
+            reason if failed else _values(trial),
             spell(trial.params),
-            seconds,
-        )
+            duration(trial.duration),
+            "← best so far" if self._leads(trial) else "",
+        ]
+        log.log(logging.WARNING if failed else logging.INFO, "  ".join(filter(None, parts)))
+
+    def _leads(self, trial: FrozenTrial) -> bool:
+        done = trial.state is TrialState.COMPLETE
+        return done and trial.number in {one.number for one in best_trials(self.study)}
 
     def _watch(self) -> None:
         while not self._over.wait(REFRESH):
-            self.live.update(self._table(), refresh=True)
+            self.live.update(self._picture(), refresh=True)
 
-    def _table(self) -> Table:
+    def _picture(self) -> RenderableType:
         trials = self.study.get_trials(deepcopy=False)
-        table = Table(title=self._headline(trials), title_justify="left", expand=False)
-        for column in ("running", "parameters", "epoch", "last value", "seconds"):
-            table.add_column(column)
-        now = datetime.now()
-        for trial in trials:
-            if trial.state is TrialState.RUNNING:
-                epoch = max(trial.intermediate_values, default=0)
-                value = f"{trial.intermediate_values[epoch]:.4f}" if epoch else ""
-                seconds = (now - (trial.datetime_start or now)).total_seconds()
-                cells = (
-                    str(trial.number),
-                    spell(trial.params),
-                    str(epoch or ""),
-                    value,
-                    f"{seconds:.0f}",
-                )
-                table.add_row(*(escape(cell) for cell in cells))
-        return table
+        running = [one for one in trials if one.state is TrialState.RUNNING]
+        done = sum(one.state in (TrialState.COMPLETE, TrialState.PRUNED) for one in trials)
+        progress = Table.grid(padding=(0, 1))
+        progress.add_row(ProgressBar(self.n_trials, done, 40), self._counts(trials, done))
+        best, left = best_so_far(self.study), self._time_left(trials, self.n_trials - done)
+        return Group(
+            "", _running(running), "", progress, Text(" · ".join(filter(None, (best, left))))
+        )
 
-    def _headline(self, trials: list[FrozenTrial]) -> str:
-        counts = {state: sum(trial.state is state for trial in trials) for state in TrialState}
-        done = counts[TrialState.COMPLETE] + counts[TrialState.PRUNED]
+    def _counts(self, trials: list[FrozenTrial], done: int) -> str:
+        counts = Counter(one.state for one in trials if one.user_attrs.get(REASON) != SURPLUS)
+        pruned, failed = counts[TrialState.PRUNED], counts[TrialState.FAIL]
         parts = [
             f"{done}/{self.n_trials} trials",
-            f"{counts[TrialState.PRUNED]} pruned, {counts[TrialState.FAIL]} failed",
-            *best_so_far(self.study),
-            *self._time_left(trials, self.n_trials - done),
+            f"{pruned} pruned" if pruned else "",
+            f"{failed} failed" if failed else "",
         ]
-        return escape(" · ".join(parts))
+        return " · ".join(filter(None, parts))
 
-    def _time_left(self, trials: list[FrozenTrial], left: int) -> list[str]:
-        times = [trial.duration.total_seconds() for trial in trials if trial.duration]
+    def _time_left(self, trials: list[FrozenTrial], left: int) -> str:
+        times = [
+            one.duration for one in trials if one.duration and one.state is not TrialState.FAIL
+        ]
         if not times:
-            return []
-        return [f"about {sum(times) / len(times) * max(left, 0) / self.n_jobs:.0f} s left"]
+            return ""
+        rounds = max(left, 0) / min(self.n_jobs, max(left, 1))
+        return f"about {duration(sum(times, timedelta()) / len(times) * rounds)} left"
 
 
-def best_so_far(study: optuna.Study) -> list[str]:
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The best trial, or those of the Pareto front; none before the first is complete."""
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         return []
-    if len(study.directions) > 1:
-        return [f"{len(study.best_trials)} trials on the Pareto front"]
-    return [f"best {study.best_value:.4f} (trial {study.best_trial.number})"]
+    return study.best_trials if len(study.directions) > 1 else [study.best_trial]
+
+
+def best_so_far(study: optuna.Study) -> str:
+    """In a few words."""
+    match best_trials(study):
+        case []:
+            return ""
+        case [best] if len(study.directions) == 1:
+            return f"best {best.value:.4f} (trial {best.number}: {spell(best.params)})"
+        case front:
+            return f"{len(front)} trials on the Pareto front"
+
+
+def _running(trials: list[FrozenTrial]) -> Table:
+    names = list(dict.fromkeys(name for one in trials for name in one.params))
+    columns = ("trial", *names, "value", "", "time")
+    table = Table(*map(escape, columns), box=None, header_style="dim", padding=(0, 3, 0, 0))
+    for one in trials:
+        params = (spell({name: one.params.get(name, "")}).split("=", 1)[1] for name in names)
+        time = duration(datetime.now() - one.datetime_start if one.datetime_start else None)
+        cells = (str(one.number), *params, _values(one), curve(one.intermediate_values), time)
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def _values(trial: FrozenTrial) -> str:
+    """Of a trial that has ended, or the last one it has reported."""
+    reported = trial.intermediate_values
+    last = [reported[max(reported)]] if reported else []
+    return ", ".join(f"{value:.4f}" for value in trial.values or last)
+
+
+def curve(values: dict[int, float]) -> str:
+    """What was reported, as a line of blocks: ▁▅▇█"""
+    heights = [values[step] for step in sorted(values)][-CURVE:]
+    if len(heights) < 2 or not all(abs(one) < float("inf") for one in heights):
+        return ""
+    low, span = min(heights), max(heights) - min(heights) or 1.0
+    return "".join(BLOCKS[round((one - low) / span * (len(BLOCKS) - 1))] for one in heights)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from src.utils.layout import ROOT
@@ -36,6 +37,7 @@ class Code:
         return bool(self.patch or self.left_out)
 
 
+@cache  # a process runs the code that it has imported, whatever is edited meanwhile
 def code() -> Code | None:
     """The state of the repository; None where there is no git or no repository."""
     try:

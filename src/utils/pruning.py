@@ -14,14 +14,15 @@ class Pruning(pl.Callback):
 
     def __init__(self, trial: optuna.Trial | None, monitor: str) -> None:
         self.trial, self.monitor = trial, monitor
+        self.validations = 0
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        epoch = trainer.current_epoch + 1
+        self.validations += 1
         hopeless = False
         if self.trial is not None:
-            self.trial.report(float(trainer.callback_metrics[self.monitor]), epoch)
+            self.trial.report(float(trainer.callback_metrics[self.monitor]), self.validations)
             hopeless = self.trial.should_prune()
         if trainer.strategy.broadcast(hopeless):
-            raise Pruned(f"pruned after epoch {epoch}")
+            raise Pruned(f"pruned after validation {self.validations}")

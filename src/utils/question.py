@@ -29,35 +29,45 @@ class Question:
     grid: bool  # every combination once, instead of a sampler
 
     @classmethod
-    def of(cls, arguments: Sequence[str], settings: DictConfig, chose_sampler: bool) -> "Question":
-        """From what was typed, and `hydra.sweeper.params` of the config."""
+    def of(cls, arguments: Sequence[str], settings: DictConfig, as_search: bool) -> "Question":
+        """From what was typed, and `hydra.sweeper.params` of the config.
+
+        `as_search`: let the sampler choose even among plain lists of values.
+        """
         params = [f"{name}={value}" for name, value in (settings.params or {}).items()]
         typed = [*params, *arguments]
-        space, fixed, rest = create_params_from_overrides(typed)
+        space, fixed, rest = _parsed(typed)
         space = {name: one for name, one in space.items() if name not in fixed}
         if not space and not settings.custom_search_space:
             raise UserError(
                 "there is nothing to search: give a range, as in -m 'learning_rate=interval(0.001,0.01)', "
                 "or put hydra.sweeper.params in config.yaml"
             )
-        grid = settings.sampler._target_.endswith(".GridSampler") or (
-            not chose_sampler and _is_plain(typed)
-        )
+        if settings.sampler._target_.endswith(".GridSampler"):
+            grid = True
+        else:
+            grid = not as_search and not settings.custom_search_space and _is_plain(typed)
         return cls(space, fixed, rest, _directions(settings.direction), grid)
 
     def combinations(self) -> list[dict[str, Any]]:
         """Every point of a grid."""
-        choices = {
-            name: OptunaSweeperImpl._to_grid_sampler_choices(one)
-            for name, one in self.space.items()
-        }
+        try:
+            choices = {
+                name: OptunaSweeperImpl._to_grid_sampler_choices(one)
+                for name, one in self.space.items()
+            }
+        except ValueError:
+            raise UserError(
+                "a grid needs lists or steps, as in a=1,2 b=range(1,5); an interval has no end of values"
+            ) from None
         return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
 
-    def corners(self) -> Iterator[dict[str, Any]]:
-        """The first and the last value of everything: what can be checked before a trial is run."""
+    def samples(self) -> Iterator[dict[str, Any]]:
+        """Points that have the ends of each range and every one of its choices in them: what can be
+        checked before a trial is run."""
         ends = {name: _ends(one) for name, one in self.space.items()}
-        for end in (0, 1):
-            yield {name: values[end] for name, values in ends.items()}
+        for number in range(max(map(len, ends.values()), default=0)):
+            yield {name: values[number % len(values)] for name, values in ends.items()}
 
     def overrides(self, params: dict[str, Any]) -> list[str]:
         """The command line of one trial."""
@@ -69,7 +79,8 @@ class Question:
     def describe(self) -> dict[str, str]:
         """As text that can be compared."""
         return {name: str(one) for name, one in self.space.items()} | {
-            name: str(value) for name, value in self.fixed.items()
+            **{name: str(value) for name, value in self.fixed.items()},
+            "hydra.sweeper.direction": ", ".join(self.directions),
         }
 
 
@@ -105,7 +116,14 @@ def _directions(direction: Any) -> list[str]:
     return [getattr(one, "name", str(one)) for one in several]
 
 
-def _ends(one: BaseDistribution) -> tuple[Any, Any]:
+def _parsed(typed: list[str]) -> tuple[dict[str, BaseDistribution], dict[str, str], list[str]]:
+    try:
+        return create_params_from_overrides(typed)
+    except (ValueError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"the search space makes no sense: {error}") from None
+
+
+def _ends(one: BaseDistribution) -> tuple[Any, ...]:
     if isinstance(one, CategoricalDistribution):
-        return one.choices[0], one.choices[-1]
+        return one.choices
     return one.low, one.high  # type: ignore[attr-defined]  # every other distribution is a range

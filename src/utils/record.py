@@ -18,6 +18,7 @@ from src.utils.layout import ROOT, Experiment
 from src.utils.log import log_file
 from src.utils.process import this_process
 from src.utils.settings import Settings, flat
+from src.utils.snapshot import keep
 
 from hydra.core.hydra_config import HydraConfig
 from mlflow.entities import Param, RunTag
@@ -43,8 +44,7 @@ def record(
         _keep_config(folder, settings)
     rows = [RunTag(key, value) for key, value in tags.items()]
     client.log_batch(run_id, params=parameters, tags=rows)
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(here.source, folder / "source", ignore=ignore, dirs_exist_ok=True)
+    keep(here.source, folder / "source")
     _keep_provenance(folder, code)
     _keep_log(folder)
 

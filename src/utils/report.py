@@ -1,16 +1,19 @@
 """A study in MLflow: one parent run with the best, the table of trials and the plots; a child a trial."""
 
 import logging
+import queue
 import threading
-import warnings
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from src.utils.layout import Experiment
+from src.utils.plots import draw
 from src.utils.record import record
 from src.utils.run import Run, create_run
-from src.utils.store import open_store
+from src.utils.store import experiment_id, open_store
+from src.utils.study import INTERRUPTED, REASON
 from src.utils.summary import say_study
 
 import optuna
@@ -18,22 +21,20 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 log = logging.getLogger(__name__)
-logging.getLogger("matplotlib").setLevel(logging.WARNING)
 RUN_ID = "run_id"  # user attribute of the study, and of each trial
 REFRESH = 20.0  # seconds between two redrawings while the sweep runs
-SINGLE = ("optimization_history", "param_importances", "parallel_coordinate", "slice", "timeline")
-MULTIPLE = ("pareto_front", "timeline")
+SHARE = 0.05  # of the time, at most, is spent on drawing
 
 
 class StudyReport:
-    """Opened for the time of a sweep; redraws in the background whenever a trial has ended."""
+    """Opened for the time of a sweep; writes in a thread of its own, which no trial waits for."""
 
-    def __init__(self, study: optuna.Study, here: Experiment) -> None:
-        self.study, self.here = study, here
+    def __init__(self, study: optuna.Study, here: Experiment, folder: Path) -> None:
+        self.study, self.here, self.folder = study, here, folder
         self.client = open_store()
         self.run = self._parent()
-        self._news, self._over = threading.Event(), threading.Event()
-        self._painter = threading.Thread(target=self._paint, daemon=True)
+        self._ended: queue.SimpleQueue[FrozenTrial | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, daemon=True)
 
     def _parent(self) -> Run:
         """The run of the study: a new one, or, on resume, the one it had."""
@@ -48,7 +49,7 @@ class StudyReport:
         return run
 
     def __enter__(self) -> "StudyReport":
-        self._painter.start()
+        self._writer.start()
         return self
 
     def __exit__(
@@ -57,47 +58,66 @@ class StudyReport:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over.set()
-        self._news.set()
-        self._painter.join()
+        self._ended.put(None)
+        self._writer.join()
         self.refresh()
-        self.run.close("FINISHED" if kind is None else "FAILED")
+        self._settle()
+        self._summarise()
+        stopped = isinstance(error, SystemExit | KeyboardInterrupt)
+        self.run.close("KILLED" if stopped else "FAILED" if error else "FINISHED")
 
     def trial_ended(self, trial: FrozenTrial) -> None:
-        """Say on the trial's run how it ended, and end it if its process could not."""
-        run_id = trial.user_attrs.get(RUN_ID)
-        if run_id is not None:
-            self.client.set_tag(run_id, "optuna.state", trial.state.name.lower())
-            if trial.state is TrialState.FAIL:
-                self.client.set_tag(run_id, "reason", trial.user_attrs.get("reason", "unknown"))
-                if self.client.get_run(run_id).info.status == "RUNNING":
-                    self.client.set_terminated(run_id, "FAILED")
-        self._news.set()
+        """Take note of how a trial ended."""
+        self._ended.put(trial)
 
-    def summarise(self, folder: Path) -> None:
+    def _write(self) -> None:
+        due = time.monotonic() + REFRESH
+        while (trial := self._ended.get()) is not None:
+            if RUN_ID in trial.user_attrs:
+                self._close(trial.user_attrs[RUN_ID], trial)
+            began = time.monotonic()
+            if began > due:
+                self.refresh()
+                due = time.monotonic() + max(REFRESH, (time.monotonic() - began) / SHARE)
+
+    def _close(self, run_id: str, trial: FrozenTrial) -> None:
+        """Say on a trial's run how it ended, and end the run where its process could not."""
+        self.client.set_tag(run_id, "optuna.state", trial.state.name.lower())
+        if trial.state is TrialState.FAIL:
+            reason = trial.user_attrs.get(REASON, INTERRUPTED)
+            self.client.set_tag(run_id, "reason", reason)
+            if self.client.get_run(run_id).info.status == "RUNNING":
+                status = "KILLED" if reason == INTERRUPTED else "FAILED"
+                self.client.set_terminated(run_id, status)
+
+    def _settle(self) -> None:
+        """End the runs of processes that were killed before they could say which run they are."""
+        ended = {str(one.number): one for one in self.study.get_trials() if one.state.is_finished()}
+        running = self.client.search_runs(
+            [experiment_id(self.client, str(self.here))],
+            f"tags.`mlflow.parentRunId` = '{self.run.id}' and attributes.status = 'RUNNING'",
+        )
+        for run in running:
+            if run.data.tags["optuna.trial"] in ended:
+                self._close(run.info.run_id, ended[run.data.tags["optuna.trial"]])
+
+    def _summarise(self) -> None:
         """Print what was found and what comes next, and write Hydra's `optimization_results.yaml`."""
         results = results_of(self.study)
-        folder.mkdir(parents=True, exist_ok=True)
-        for place in (folder, self.run.folder):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for place in (self.folder, self.run.folder):
             OmegaConf.save(results, place / "optimization_results.yaml")
         say_study(self.study, self.here)
 
-    def _paint(self) -> None:
-        while not self._over.wait(REFRESH):
-            if self._news.is_set():
-                self._news.clear()
-                self.refresh()
-
     def refresh(self) -> None:
         """Write the best so far, the table and the plots."""
-        done = self.study.get_trials(states=(TrialState.COMPLETE,))
-        if not done:
-            return
         frame = self.study.trials_dataframe()
         frame.to_csv(self.run.folder / "trials.csv", index=False)
-        best = self.study.best_trials
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if not done:
+            return
+        best = best_of(self.study)
         if len(self.study.directions) == 1:
-            best = [self.study.best_trial]
             self.run.log({"best_value": best[0].value or 0.0}, len(done))
             self.run.metrics.flush()
         tags = {f"best.{name}": str(value) for name, value in best[0].params.items()}
@@ -109,43 +129,19 @@ class StudyReport:
         draw(self.study, self.run.folder / "plots")
 
 
+def best_of(study: optuna.Study) -> list[FrozenTrial]:
+    """The best trial; with several objectives, the Pareto front."""
+    if len(study.directions) > 1:
+        return study.best_trials
+    return [study.best_trial] if study.get_trials(states=(TrialState.COMPLETE,)) else []
+
+
 def results_of(study: optuna.Study) -> dict[str, Any]:
     """In the form of the official sweeper."""
-    best = study.best_trials if study.get_trials(states=(TrialState.COMPLETE,)) else []
+    best = best_of(study)
     if len(study.directions) > 1:
-        return {
-            "name": "optuna",
-            "solutions": [{"params": t.params, "values": t.values} for t in best],
-        }
+        solutions = [{"params": one.params, "values": one.values} for one in best]
+        return {"name": "optuna", "solutions": solutions}
     if not best:
         return {"name": "optuna", "best_params": None, "best_value": None}
     return {"name": "optuna", "best_params": best[0].params, "best_value": best[0].value}
-
-
-def draw(study: optuna.Study, folder: Path) -> None:
-    """Optuna's plots: each as a PNG, and all of them together in one interactive page."""
-    import matplotlib
-    import plotly.io
-    from optuna.visualization import matplotlib as still
-
-    matplotlib.use("Agg")
-    folder.mkdir(exist_ok=True)
-    page: list[str] = []
-    for name in SINGLE if len(study.directions) == 1 else MULTIPLE:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                figure = getattr(optuna.visualization, f"plot_{name}")(study)
-                axes = getattr(still, f"plot_{name}")(study)
-        except (ValueError, RuntimeError) as error:  # too few trials for it
-            log.debug("no plot of %s yet: %s", name, error)
-            continue
-        page.append(plotly.io.to_html(figure, include_plotlyjs=not page, full_html=False))
-        _figure_of(axes).savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
-        matplotlib.pyplot.close("all")
-    (folder / "study.html").write_text(f"<title>{study.study_name}</title>\n" + "\n".join(page))
-
-
-def _figure_of(axes: Any) -> Any:
-    """Optuna gives axes, or an array of them."""
-    return axes.figure if hasattr(axes, "figure") else axes.flat[0].figure

@@ -127,9 +127,9 @@ def _begin(
         return _reopened(here, sources, resumption)
     trial = TrialLink.current()
     run = create_run(here, trial.tags() if trial else {}, sources, trial.name if trial else None)
-    record(run.client, run.id, run.folder, here, settings)
     if trial is not None:
         trial.note("run_id", run.id)
+    record(run.client, run.id, run.folder, here, settings)
     if resumption is not None:
         run.tag({"forked_from": resumption.run.info.run_id})
         run.weights_from = resumption.checkpoint

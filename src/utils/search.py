@@ -10,9 +10,11 @@ from typing import Any
 
 from src.utils import study as studies
 from src.utils.errors import UserError
-from src.utils.launcher import ForkLauncher, JobFailed
+from src.utils.job import JobFailed, spelled
+from src.utils.launcher import ForkLauncher
 from src.utils.process import this_process
 from src.utils.question import Question
+from src.utils.study import INTERRUPTED, REASON, SURPLUS
 from src.utils.trial import PRUNED, TrialLink
 
 import optuna
@@ -23,7 +25,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 log = logging.getLogger(__name__)
 TrialEnded = Callable[[FrozenTrial], None]
-ANOTHER = "another process had finished the study"
 
 
 class Search:
@@ -51,10 +52,12 @@ class Search:
         self.listeners = listeners
         previous = signal.signal(signal.SIGINT, self._interrupt)
         try:
+            if isinstance(self.launcher, ForkLauncher):
+                self.launcher.wait()
             while self._goes_on():
                 for lost in studies.reclaim(self.study):
                     self._tell(lost)
-                wanted = self.n_trials - studies.finished(self.study) - studies.underway(self.study)
+                wanted = studies.wanted(self.study)
                 if wanted <= 0:  # other processes are at the last ones
                     time.sleep(1)
                     continue
@@ -71,7 +74,7 @@ class Search:
     def verdict(self) -> None:
         """Ends the program as what happened asks for."""
         if self.too_many_failures:
-            reasons = {trial.user_attrs.get("reason", "unknown") for trial in self.failures}
+            reasons = {trial.user_attrs[REASON] for trial in self.failures}
             raise UserError(
                 f"{len(self.failures)} of {self.n_trials} trials failed, more than "
                 f"hydra.sweeper.max_failure_rate={self.settings.max_failure_rate} allows: "
@@ -86,18 +89,20 @@ class Search:
         return len(self.failures) > allowed
 
     def _goes_on(self) -> bool:
-        done = studies.finished(self.study) >= self.n_trials
-        exhausted = self.question.grid and not studies.waiting(self.study) and self.failures
-        return not (done or exhausted or self.interrupts or self.too_many_failures)
+        if self.interrupts or self.too_many_failures:
+            return False
+        ahead = [TrialState.RUNNING, TrialState.WAITING]
+        done = studies.count(self.study, *studies.FINISHED) >= self.n_trials
+        return not done and (not self.question.grid or studies.count(self.study, *ahead) > 0)
 
     def _objective(self, trial: optuna.Trial) -> float | list[float]:
         trial.set_user_attr(studies.OWNER, this_process())
-        if studies.is_surplus(trial, self.n_trials):
-            raise self._failure(trial, ANOTHER)
+        if studies.is_surplus(trial):
+            raise self._failure(trial, SURPLUS)
         try:
             result = self._launched(trial)
         except Exception as error:  # before or beside the job; what the job raises is in its result
-            raise self._failure(trial, f"{type(error).__name__}: {error}") from error
+            raise self._failure(trial, spelled(error)) from error
         return self._value(trial, result)
 
     def _launched(self, trial: optuna.Trial) -> JobReturn:
@@ -105,7 +110,13 @@ class Search:
             trial._suggest(name, distribution)
         if self.extend is not None:
             self.extend(self.config, trial)
-        link = TrialLink(self.study.study_name, trial.number, trial._trial_id, self.parent_run)
+        link = TrialLink(
+            self.study.study_name,
+            trial.number,
+            trial._trial_id,
+            self.parent_run,
+            len(self.study.directions),
+        )
         overrides = [*self.question.overrides(trial.params), link.override()]
         (result,) = self.launcher.launch([overrides], initial_job_idx=trial.number)
         return result
@@ -113,36 +124,38 @@ class Search:
     def _value(self, trial: optuna.Trial, result: JobReturn) -> float | list[float]:
         value = result._return_value  # the property would print, and raise what is no surprise here
         if result.status is not JobStatus.COMPLETED:
-            reason = (
-                str(value) if isinstance(value, JobFailed) else f"{type(value).__name__}: {value}"
-            )
-            raise self._failure(trial, "interrupted" if self.interrupts > 1 else reason)
+            known = str(value) if isinstance(value, JobFailed) else spelled(value)
+            raise self._failure(trial, INTERRUPTED if self.interrupts > 1 else known)
         if value == PRUNED:
             raise optuna.TrialPruned
         values = list(value) if isinstance(value, list | tuple) else [value]
         if len(values) != len(self.study.directions):
-            raise self._failure(
-                trial, f"main returned {value}, not {len(self.study.directions)} number(s)"
-            )
+            asked = len(self.study.directions)
+            raise self._failure(trial, f"main returned {value}, not {asked} number(s)")
         if not all(isinstance(one, int | float) and math.isfinite(one) for one in values):
             raise self._failure(trial, f"main returned {value}: no finite number")
         return [float(one) for one in values]
 
     def _failure(self, trial: optuna.Trial, reason: str) -> JobFailed:
-        trial.set_user_attr("reason", " ".join(reason.split()))
+        trial.set_user_attr(REASON, " ".join(reason.split()))
         return JobFailed(reason)
 
     def _after_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        if trial.state is TrialState.FAIL:
+            self._failed(trial)
         self._tell(trial)
-        reason = trial.user_attrs.get("reason")
-        if trial.state is TrialState.FAIL and reason != ANOTHER:
-            interrupted = reason == "interrupted"
-            again = studies.retry(study, trial, None if interrupted else self.settings.max_retries)
-            if not again:
-                self.failures.append(trial)
-        wanted = self.n_trials - studies.finished(study) - studies.underway(study)
-        if wanted <= 0 or self.interrupts or self.too_many_failures:
+        if self.interrupts or self.too_many_failures or studies.wanted(study) <= 0:
             study.stop()
+
+    def _failed(self, trial: FrozenTrial) -> None:
+        """What failed is tried again; `max_retries` times where it was its own fault."""
+        reason, before = trial.user_attrs[REASON], studies.failures(trial)
+        if reason == INTERRUPTED:
+            studies.queue_again(self.study, trial, before)
+        elif reason != SURPLUS and before < self.settings.max_retries:
+            studies.queue_again(self.study, trial, before + 1)
+        elif reason != SURPLUS:
+            self.failures.append(trial)
 
     def _tell(self, trial: FrozenTrial) -> None:
         for listener in self.listeners:

@@ -1,6 +1,7 @@
 """The source that was kept with a run: compared with today's, and imported as it was."""
 
 import sys
+from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,25 @@ def same_code(one: Path, other: Path) -> bool:
 
 def _code(folder: Path) -> dict[Path, bytes]:
     return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.py")}
+
+
+@cache
+def contents(folder: Path) -> dict[Path, bytes]:
+    """The files of an experiment as they were when this was first asked: the trials of a sweep run the
+    code that was there when it began, whatever is edited meanwhile."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {
+        file.relative_to(folder): file.read_bytes()
+        for file in files
+        if "__pycache__" not in file.parts
+    }
+
+
+def keep(folder: Path, copy: Path) -> None:
+    """Write them elsewhere."""
+    for name, content in contents(folder).items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(content)
 
 
 def import_file(file: Path, name: str) -> ModuleType:

@@ -16,7 +16,6 @@ from src.utils.layout import LOGS
 
 from filelock import FileLock
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
 os.environ.setdefault("MLFLOW_MAX_TRACES_TO_DISPLAY_IN_NOTEBOOK", "0")
 
 import mlflow

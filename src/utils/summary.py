@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections import Counter
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from src.utils.layout import ROOT, Experiment
@@ -14,8 +15,11 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
 SHOWN = ("test_acc", "test_loss", "val_acc", "val_loss", "train_acc", "train_loss")
+SHOWN_TRIALS = 5
+STATES = {"fail": "failed"}
 
 
 def say_summary(run: Run, seconds: float) -> None:
@@ -61,23 +65,46 @@ def say_study(study: "optuna.Study", here: Experiment) -> None:
     """Print what a search has found, and how to go on."""
     trials = study.get_trials(deepcopy=False)
     states = Counter(trial.state.name.lower() for trial in trials)
-    counts = ", ".join(f"{number} {state}" for state, number in states.items())
-    title = f"{study.study_name}: {counts}"
-    table = Table("trial", "value", "parameters", "run", title=title, title_justify="left")
-    for trial in study.best_trials if states["complete"] else []:
+    counts = ", ".join(f"{number} {STATES.get(state, state)}" for state, number in states.items())
+    get_console().print(f"\n[bold]{study.study_name}[/]: {counts}", highlight=False, soft_wrap=True)
+    table = Table("trial", "value", "parameters", "run")
+    for trial in _shown(study):
         values = ", ".join(f"{value:.4f}" for value in trial.values)
         run_id = trial.user_attrs.get("run_id", "")
         table.add_row(str(trial.number), values, escape(spell(trial.params)), run_id[:8])
-    get_console().print(table)
-    program = here.program().relative_to(ROOT)
+    if len(study.directions) > 1:
+        table.title, table.title_justify = "the Pareto front", "left"
+    if table.rows:
+        get_console().print(table)
+    total = study.user_attrs["n_trials"]
+    more = "" if study.user_attrs["grid"] or len(trials) < total else f" n_trials={2 * total}"
     _say_commands(
         {
             "browse": "bash scripts/mlflow_ui.sh",
             "study": "bash scripts/optuna_dashboard.sh",
-            "reload": _reload(study.study_name),
-            "go on": f"{python()} {program} -m resume={study.study_name} hydra.sweeper.n_trials=…",
+            **({"reload": _reload(study.study_name)} if states["complete"] else {}),
+            "go on": f"{python()} {here.program().relative_to(ROOT)} -m "
+            f"resume={study.study_name}{more.replace(' ', ' hydra.sweeper.')}",
         }
     )
+
+
+def _shown(study: "optuna.Study") -> list["FrozenTrial"]:
+    """The best few trials, or the whole Pareto front."""
+    done = [one for one in study.get_trials(deepcopy=False) if one.state.name == "COMPLETE"]
+    if len(study.directions) > 1:
+        return study.best_trials
+    upwards = study.direction.name == "MAXIMIZE"
+    return sorted(done, key=lambda one: one.value or 0.0, reverse=upwards)[:SHOWN_TRIALS]
+
+
+def duration(time: timedelta | None) -> str:
+    """`8 s`, `2 min 5 s`, `3 h 20 min`"""
+    seconds = round(time.total_seconds()) if time else 0
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def spell(params: dict[str, Any]) -> str:

@@ -6,9 +6,11 @@ one study. Any of Hydra's launchers runs the trials, by default ours (`src/utils
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import src.utils.startup  # noqa: F401  before Optuna imports torch
 from src.utils.experiment import Program
 from src.utils import study as studies
 from src.utils.board import Board
@@ -20,6 +22,7 @@ from src.utils.report import StudyReport
 from src.utils.search import Search
 
 import optuna
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log
 from hydra.plugins.launcher import Launcher
@@ -51,59 +54,71 @@ class SearchSweeper(Sweeper):
         elif self.settings.trial_timeout:
             raise UserError("hydra.sweeper.trial_timeout needs hydra/launcher=fork")
         self.n_jobs = self.settings.n_jobs or getattr(self.jobs, "n_jobs", 1)
+        if isinstance(self.jobs, BasicLauncher):
+            self.n_jobs = 1  # it runs jobs in this process, one after the other
 
     def sweep(self, arguments: list[str]) -> None:
         configure_log(self.cfg.hydra.hydra_logging, self.cfg.hydra.verbose)
         here = Experiment(*self.cfg.hydra.job.name.split("/"))
         typed = [one for one in arguments if not one.startswith("resume=")]
         storage = studies.open_storage(self.settings.storage)
-        name, typed = self._which(storage, here, typed)
-        question = Question.of(typed, self.settings, self._chose("hydra/sweeper/sampler"))
+        name, typed, known = self._which(storage, here, typed)
+        as_search = any(map(self._chose, ("hydra/sweeper/sampler", "hydra.sweeper.n_trials")))
+        grid = known.get(studies.GRID)
+        question = Question.of(typed, self.settings, as_search if grid is None else not grid)
         self._check(question)
 
-        study = optuna.create_study(
-            storage=storage,
-            sampler=sampler_of(self.settings, question),
-            pruner=instantiate(self.settings.pruner, _execution_whitelist_=("optuna.pruners.*",)),
-            study_name=name,
-            directions=question.directions,  # type: ignore[arg-type]  # Optuna checks them
-            load_if_exists=True,
-        )
-        keep = bool(self.cfg.get("resume")) and not self._chose("hydra.sweeper.n_trials")
-        studies.begin(study, here, typed, question, None if keep else self.settings.n_trials)
+        with studies.beginning(name):
+            study = optuna.create_study(
+                storage=storage,
+                sampler=sampler_of(self.settings, question),
+                pruner=instantiate(
+                    self.settings.pruner, _execution_whitelist_=("optuna.pruners.*",)
+                ),
+                study_name=name,
+                directions=question.directions,  # type: ignore[arg-type]  # Optuna checks them
+                load_if_exists=True,
+            )
+            keep = bool(known) and not self._chose("hydra.sweeper.n_trials")
+            studies.begin(study, here, typed, question, None if keep else self.settings.n_trials)
+            report = StudyReport(study, here, Path(self.cfg.hydra.sweep.dir))
         board = Board(study, self.n_jobs)
-        with StudyReport(study, here) as report, board:
+        with report, board:
             search = Search(study, question, self.jobs, report.run.id, self.cfg, self._extender())
             search.run(self.n_jobs, [board.trial_ended, report.trial_ended])
-        report.summarise(Path(self.cfg.hydra.sweep.dir))
-        search.verdict()
+            search.verdict()
 
     def _which(
         self, storage: BaseStorage, here: Experiment, typed: list[str]
-    ) -> tuple[str, list[str]]:
-        """The name of the study, and its question where none was typed on resuming."""
+    ) -> tuple[str, list[str], dict[str, Any]]:
+        """The name of the study, its question (as before where none was typed), and what is known of it."""
         resume = self.cfg.get("resume")
         if not resume:
             moment = "-".join(Path(self.cfg.hydra.sweep.dir).parts[-2:])
-            return self.settings.study_name or f"{here.name}-{moment}", typed
-        known = studies.find_study(storage, str(resume), here)
-        return known.study_name, typed or list(known.user_attrs[studies.ARGUMENTS])
+            return self.settings.study_name or f"{here.name}-{moment}", typed, {}
+        study = studies.find_study(storage, str(resume), here)
+        attributes = study.user_attrs
+        return study.study_name, typed or list(attributes[studies.ARGUMENTS]), attributes
 
     def _chose(self, setting: str) -> bool:
         """Whether a setting of the sweep was typed."""
-        return any(setting in override for override in self.cfg.hydra.overrides.hydra)
+        return any(
+            one.lstrip("+").split("=")[0] == setting for one in self.cfg.hydra.overrides.hydra
+        )
 
     def _check(self, question: Question) -> None:
-        """Compose and check the ends of every range, before anything is written."""
-        for corner in question.corners():
-            config = self.context.config_loader.load_sweep_config(
-                self.cfg, question.overrides(corner)
-            )
+        """Compose and check what may be tried, before anything is written."""
+        for point in question.samples():
+            overrides = question.overrides(point)
+            config = self.context.config_loader.load_sweep_config(self.cfg, overrides)
             if Program.running is not None:
                 names = [str(key) for key in config if key != "hydra"]
                 Program.running.check(OmegaConf.masked_copy(config, names))
 
-    def _extender(self) -> Any:
-        """`custom_search_space`: a function that suggests more, by the dotted path of the config."""
-        path = self.settings.custom_search_space
-        return get_method(path) if path else None
+    def _extender(self) -> Callable[[DictConfig, optuna.Trial], None] | None:
+        """`custom_search_space`: a function that suggests more. Its name is enough where it is in the
+        experiment's own file; otherwise it is a dotted path."""
+        name = self.settings.custom_search_space
+        if name and "." not in name and Program.running is not None:
+            return Program.running.main.__globals__[name]  # type: ignore[no-any-return]
+        return get_method(name) if name else None

@@ -67,13 +67,11 @@ def tracked_trainer(
 
 def _pruning(run: Run, monitor: str) -> list[pl.Callback]:
     """In a trial with one objective: ask the pruner."""
-    if run.trial is None:
+    if run.trial is None or run.trial.objectives > 1:
         return []
     from src.utils.pruning import Pruning  # late: only trials need Optuna
 
-    trial = run.trial.open()
-    several = len(trial.study.directions) > 1
-    return [] if several else [Pruning(trial if run.leads else None, monitor)]
+    return [Pruning(run.trial.open() if run.leads else None, monitor)]
 
 
 def _every(run: Run, steps: int | None) -> list[pl.Callback]:

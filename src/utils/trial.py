@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
@@ -26,18 +27,20 @@ class TrialLink:
     number: int
     trial_id: int
     parent_run: str
+    objectives: int  # with several, nothing is pruned
 
     @classmethod
     def current(cls) -> "TrialLink | None":
         if ENV not in os.environ:
             return None
-        study, number, trial_id, parent_run = os.environ[ENV].split(SEPARATOR)
-        return cls(study, int(number), int(trial_id), parent_run)
+        number, trial_id, objectives, parent_run, study = os.environ[ENV].split(SEPARATOR, 4)
+        return cls(study, int(number), int(trial_id), parent_run, int(objectives))
 
     def override(self) -> str:
         """How Hydra hands it to the job, whatever launches that."""
-        values = (self.study, self.number, self.trial_id, self.parent_run)
-        return f"+hydra.job.env_set.{ENV}='{SEPARATOR.join(map(str, values))}'"
+        values = (self.number, self.trial_id, self.objectives, self.parent_run, self.study)
+        text = SEPARATOR.join(map(str, values)).replace("'", r"\'")
+        return f"+hydra.job.env_set.{ENV}='{text}'"
 
     @property
     def name(self) -> str:
@@ -55,17 +58,23 @@ class TrialLink:
         self.open().set_user_attr(name, value)
 
     def open(self) -> "optuna.Trial":
-        """The trial itself, with the sweep's pruner; a cheap sampler, since nothing is suggested."""
-        from src.utils.study import open_storage
+        """The trial itself, with the sweep's pruner."""
+        return _opened(self)
 
-        import optuna
-        from hydra.utils import instantiate
 
-        settings = HydraConfig.get().sweeper
-        study = optuna.load_study(
-            study_name=self.study,
-            storage=open_storage(settings.storage),
-            sampler=optuna.samplers.RandomSampler(),
-            pruner=instantiate(settings.pruner, _execution_whitelist_=("optuna.pruners.*",)),
-        )
-        return optuna.Trial(study, self.trial_id)
+@lru_cache(maxsize=1)
+def _opened(link: TrialLink) -> "optuna.Trial":
+    """With a cheap sampler, since nothing is suggested; the sweep has looked after the tables."""
+    from src.utils.study import open_storage
+
+    import optuna
+    from hydra.utils import instantiate
+
+    settings = HydraConfig.get().sweeper
+    study = optuna.load_study(
+        study_name=link.study,
+        storage=open_storage(settings.storage, ready=True),
+        sampler=optuna.samplers.RandomSampler(),
+        pruner=instantiate(settings.pruner, _execution_whitelist_=("optuna.pruners.*",)),
+    )
+    return optuna.Trial(study, link.trial_id)

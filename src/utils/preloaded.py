@@ -1,0 +1,59 @@
+"""What a sweep's fork server does once, so that no job has to: it imports, sees what code this is, and
+uses for the first time what is slow only then. It starts no thread, and keeps no file open.
+"""
+
+import atexit
+import gc
+import os
+from multiprocessing import spawn
+
+import src.utils.stages
+import src.utils.sweeper
+import src.utils.tracking  # noqa: F401
+from src.utils import provenance, snapshot, store
+from src.utils.baseline import defaults
+from src.utils.launcher import PROGRAM
+from src.utils.layout import Experiment
+
+import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
+
+
+def import_program(file: str) -> None:
+    """As jobs do it; theirs is the code of now, whatever is edited while the sweep runs."""
+    spawn.import_main_path(file)  # Python's own preloading has a bug
+    here = Experiment.of(file)
+    if here is not None:
+        snapshot.contents(here.source)
+        provenance.code()
+        compose(here)
+
+
+def compose(here: Experiment) -> None:
+    """Hydra's grammars are slow until they have seen each of their rules."""
+    defaults(str(here))
+    OverridesParser.create().parse_overrides(["a=0.1", "+b.c='d | e'", "f=[g,h]", "i={j:k}"])
+
+
+def draw_once() -> None:
+    """Fonts have to be found."""
+    figure = Figure()
+    figure.subplots().set_title("0 → 1")
+    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
+
+
+def open_stores_once() -> None:
+    """Tables have to be mapped; SQLite's files must be closed again before the first fork."""
+    optuna.storages.RDBStorage("sqlite://").engine.dispose()
+    if store.local_store() is not None:
+        store.open_store()._tracking_client.store.engine.dispose()
+
+
+import_program(os.environ[PROGRAM])
+draw_once()
+open_stores_once()
+gc.freeze()  # jobs share this memory as long as nothing writes to it
+atexit.register(gc.unfreeze)
