@@ -1,0 +1,211 @@
+"""What the tests share: a laboratory, in which they type the commands that a person would type."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from filelock import FileLock
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+ROOT = Path(__file__).resolve().parents[1]
+DATASET = "src/dataset/dataset01/mnist.py"
+FEATURE = "src/feature/feature01/mnist_tensors.py"
+MODEL = "src/model/model01/image_classifier_models.py"
+
+CARRIED = [
+    "src",
+    "config",
+    "scripts",
+    "notebooks",
+    "_data/sample",
+    "README.md",
+    "pyproject.toml",
+    "poetry.lock",
+    ".gitignore",
+]
+NOT_INHERITED = (
+    "MLFLOW_",
+    "HYDRA_",
+    "GIT_",
+    "JIKKEN_",
+    "PYTHON",
+    "COLUMNS",
+    "LINES",
+    "FORCE_COLOR",
+)
+
+# A training that takes longer to start than to run, and whose every step is recorded.
+QUICK = (
+    "network=mlp",
+    "hidden=32",
+    "max_epochs=2",
+    "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=1",
+)
+LONG_NOTE = "why_" * 500
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A copy of the repository with a history and a store of its own."""
+
+    root: Path
+
+    def start(
+        self, *command: str | Path, cwd: Path | None = None, **environment: str
+    ) -> subprocess.Popen[str]:
+        """Begin a command, in a session of its own, as a terminal would."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(NOT_INHERITED)}
+        return subprocess.Popen(
+            command,
+            cwd=cwd or self.root,
+            env=inherited | {"PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "2"} | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(
+        self, program: str, *overrides: str, cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program of the copy to its end, however it ends."""
+        process = self.start(
+            sys.executable, self.root / program, *overrides, cwd=cwd, **environment
+        )
+        try:
+            out, err = process.communicate(timeout=240)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def done(self, program: str, *overrides: str, **environment: str) -> str:
+        """What a program printed, which must succeed."""
+        finished = self.run(program, *overrides, **environment)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        return finished.stdout + finished.stderr
+
+    def python(self, code: str, **environment: str) -> tuple[str, str]:
+        """What a few lines of Python print, and what they warn of; they must succeed."""
+        process = self.start(sys.executable, "-c", dedent(code), **environment)
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, out + err
+        return out, err
+
+    def git(self, *arguments: str | Path) -> str:
+        command = [
+            "git",
+            "-C",
+            str(self.root),
+            "-c",
+            "user.name=Test",
+            "-c",
+            "user.email=test@example.org",
+        ]
+        return subprocess.run(
+            [*command, *map(str, arguments)], check=True, capture_output=True, text=True
+        ).stdout
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.root}/logs/mlruns/mlflow.db")
+
+    def runs(self, experiment: str) -> list[Run]:
+        """All runs of an experiment, the newest first."""
+        found = self.client.get_experiment_by_name(experiment)
+        return list(self.client.search_runs([found.experiment_id])) if found else []
+
+    def newest(self, experiment: str = "model/model01") -> Run:
+        return self.runs(experiment)[0]
+
+    def history(self, run: Run, metric: str) -> list[tuple[int, float]]:
+        """All values of a metric, by step."""
+        return sorted(
+            (m.step, m.value) for m in self.client.get_metric_history(run.info.run_id, metric)
+        )
+
+    def artifacts(self, run: Run) -> Path:
+        """Where the artifacts of a run of this copy lie; the store of a copy may not know it yet."""
+        return Path(str(self.root), *Path(run.info.artifact_uri).parts[-6:])
+
+    def files(self) -> dict[Path, int]:
+        """Every file in the copy with the time when it changed, less what git and Python keep."""
+        found = (
+            path
+            for path in self.root.rglob("*")
+            if path.is_file() and not {".git", "__pycache__"} & {*path.parts}
+        )
+        return {path.relative_to(self.root): path.stat().st_mtime_ns for path in found}
+
+    def copied(self, to: Path) -> "Lab":
+        shutil.copytree(self.root, to, symlinks=True)
+        return Lab(to)
+
+
+def copy_experiment(lab: Lab, old: str, new: str) -> None:
+    """What the README says: two folders copied, and nothing edited."""
+    for side in ("src", "config"):
+        shutil.copytree(lab.root / side / old, lab.root / side / new)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that the processes of one test session have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session")
+def clone(shared: Path) -> Lab:
+    """The repository as one commit, in which nothing has run yet. To be read only."""
+    lab = Lab(shared / "clone")
+    with FileLock(shared / "clone.lock"):
+        if not lab.root.exists():
+            draft = Lab(shared / "clone.draft")
+            for name in CARRIED:
+                source, copy = ROOT / name, draft.root / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                if source.is_dir():
+                    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(source, copy)
+            (draft.root / ".venv").symlink_to(sys.prefix)
+            draft.git("init", "--quiet", "--initial-branch=main")
+            (draft.root / ".git" / "info" / "exclude").write_text(".venv\n")
+            draft.git("add", ".")
+            draft.git("commit", "--quiet", "--message=Start")
+            draft.root.rename(lab.root)
+    return lab
+
+
+@pytest.fixture(scope="session")
+def lab(shared: Path, clone: Lab) -> Lab:
+    """A copy in which the sample became a dataset, a feature and one quick model. To be read only."""
+    lab = Lab(shared / "lab")
+    with FileLock(shared / "lab.lock"):
+        if not (shared / "lab.ready").exists():
+            clone.copied(lab.root)
+            lab.done(DATASET, "source=sample")
+            lab.done(FEATURE)
+            lab.done(MODEL, *QUICK, f"note={LONG_NOTE}", "tags=[quick,first]")
+            (shared / "lab.ready").touch()
+    return lab
+
+
+@pytest.fixture
+def bare(clone: Lab, tmp_path: Path) -> Lab:
+    """A fresh clone that the test may change."""
+    return clone.copied(tmp_path / "bare")
+
+
+@pytest.fixture
+def fresh(lab: Lab, tmp_path: Path) -> Lab:
+    """A copy of the laboratory that the test may change."""
+    return lab.copied(tmp_path / "fresh")

@@ -1,0 +1,117 @@
+"""What tests of sweeps share: a laboratory with a toy model, and a look at its studies."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from conftest import Lab
+from mlflow.entities import Run
+from optuna.trial import FrozenTrial, TrialState
+
+TOY = "src/model/model90/toy.py"
+SETTINGS = """\
+defaults:
+  - /training
+  - _self_
+
+x: 0.5
+y: middle
+seconds: 0.0
+end: value
+"""
+
+
+@dataclass(frozen=True)
+class SweepLab(Lab):
+    """A laboratory whose sweeps are looked at."""
+
+    def add_toy(self, name: str = "model90", settings: str = "") -> str:
+        """Make the toy an experiment; returns its program."""
+        source, config = self.root / "src/model" / name, self.root / "config/model" / name
+        source.mkdir()
+        config.mkdir()
+        shutil.copy(Path(__file__).with_name("toy.py"), source)
+        (config / "config.yaml").write_text(SETTINGS + settings)
+        return f"src/model/{name}/toy.py"
+
+    def begin(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+        """A sweep, while it runs."""
+        return self.start(sys.executable, self.root / program, "-m", *arguments)
+
+    def sweep(self, program: str, *arguments: str, code: int = 0, **environment: str) -> str:
+        """What a sweep printed, which must end with `code`, and without warnings or tracebacks."""
+        done = self.run(program, "-m", *arguments, **environment)
+        said = done.stdout + done.stderr
+        assert done.returncode == code, said
+        assert "Traceback" not in said
+        assert "Warning" not in said
+        return said
+
+    @property
+    def storage(self) -> str:
+        return f"sqlite:///{self.root}/logs/optuna/optuna.db"
+
+    def studies(self) -> list[str]:
+        if not (self.root / "logs/optuna/optuna.db").exists():
+            return []
+        return optuna.get_all_study_names(self.storage)
+
+    def study(self, name: str | None = None) -> optuna.Study:
+        """By its name; None means the newest."""
+        return optuna.load_study(study_name=name or self.studies()[-1], storage=self.storage)
+
+    def parent(self, study: optuna.Study) -> Run:
+        return self.client.get_run(study.user_attrs["run_id"])
+
+    def children(self, study: optuna.Study) -> list[Run]:
+        """The runs of a study's trials, the first one first."""
+        parent = self.parent(study)
+        query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+        runs = self.client.search_runs([parent.info.experiment_id], query)
+        return sorted(runs, key=lambda run: int(run.data.tags["optuna.trial"]))
+
+    def at_work(self, number: int) -> list[Run]:
+        """The runs of so many trials that are in their `main`; empty before there are so many."""
+        if not self.studies() or "run_id" not in self.study().user_attrs:
+            return []
+        runs = [run for run in self.children(self.study()) if "pid" in run.data.tags]
+        return runs if len(runs) == number else []
+
+    def folders(self) -> list[Path]:
+        """The folders that Hydra has made for trials."""
+        return sorted(folder.parent for folder in self.root.glob("multirun/**/.hydra"))
+
+
+def states(study: optuna.Study) -> Counter[str]:
+    return Counter(trial.state.name for trial in study.trials)
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait for something; returns it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it never happened")
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1]

@@ -1,0 +1,97 @@
+"""The command line: quick answers, early refusals, the same from everywhere."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import DATASET, FEATURE, MODEL, ROOT, Lab
+
+SLOW = ("torch", "mlflow", "pytorch_lightning", "matplotlib", "pandas", "sklearn", "optuna")
+QUESTIONS = {
+    "--help": "learning_rate",
+    "--cfg=job": "learning_rate: 0.002",
+    "--info=searchpath": "config/model/model01",
+    "-sc=install=bash": "complete",
+}
+REFUSALS = {
+    (MODEL, "learnin_rate=0.1"): ["learnin_rate", "did you mean learning_rate"],
+    (MODEL, "learning_rate=abc max_epochs=-1 network=resnet"): [
+        *("learning_rate=abc", "number"),
+        *("max_epochs=-1", "greater than 0"),
+        *("network=resnet", "'mlp' or 'cnn'"),
+    ],
+    (DATASET, "source=moon"): ["source=moon", "sample"],
+    (DATASET, "force=perhaps"): ["force=perhaps", "boolean"],
+    (FEATURE, "val_fraction=1.5 seed=1.5"): [
+        "val_fraction=1.5",
+        "less than 1",
+        "seed=1.5",
+        "integer",
+    ],
+    (FEATURE, "val_fraction=[0.1"): ["val_fraction=[0.1"],
+    (FEATURE, "seed"): ["seed"],
+    (FEATURE, "seed.deep=1"): ["seed.deep"],
+    (FEATURE, "+colour=red"): ["colour"],
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_questions_are_cheap(clone: Lab, question: str) -> None:
+    """Help, settings and completion cost less than a second of CPU time, and import nothing slow."""
+    command = [sys.executable, "-X", "importtime", clone.root / MODEL, *question.split("=", 1)]
+    process = clone.start(*command)
+    assert process.stdout and process.stderr
+    with process.stdout, process.stderr:
+        imports, answer = process.stderr.read(), process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = status
+    modules = {line.split("|")[-1].strip().split(".")[0] for line in imports.splitlines()}
+    assert status == 0, imports
+    assert "hydra" in modules
+    assert not modules & set(SLOW)
+    assert QUESTIONS[question] in answer
+    assert used.ru_utime + used.ru_stime < 1.5  # a second, and slack for a busy machine
+
+
+def test_completion(clone: Lab) -> None:
+    """The shell completes settings and their groups."""
+    line = {"COMP_LINE": f"python {clone.root / MODEL} learn", "COMP_POINT": "1000"}
+    assert "learning_rate=" in clone.done(MODEL, "-sc", "query=bash", **line)
+
+
+@pytest.mark.parametrize(("program", "overrides"), REFUSALS)
+def test_refusals(lab: Lab, program: str, overrides: str) -> None:
+    """One line names a wrong setting, its value and what was expected; nothing is written."""
+    before = lab.files()
+    refused = lab.run(program, *overrides.split())
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stdout == ""
+    assert refused.stderr.startswith("error: ")
+    assert refused.stderr.count("\n") == 1
+    assert [said for said in REFUSALS[program, overrides] if said not in refused.stderr] == []
+    assert lab.files() == before
+
+
+@pytest.mark.parametrize("path", ["with", "without"])
+def test_pythonpath_is_not_needed(tmp_path: Path, path: str) -> None:
+    """The installed repository runs by path from any directory, with PYTHONPATH or without."""
+    environment = {"with": {"PYTHONPATH": str(ROOT)}, "without": {"PYTHONPATH": ""}}[path]
+    here = Lab(ROOT)
+    shown = here.run(MODEL, "--cfg", "job", "--resolve", cwd=tmp_path, **environment)
+    assert "max_epochs: 5\n" in shown.stdout, shown.stderr
+    refused = here.run(DATASET, "source=moon", cwd=tmp_path, **environment)
+    assert "source=moon is refused" in refused.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_any_directory(fresh: Lab, tmp_path: Path) -> None:
+    """Started somewhere else, a program works in the repository and leaves nothing where it was started."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    finished = fresh.run(DATASET, "source=sample", "force=true", cwd=elsewhere)
+    assert finished.returncode == 0, finished.stderr
+    assert not list(elsewhere.iterdir())
+    assert len(fresh.runs("dataset/dataset01")) == 2
+    assert len(list((fresh.root / "logs/logging_/dataset/dataset01").rglob("*.log"))) == 2
+    assert len(list((fresh.root / "outputs/dataset/dataset01").rglob("config.yaml"))) == 2

@@ -1,0 +1,57 @@
+"""The notebooks run from top to bottom, from wherever they are opened."""
+
+import csv
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import ROOT, Lab
+
+NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
+RUN = """
+    import nbclient, nbformat
+    notebook = nbformat.read("{file}", as_version=4)
+    nbclient.NotebookClient(notebook, timeout=300, resources={{"metadata": {{"path": "{where}"}}}}).execute()
+    nbformat.write(notebook, "{file}")
+"""
+
+
+def outputs(file: Path) -> list[nbformat.NotebookNode]:
+    notebook = nbformat.read(file, as_version=4)
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def pictures(file: Path) -> int:
+    return sum("image/png" in output.get("data", {}) for output in outputs(file))
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_committed_notebooks(file: Path) -> None:
+    """Notebooks are committed without outputs, with their parameters in a tagged cell."""
+    notebook = nbformat.read(file, as_version=4)
+    assert outputs(file) == []
+    assert not [cell for cell in notebook.cells if cell.get("execution_count")]
+    assert [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_load_model(fresh: Lab) -> None:
+    """load_model.ipynb reloads the newest run, shows its errors, and writes its predictions to a file."""
+    file = fresh.root / "notebooks/load_model.ipynb"
+    fresh.python(RUN.format(file=file, where=file.parent))
+    run = fresh.newest()
+    assert pictures(file) == 2
+    assert any(run.info.run_id in output.get("text", "") for output in outputs(file))
+    (table,) = (fresh.root / "outputs").rglob("*.csv")
+    with table.open() as lines:
+        rows = list(csv.DictReader(lines))
+    right = sum(row["label"] == row["predicted"] for row in rows)
+    assert right / len(rows) == pytest.approx(run.data.metrics["test_acc"])
+
+
+def test_eda(fresh: Lab) -> None:
+    """eda.ipynb draws the classes, their images and their pixels, from the root of the repository too."""
+    file = fresh.root / "notebooks/eda.ipynb"
+    fresh.python(RUN.format(file=file, where=fresh.root))
+    assert pictures(file) == 4
+    assert any("4500" in output.get("data", {}).get("text/plain", "") for output in outputs(file))

@@ -1,0 +1,101 @@
+"""What a person sees in a browser: MLflow's pages of the runs, served by scripts/mlflow_ui.sh."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import PROGRAMS, Browser
+from conftest import MODEL, Lab
+
+CHARTS = "[...document.querySelectorAll('.js-plotly-plot .trace')].length"
+
+
+def script(lab: Lab, *arguments: str) -> subprocess.Popen[str]:
+    return lab.start("bash", lab.root / "scripts/mlflow_ui.sh", *arguments)
+
+
+@pytest.fixture(scope="module")
+def address(lab: Lab) -> Iterator[str]:
+    """Where the pages are, while the script runs; Ctrl-C ends it and its server."""
+    process = script(lab)
+    assert process.stdout is not None
+    said = "".join(iter(lambda: process.stdout.read(1), ")"))  # type: ignore[union-attr]
+    found = re.search(r"http://127\.0\.0\.1:\d+", said)
+    assert found, said
+    yield found[0]
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert errors == ""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    missing = [name for name, path in PROGRAMS.items() if path is None]
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(f"{' and '.join(missing)} are not installed")
+    if missing:
+        pytest.skip(f"looking at pages needs {' and '.join(missing)}")
+    with Browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+def shows(text: str) -> str:
+    return f"document.body.innerText.includes('{text}')"
+
+
+def test_runs_are_listed(lab: Lab, address: str, browser: Browser) -> None:
+    """The page of an experiment lists its runs."""
+    run = lab.newest().info
+    browser.open(f"{address}/#/experiments/{run.experiment_id}/runs?workflowType=machine_learning")
+    browser.see(shows(run.run_name))
+    browser.see(shows(Path(MODEL).name))
+    browser.see(shows("feature/feature01"))
+
+
+def test_metrics_are_drawn(lab: Lab, address: str, browser: Browser) -> None:
+    """The page of a run draws its metrics, and the machine's."""
+    run = lab.newest().info
+    page = f"{address}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    browser.open(f"{page}/model-metrics")
+    browser.see(f"{CHARTS} >= 3")
+    browser.see(shows("train_loss"))
+    browser.open(f"{page}/system-metrics")
+    browser.see(f"{CHARTS} >= 1")
+
+
+@pytest.mark.parametrize("picture", ["confusion_matrix", "most_confident_errors"])
+def test_pictures_are_shown(lab: Lab, address: str, browser: Browser, picture: str) -> None:
+    """The pictures of a run are shown among its artifacts."""
+    run = lab.newest().info
+    place = f"artifacts/pictures/{picture}.png"
+    browser.open(f"{address}/#/experiments/{run.experiment_id}/runs/{run.run_id}/{place}")
+    browser.see(
+        f"[...document.images].some(i => i.alt.includes('{picture}') && i.naturalWidth > 400)"
+    )
+
+
+def test_no_store_yet(clone: Lab) -> None:
+    """Without a store the script ends with one line that says how to make the first run."""
+    process = script(clone)
+    out, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "bash scripts/run.sh" in errors
+    assert (out + errors).count("\n") == 1
+
+
+def test_port_in_use(lab: Lab, address: str) -> None:
+    """A port that is taken, or is none, is refused in one line."""
+    for port, reason in {
+        address.rsplit(":", 1)[1]: "in use",
+        "http": "no port",
+        "0": "no port",
+    }.items():
+        process = script(lab, port)
+        out, errors = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert reason in errors
+        assert (out + errors).count("\n") == 1

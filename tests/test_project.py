@@ -1,0 +1,51 @@
+"""MLflow Projects: `mlflow run .` trains, searches, and tracks into the same store."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT, Lab
+
+MLFLOW = Path(sys.prefix) / "bin" / "mlflow"
+TINY = ["network=mlp", "hidden=32", "max_epochs=1", "trainer.accelerator=cpu"]
+
+
+def project(lab: Lab, entry: str, *parameters: str) -> subprocess.CompletedProcess[str]:
+    """`mlflow run . -e … -P …` in a copy."""
+    for name in ("MLproject", "mlflow.db"):
+        shutil.copy(ROOT / name, lab.root / name, follow_symlinks=False)
+    settings = [part for one in (*TINY, *parameters) for part in ("-P", one)]
+    command = (MLFLOW, "run", ".", "-e", entry, *settings, "--env-manager", "local")
+    process = lab.start(*command, PATH=f"{sys.prefix}/bin:/usr/bin:/bin", PYTHONPATH="")
+    out, err = process.communicate(timeout=240)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def test_main(fresh: Lab) -> None:
+    """Every setting can be a -P, prose with quotes among them; MLflow's own run lies in the same store."""
+    note = "isn't it, learning_rate=1?"
+    done = project(fresh, "main", "learning_rate=0.003", f"note={note}")
+    assert done.returncode == 0, done.stderr
+    run = fresh.newest()
+    assert run.info.status == "FINISHED"
+    assert (run.data.params["learning_rate"], run.data.params["note"]) == ("0.003", note)
+    assert fresh.artifacts(run).is_dir()
+    assert fresh.newest("Default").data.params["learning_rate"] == "0.003"
+    assert not (fresh.root / "mlruns").exists()
+
+
+def test_search(fresh: Lab) -> None:
+    """The entry point `search` is a sweep."""
+    count = len(fresh.runs("model/model01"))
+    search = ["learning_rate=interval(0.001,0.01)", "hydra.sweeper.n_trials=2"]
+    done = project(fresh, "search", *search)
+    assert done.returncode == 0, done.stderr
+    assert len(fresh.runs("model/model01")) == count + 3  # the study and its trials
+
+
+def test_failure(fresh: Lab) -> None:
+    """A refused setting fails the project, and says why."""
+    done = project(fresh, "main", "hidden=-1")
+    assert done.returncode != 0
+    assert "hidden=-1 is refused" in done.stderr

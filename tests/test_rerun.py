@@ -1,0 +1,86 @@
+"""`lab rerun`: any run again, from its id alone, with a verdict."""
+
+import shutil
+
+from conftest import MODEL, QUICK, Lab
+from laboratory import typed
+
+IDENTICAL = ("weights: the same to the bit", "verdict: identical")
+
+
+def rerun(lab: Lab, *arguments: str) -> str:
+    done = typed(lab, "rerun", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_clean_commit(fresh: Lab) -> None:
+    """A run of a clean commit comes out identical, in metrics and weights, and says whose rerun it is."""
+    old = fresh.newest()
+    assert old.data.tags["git.dirty"] == "false"
+    said = rerun(fresh, old.info.run_id[:8])
+    assert all(line in said for line in IDENTICAL)
+    assert fresh.newest().data.tags["rerun_of"] == old.info.run_id
+
+
+def test_a_dirty_tree_is_rebuilt_and_yours_untouched(fresh: Lab) -> None:
+    """Uncommitted changes and untracked files are part of what is run again, wherever the tree is now."""
+    program = fresh.root / MODEL
+    committed = program.read_text()
+    changed = committed.replace("nn.ReLU()", "nn.Tanh()") + "\nimport activation  # noqa\n"
+    program.write_text(changed)
+    (program.parent / "activation.py").write_text("NAME = 'tanh'\n")
+    fresh.done(MODEL, *QUICK)
+    (program.parent / "activation.py").unlink()
+    program.write_text(committed)
+    before = fresh.git("status", "--porcelain")
+    said = rerun(fresh, "latest")
+    assert all(line in said for line in IDENTICAL)
+    assert fresh.git("status", "--porcelain") == before
+    assert len(fresh.git("worktree", "list").splitlines()) == 1
+
+
+def test_a_deleted_experiment(fresh: Lab) -> None:
+    """The folders of an experiment may be gone; its runs can be run again."""
+    run_id = fresh.newest().info.run_id
+    shutil.rmtree(fresh.root / "src/model/model01")
+    shutil.rmtree(fresh.root / "config/model/model01")
+    said = rerun(fresh, run_id)
+    assert all(line in said for line in IDENTICAL)
+
+
+def test_a_trial_of_a_sweep(fresh: Lab) -> None:
+    """A trial is run again by itself, with as many threads as it had, and comes out identical."""
+    settings = (*QUICK, "learning_rate=interval(0.001,0.002)", "hydra.sweeper.n_trials=2")
+    fresh.done(MODEL, "-m", *settings, "hydra.sweeper.n_jobs=2")
+    trial = next(
+        run for run in fresh.runs("model/model01") if run.data.tags.get("optuna.trial") == "1"
+    )
+    said = rerun(fresh, trial.info.run_id)
+    assert all(line in said for line in IDENTICAL)
+
+
+def test_another_setting(fresh: Lab) -> None:
+    """Settings can be changed; the metrics stand side by side, and the verdict is honest."""
+    said = rerun(fresh, fresh.newest().info.run_id, "seed=1")
+    assert "verdict: different" in said
+    assert fresh.newest().data.params["seed"] == "1"
+
+
+def test_other_data_are_named(fresh: Lab) -> None:
+    """Where the data are not those the run had, it says so before it runs."""
+    run_id = fresh.newest().info.run_id
+    fresh.done("src/feature/feature01/mnist_tensors.py", "val_fraction=0.2")
+    done = typed(fresh, "rerun", run_id)
+    assert "data feature/feature01:" in done.stdout
+    assert "verdict: different" in done.stdout
+    assert done.returncode == 1
+
+
+def test_resume_by_lab(fresh: Lab) -> None:
+    """`lab resume` of a finished run trains no further, and leaves it finished."""
+    before = fresh.newest()
+    done = typed(fresh, "resume", before.info.run_id[:8])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert fresh.newest().info.run_id == before.info.run_id
+    assert fresh.newest().info.status == "FINISHED"

@@ -1,0 +1,150 @@
+"""Trainings that are stopped, by whatever, and go on as if they had not been."""
+
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MODEL, QUICK, Lab, copy_experiment
+from filelock import FileLock
+from mlflow.entities import Run
+from torch import Tensor
+
+LONG = (*QUICK, "max_epochs=30", "checkpoint_every=7")  # of 18 steps an epoch
+STOPS = 2
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(shared: Path, lab: Lab) -> Lab:
+    """A laboratory whose newest run is the long training from its start to its end. To be read only."""
+    place = Lab(shared / "uninterrupted")
+    with FileLock(shared / "uninterrupted.lock"):
+        if not (shared / "uninterrupted.ready").exists():
+            lab.copied(place.root)
+            place.done(MODEL, *LONG)
+            (shared / "uninterrupted.ready").touch()
+    return place
+
+
+def weights(lab: Lab, run: Run) -> dict[str, Tensor]:
+    last = lab.artifacts(run) / "checkpoints" / "last.ckpt"
+    return dict(torch.load(last, weights_only=True)["state_dict"])
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def stopped(lab: Lab, by: signal.Signals, *arguments: str) -> tuple[int, str]:
+    """Send a signal to a training that has finished its first epoch; its exit status, and what it said."""
+    process = lab.start(sys.executable, lab.root / MODEL, *arguments)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    time.sleep(random.uniform(0.05, 0.5))
+    process.send_signal(by)
+    out, errors = process.communicate(timeout=120)
+    return process.returncode, out + errors
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_stopped_and_resumed(fresh: Lab, uninterrupted: Lab, by: signal.Signals) -> None:
+    """Stopped twice at random steps, a training ends with the weights and metrics it would have had."""
+    arguments = LONG
+    for _ in range(STOPS):
+        status, said = stopped(fresh, by, *arguments)
+        assert status != 0, said
+        arguments = (f"resume_run={fresh.newest().info.run_id}",)
+    fresh.done(MODEL, *arguments)
+    run, reference = fresh.newest(), uninterrupted.newest()
+    assert len(fresh.runs("model/model01")) == len(uninterrupted.runs("model/model01"))
+    assert run.info.status == "FINISHED"
+    assert same(weights(fresh, run), weights(uninterrupted, reference))
+    for metric in ("val_loss", "train_acc", "test_acc"):
+        assert set(fresh.history(run, metric)) == set(uninterrupted.history(reference, metric))
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_says_how_to_go_on(fresh: Lab, by: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM leave a run that is KILLED, resumable, and says how."""
+    status, said = stopped(fresh, by, *LONG)
+    run = fresh.newest()
+    assert status in (130, 143)
+    assert f"resume_run={run.info.run_id[:8]}" in said
+    assert "Traceback" not in said
+    assert run.info.status == "KILLED"
+
+
+def test_a_damaged_checkpoint(fresh: Lab, uninterrupted: Lab) -> None:
+    """Where the last checkpoint is cut off, the one before is taken, by name, to the same end."""
+    stopped(fresh, signal.SIGKILL, *LONG)
+    run = fresh.newest()
+    last = fresh.artifacts(run) / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-2000])
+    said = fresh.done(MODEL, f"resume_run={run.info.run_id}")
+    assert "last.ckpt is damaged" in said
+    assert same(weights(fresh, fresh.newest()), weights(uninterrupted, uninterrupted.newest()))
+
+
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [("learning_rate=0.5", "learning_rate=0.5 (it had 0.002)"), ("max_epochs=9", "max_epochs=9")],
+)
+def test_another_setting_is_refused(fresh: Lab, typed: str, named: str) -> None:
+    """A setting that the run did not have is refused by name, and the run stays as it is."""
+    before = fresh.newest()
+    refused = fresh.run(MODEL, f"resume_run={before.info.run_id}", typed)
+    assert refused.returncode == 2
+    assert named in refused.stderr
+    assert "fork=true" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert fresh.newest().data.to_dictionary() == before.data.to_dictionary()
+
+
+def test_other_code_is_refused(fresh: Lab) -> None:
+    """A run is not gone on with by other code than its own."""
+    program = fresh.root / MODEL
+    program.write_text(program.read_text() + "\n# an afterthought\n")
+    refused = fresh.run(MODEL, f"resume_run={fresh.newest().info.run_id}")
+    assert refused.returncode == 2
+    assert "src/model/model01 has changed since" in refused.stderr
+
+
+def test_fork(fresh: Lab) -> None:
+    """fork=true begins a new run with the old weights and the new settings; the old run stays."""
+    old = fresh.newest()
+    fresh.done(
+        MODEL, f"resume_run={old.info.run_id}", "fork=true", "max_epochs=1", "learning_rate=1e-9"
+    )
+    new = fresh.newest()
+    assert new.info.run_id != old.info.run_id
+    assert new.data.tags["forked_from"] == old.info.run_id
+    assert new.data.params["max_epochs"] == new.data.params["trainer.max_epochs"] == "1"
+    assert new.data.params["hidden"] == old.data.params["hidden"] == "32"
+    assert new.data.metrics["test_acc"] == pytest.approx(old.data.metrics["test_acc"], abs=0.02)
+    assert fresh.runs("model/model01")[1].data.to_dictionary() == old.data.to_dictionary()
+
+
+def test_a_running_run_is_left_alone(fresh: Lab) -> None:
+    """A run that is still running is not taken over."""
+    process = fresh.start(sys.executable, fresh.root / MODEL, *LONG, "max_epochs=2000")
+    assert process.stdout is not None
+    next(line for line in process.stdout if line.startswith("epoch"))
+    refused = fresh.run(MODEL, f"resume_run={fresh.newest().info.run_id}")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert refused.returncode == 2
+    assert "is still running" in refused.stderr
+
+
+def test_a_copy_resumes_its_own_runs(fresh: Lab) -> None:
+    """A copied experiment does not find the runs of the one it was copied from."""
+    copy_experiment(fresh, "model/model01", "model/model02")
+    run_id = fresh.newest().info.run_id
+    refused = fresh.run(MODEL.replace("model01", "model02"), f"resume_run={run_id}")
+    assert refused.returncode == 2
+    assert "model/model02" in refused.stderr

@@ -1,0 +1,152 @@
+"""The structure of the repository: what may know of what, and where things are found."""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Lab
+
+SRC, CONFIG = ROOT / "src", ROOT / "config"
+STAGES = ("dataset", "feature", "model")
+EXPERIMENTS = [folder for stage in STAGES for folder in sorted((SRC / stage).glob("*[0-9]"))]
+SHARED = sorted((SRC / "utils").rglob("*.py"))
+CONTRACT = (
+    "_data/data",
+    "_data/feature",
+    "_data/sample",
+    "config",
+    "diary",
+    "logs",
+    "notebooks",
+    "outputs",
+)
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(SRC))
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The dotted names that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
+
+
+def code_without_docstrings(file: Path) -> str:
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+@pytest.mark.parametrize("folder", EXPERIMENTS, ids=name)
+def test_experiment_imports(folder: Path) -> None:
+    """An experiment imports `src.utils`, its own siblings and libraries, and never relatively."""
+    ours = [
+        module
+        for file in folder.rglob("*.py")
+        for module in imported(file)
+        if module[:3] in ("src", ".")
+    ]
+    assert ours
+    assert [module for module in ours if not module.startswith("src.utils.")] == []
+
+
+@pytest.mark.parametrize("file", SHARED, ids=name)
+def test_shared_imports(file: Path) -> None:
+    """What experiments share imports no experiment."""
+    assert not [m for m in imported(file) if m.startswith(".") or re.match(r"src\.(?!utils\b)", m)]
+
+
+@pytest.mark.parametrize("folder", EXPERIMENTS, ids=name)
+def test_no_self_naming(folder: Path) -> None:
+    """No experiment names itself in its code or in its settings, so that a copy needs no edit."""
+    config = CONFIG / folder.relative_to(SRC)
+    texts = [code_without_docstrings(file) for file in folder.rglob("*.py")]
+    texts += [file.read_text() for file in config.rglob("*.yaml")]
+    assert len(texts) >= 2
+    assert not [text for text in texts if folder.name in text]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_config_mirrors_source(stage: str) -> None:
+    """Each folder of src/<stage> has its settings in config/<stage>, and the other way round."""
+    sources = {file.parent.name for file in (SRC / stage).glob("*/*.py")}
+    assert sources
+    assert sources == {file.parent.name for file in (CONFIG / stage).glob("*/config.yaml")}
+
+
+@pytest.mark.parametrize("folder", EXPERIMENTS, ids=name)
+def test_one_program(folder: Path) -> None:
+    """An experiment has exactly one program, and its docstring says how to run it."""
+    programs = [file for file in folder.glob("*.py") if "\n@experiment\n" in file.read_text()]
+    assert len(programs) == 1
+    assert f"python {programs[0].relative_to(ROOT)}" in programs[0].read_text().split('"""')[1]
+
+
+@pytest.mark.parametrize("file", SHARED, ids=name)
+def test_docstrings(file: Path) -> None:
+    """Every file of src/utils says what it is for, and so does every public function and class."""
+    tree = ast.parse(file.read_text())
+    public = [
+        n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name[0] != "_"
+    ]
+    assert ast.get_docstring(tree)
+    assert [node.name for node in public if not ast.get_docstring(node)] == []
+
+
+def test_nouns() -> None:
+    """No file is named for having no subject."""
+    vague = {"utils.py", "common.py", "helpers.py", "misc.py", "base.py"}
+    assert not [file for file in SRC.rglob("*.py") if file.name in vague]
+
+
+def test_folders_of_the_contract(clone: Lab) -> None:
+    """The folders that runs fill exist in a fresh clone, each with a line on what goes there."""
+    unexplained = [f for f in CONTRACT[:3] + CONTRACT[4:] if not (ROOT / f / "README.md").is_file()]
+    assert unexplained == ["notebooks"] or unexplained == []
+    assert all((ROOT / folder).is_dir() for folder in CONTRACT)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "_data/data/dataset01/manifest.json",
+        "_data/feature/feature01/mnist.safetensors",
+        "_data/data/.dataset01.draft/x",
+        "logs/mlruns/mlflow.db",
+        "logs/logging_/model/model01/2026-01-01/x.log",
+        "outputs/model/model01/x",
+        "multirun/model/model01/x",
+        "src/utils/__pycache__/x.pyc",
+    ],
+)
+def test_git_ignores_what_runs_make(clone: Lab, made: str) -> None:
+    """What runs make is never committed by accident; what explains the folder is."""
+    assert clone.git("check-ignore", made)
+    readme = (
+        Path(*Path(made).parts[:2] if made.startswith("_data") else Path(made).parts[:1])
+        / "README.md"
+    )
+    command = ["git", "-C", clone.root, "check-ignore", "--quiet", readme]
+    assert subprocess.run(command, check=False).returncode == 1
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.ja.md"])
+def test_readme_commands_exist(readme: str) -> None:
+    """Every script, program and notebook that a README names is there, the two commands among them."""
+    text = (ROOT / readme).read_text()
+    named = set(re.findall(r"(?:scripts|src|notebooks|docs|benchmarks)/[\w/]+\.\w+", text))
+    assert {"scripts/run.sh", "scripts/test.sh"} <= named
+    copies = re.compile(r"0[2-9]/")  # what a reader is about to make
+    assert [path for path in named if not copies.search(path) and not (ROOT / path).exists()] == []
+    assert len(text.splitlines()) < 200
