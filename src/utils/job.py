@@ -56,7 +56,6 @@ def run_job_sent(
     jobs: bytes, overrides: list[str], number: int, environment: dict[str, str], sender: Connection
 ) -> None:
     """What a job's process does from its first line to its last."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep to handle
     signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(environment)

@@ -5,6 +5,7 @@ uses for the first time what is slow only then. It starts no thread, and keeps n
 import atexit
 import gc
 import os
+import signal
 from multiprocessing import spawn
 
 import src.utils.stages
@@ -52,6 +53,7 @@ def open_stores_once() -> None:
         store.open_store()._tracking_client.store.engine.dispose()
 
 
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep to handle
 import_program(os.environ[PROGRAM])
 draw_once()
 open_stores_once()

@@ -14,6 +14,7 @@ def follows() -> bool:
 
 
 def this_process() -> str:
+    """The name of this one."""
     return f"{socket.gethostname()} {os.getpid()} {_born(os.getpid())}"
 
 

@@ -8,6 +8,7 @@ from types import ModuleType
 
 
 def same_code(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same Python files."""
     return _code(one) == _code(other)
 
 

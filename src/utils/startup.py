@@ -35,6 +35,7 @@ class Front(ModuleType):
 
 
 def defer_torchmetrics() -> None:
+    """Put the front in its place."""
     spec = find_spec("torchmetrics")
     if spec is not None and "torchmetrics" not in sys.modules:
         front = sys.modules["torchmetrics"] = module_from_spec(spec)

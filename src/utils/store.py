@@ -36,6 +36,7 @@ MOVED_COLUMNS = {
 
 
 def tracking_uri() -> str:
+    """Where the runs are."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE}/mlflow.db"
 
 

@@ -69,7 +69,7 @@ def say_study(study: "optuna.Study", here: Experiment) -> None:
     get_console().print(f"\n[bold]{study.study_name}[/]: {counts}", highlight=False, soft_wrap=True)
     table = Table("trial", "value", "parameters", "run")
     for trial in _shown(study):
-        values = ", ".join(f"{value:.4f}" for value in trial.values)
+        values = ", ".join(map(figure, trial.values))
         run_id = trial.user_attrs.get("run_id", "")
         table.add_row(str(trial.number), values, escape(spell(trial.params)), run_id[:8])
     if len(study.directions) > 1:
@@ -105,6 +105,12 @@ def duration(time: timedelta | None) -> str:
         return f"{seconds} s"
     minutes, seconds = divmod(seconds, 60)
     return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def figure(value: float) -> str:
+    """`0.9871`, `3.2e-05`, `1.2e+06`"""
+    plain = value == 0 or 1e-3 <= abs(value) < 1e5
+    return f"{value:.4f}" if plain else f"{value:.4g}"
 
 
 def spell(params: dict[str, Any]) -> str:

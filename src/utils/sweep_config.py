@@ -22,12 +22,19 @@ PRUNERS: dict[str, dict[str, Any]] = {
 }
 
 
+# TPE as Optuna's maintainers set it. The plugin's `tpe` sets constant_liar and multivariate to false, and
+# then trials that run at the same time are alike.
+DEFAULT_SAMPLER = {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 10, "seed": None}
+
+
 @dataclass
 class SearchSweeperConf(OptunaSweeperConf):
     """The official Optuna sweeper's settings, and ours."""
 
     _target_: str = "src.utils.sweeper.SearchSweeper"
-    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "median"}])
+    defaults: list[Any] = field(
+        default_factory=lambda: [{"sampler": "default"}, {"pruner": "median"}]
+    )
     n_jobs: int | None = None  # type: ignore[assignment]  # None: as many as fit the machine
     max_failure_rate: float = 0.2  # of n_trials; more, and the sweep stops
     pruner: Any = MISSING
@@ -37,14 +44,18 @@ class SearchSweeperConf(OptunaSweeperConf):
 
 @dataclass
 class ForkLauncherConf:
+    """Ours; the sweeper tells it n_jobs."""
+
     _target_: str = "src.utils.launcher.ForkLauncher"
     n_jobs: int | None = None  # at a time, for sweepers that launch many; None: as fit the machine
     jobs_per_gpu: int = 1
 
 
 def register() -> None:
+    """Make them choosable: hydra/sweeper=search, hydra/launcher=fork, hydra/sweeper/pruner=…"""
     store = ConfigStore.instance()
     store.store("search", SearchSweeperConf, "hydra/sweeper", provider="jikken")
     store.store("fork", ForkLauncherConf, "hydra/launcher", provider="jikken")
+    store.store("default", DEFAULT_SAMPLER, "hydra/sweeper/sampler", provider="jikken")
     for name, node in PRUNERS.items():
         store.store(name, node, "hydra/sweeper/pruner", provider="jikken")
