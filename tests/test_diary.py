@@ -17,8 +17,10 @@ def page(lab: Lab, days_ago: int = 0) -> Path:
 def test_facts(changeable: Lab) -> None:
     """Runs stand by their question, with what was changed, mean ± sd over seeds, best and failures."""
     runs = history(changeable)
+    changeable.client.create_run(changeable.client.create_experiment("of another tool"))
     said(changeable, "diary")
     text = page(changeable).read_text()
+    assert "another tool" not in text
     values = [runs[f"seed {seed}"].data.metrics["val_acc"] for seed in (1, 2)]
     (row,) = [
         line for line in text.splitlines() if f"{mean(values):.4f} ± {stdev(values):.4f}" in line

@@ -50,4 +50,4 @@ def test_failure(fresh: Lab) -> None:
     """A refused setting fails the project, and says why."""
     done = project(fresh, "main", "dropout=-1")
     assert done.returncode != 0
-    assert "dropout=-1.0 is refused" in done.stderr
+    assert "dropout=-1 is refused" in done.stderr

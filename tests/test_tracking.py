@@ -76,7 +76,7 @@ def test_write_ahead(lab: Lab) -> None:
 
 def test_moved_repository(lab: Lab, tmp_path: Path) -> None:
     """A moved repository finds all of its runs and their artifacts; the one it came from keeps its own."""
-    place = tmp_path / "a new_place, 100%"
+    place = tmp_path / "実験 new_place #1, 100%"
     moved = lab.copied(tmp_path / "first").root.rename(place)
     said, _ = Lab(place).python("""
         from mlflow.artifacts import list_artifacts

@@ -5,7 +5,10 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 EPOCHS, STEPS = 2, 18  # of the quick training; steps an epoch
+AGAIN = ("source=sample", "force=true")
 PER_EPOCH = {
     "train_loss",
     "train_acc",
@@ -143,36 +147,64 @@ def test_what_a_run_keeps(lab: Lab) -> None:
 
 
 def test_patch(fresh: Lab, tmp_path: Path) -> None:
-    """Commit and patch give the working tree back, whatever git is set to; what is too large is named."""
+    """Commit and patch give the working tree back, whatever git is set to and whoever owns the files."""
     (fresh.root / "README.md").write_text("changed\n")
     (fresh.root / "poetry.lock").unlink()
     (fresh.root / "実験 メモ*.txt").write_text("untracked\n")
     (fresh.root / "src/raw.bin").write_bytes(bytes(range(256)) * 100)
     (fresh.root / "nowhere").symlink_to("missing")
-    (fresh.root / "large.bin").write_bytes(os.urandom(6 * 2**20))
     fresh.git("add", "src/raw.bin")
-    (tmp_path / "gitconfig").write_text(
-        "[diff]\nnoprefix = true\n[color]\nui = always\n[core]\nquotepath = off\n"
+    hostile = "[diff]\nnoprefix = true\n[color]\nui = always\n[core]\nquotepath = off\n"
+    (tmp_path / "gitconfig").write_text(hostile)
+    before, objects = (
+        fresh.git("status", "--porcelain"),
+        sorted((fresh.root / ".git/objects").rglob("*")),
     )
-    status = fresh.git("status", "--porcelain")
-    said = fresh.done(
-        DATASET, "source=sample", "force=true", GIT_CONFIG_GLOBAL=str(tmp_path / "gitconfig")
-    )
-    assert "large.bin" in said
-    assert fresh.git("status", "--porcelain") == status
+    with owned_by_another(fresh.root):
+        fresh.done(DATASET, *AGAIN, GIT_CONFIG_GLOBAL=str(tmp_path / "gitconfig"))
+    assert fresh.git("status", "--porcelain") == before
+    assert sorted((fresh.root / ".git/objects").rglob("*")) == objects
+
     run = fresh.newest("dataset/dataset01")
     assert run.data.tags["git.dirty"] == "true"
-    patch = fresh.artifacts(run) / "provenance/changes.patch"
-    assert patch.stat().st_size < 2**20
-    again = Lab(tmp_path / "again")
-    fresh.git("worktree", "add", "--detach", again.root, run.data.tags["mlflow.source.git.commit"])
-    again.git("apply", patch)
-    (fresh.root / "large.bin").unlink()
-    trees = []
-    for tree in (fresh, again):
+    rebuilt = Lab(tmp_path / "rebuilt")
+    fresh.git(
+        "worktree", "add", "--detach", rebuilt.root, run.data.tags["mlflow.source.git.commit"]
+    )
+    rebuilt.git("apply", fresh.artifacts(run) / "provenance/changes.patch")
+    for tree in (fresh, rebuilt):
         tree.git("add", "--all")
-        trees.append(tree.git("write-tree"))
-    assert trees[0] == trees[1]
+    assert rebuilt.git("write-tree") == fresh.git("write-tree")
+
+
+@contextmanager
+def owned_by_another(folder: Path) -> Iterator[None]:
+    """As in many containers; only root can do that."""
+    if os.getuid() != 0:
+        yield
+        return
+    for place in (folder, folder / ".git"):
+        os.chown(place, 1234, -1)
+    yield
+    for place in (folder, folder / ".git"):
+        os.chown(place, 0, -1)
+
+
+def test_patch_stays_small(fresh: Lab) -> None:
+    """Untracked files that are large, alone or together, and repositories inside are named, not copied."""
+    (fresh.root / "large.bin").write_bytes(os.urandom(6 * 2**20))
+    for number in range(8):
+        (fresh.root / f"part{number}.bin").write_bytes(os.urandom(4 * 2**20))
+    (fresh.root / "small.txt").write_text("kept\n")
+    subprocess.run(["git", "init", "--quiet", fresh.root / "inside"], check=True)
+    said = fresh.done(DATASET, *AGAIN)
+    kept = fresh.artifacts(fresh.newest("dataset/dataset01")) / "provenance"
+    assert 4 * 2**20 < (kept / "changes.patch").stat().st_size < 30 * 2**20
+    assert b"small.txt" in (kept / "changes.patch").read_bytes()
+    left_out = OmegaConf.load(kept / "facts.json").git.left_out
+    assert {"large.bin", "inside/", "part7.bin"} <= set(left_out)
+    assert "part0.bin" not in left_out
+    assert f"too large to be kept with the run: {left_out[0]}" in said
 
 
 def interrupted(lab: Lab, *overrides: str) -> tuple[int, str]:

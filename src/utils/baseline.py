@@ -20,7 +20,8 @@ NOT_COMPARED = ("seed", "note", "tags", "resume", "resume_run", "fork", "force")
 
 def defaults(experiment: str) -> dict[str, str] | None:
     """Every setting by its dotted name; None where there is no such experiment any more."""
-    here = Experiment(*experiment.split("/"))
+    stage, _, name = experiment.partition("/")
+    here = Experiment(stage, name)
     if not (here.config / "config.yaml").exists():
         return None
     _introduce()

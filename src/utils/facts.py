@@ -9,6 +9,7 @@ from src.utils.commands import lab
 from src.utils.diary import link
 from src.utils.entry import Entry, artifact
 from src.utils.finding import trials_of
+from src.utils.layout import STAGES
 from src.utils.leaderboard import differences, figure, spelled
 from src.utils.ledger import Ledger
 from src.utils.objective import Objective, objective, results
@@ -26,7 +27,8 @@ def since(ledger: Ledger, moment: datetime | None) -> list[Entry]:
     entries = [
         one
         for one in reversed(ledger.headers())
-        if moment is None or one.ended is None or one.ended > moment
+        if one.experiment.split("/")[0] in STAGES  # not what other tools track here
+        and (moment is None or one.ended is None or one.ended > moment)
     ]
     return ledger.filled(entries)
 

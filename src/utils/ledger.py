@@ -65,14 +65,17 @@ class LocalLedger:
         if not database.exists():
             raise UserError("there are no runs yet: bash scripts/run.sh makes the first")
         self.database = database
+        self._headers: dict[bool, list[Entry]] = {}
         self._mend()
 
     def headers(self, deleted: bool = False) -> list[Entry]:
-        rows = self._rows(HEADERS, ["deleted" if deleted else "active"])
-        return [
-            Entry(run_id, name, experiment, status, moment(began), moment(ended), location)
-            for run_id, name, experiment, status, began, ended, location in rows
-        ]
+        if deleted not in self._headers:
+            rows = self._rows(HEADERS, ["deleted" if deleted else "active"])
+            self._headers[deleted] = [
+                Entry(run_id, name, experiment, status, moment(began), moment(ended), location)
+                for run_id, name, experiment, status, began, ended, location in rows
+            ]
+        return list(self._headers[deleted])
 
     def filled(self, entries: Sequence[Entry]) -> list[Entry]:
         params, metrics, tags = (self._values(k, entries) for k in ("params", "metrics", "tags"))

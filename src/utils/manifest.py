@@ -53,7 +53,7 @@ def fingerprint(here: Experiment, settings: Settings, sources: list[Manifest]) -
 
 
 def _content(value: Any) -> Any:
-    return digests(value) if isinstance(value, Path) else value
+    return digests(value.expanduser()) if isinstance(value, Path) else value
 
 
 def _sha256(file: Path) -> str:

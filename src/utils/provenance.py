@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from src.utils.layout import ROOT
 import psutil
 
 LARGEST_FILE = 5 * 2**20  # bytes; a larger untracked file is named in the run, not copied
+LARGEST_PATCH = 20 * 2**20  # bytes of untracked files in all: the smallest are copied, up to this
 # A patch that applies, whatever a person's git is set to.
 PLAIN = ("--binary", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
 EMPTY_TREE = (
@@ -30,7 +32,7 @@ class Code:
     commit: str
     branch: str
     patch: bytes
-    left_out: list[str]  # untracked files over LARGEST_FILE
+    left_out: list[str]  # untracked files that are too large, and repositories inside this one
 
     @property
     def dirty(self) -> bool:
@@ -41,34 +43,54 @@ class Code:
 def code() -> Code | None:
     """The state of the repository; None where there is no git or no repository."""
     try:
-        untracked = _git("ls-files", "--others", "--exclude-standard", "-z").decode().split("\0")
+        listed = _git("ls-files", "--others", "--exclude-standard", "-z").decode().split("\0")
     except (OSError, subprocess.CalledProcessError):
         return None
-    left_out = [name for name in untracked if name and (ROOT / name).lstat().st_size > LARGEST_FILE]
+    kept, left_out = _sorted_out([name for name in listed if name and os.path.lexists(ROOT / name)])
     commit = _git("rev-parse", "--verify", "--quiet", "HEAD", check=False).decode().strip()
     branch = _git("branch", "--show-current").decode().strip() or "(detached)"
-    return Code(commit, branch, _patch(commit or EMPTY_TREE, left_out), left_out)
+    return Code(commit, branch, _patch(commit or EMPTY_TREE, kept), left_out)
 
 
-def _patch(base: str, left_out: list[str]) -> bytes:
-    """Changes and untracked files as one patch, made in a copy of the index: git sees no difference."""
-    index = Path(
-        _git("rev-parse", "--path-format=absolute", "--git-path", "index").decode().strip()
-    )
+def _sorted_out(untracked: list[str]) -> tuple[list[str], list[str]]:
+    """Untracked files that a patch has room for, and those that it hasn't."""
+    kept: list[str] = []
+    left_out: list[str] = []
+    room = LARGEST_PATCH
+    for size, name in sorted(((ROOT / name).lstat().st_size, name) for name in untracked):
+        room -= size
+        fits = size <= LARGEST_FILE and room >= 0 and not name.endswith("/")
+        (kept if fits else left_out).append(name)
+    return kept, left_out
+
+
+def _patch(base: str, untracked: list[str]) -> bytes:
+    """Changes and untracked files as one patch, made beside the index: git sees no difference."""
+    places = ("rev-parse", "--path-format=absolute", "--git-path")
+    index, objects = (_git(*places, name).decode().strip() for name in ("index", "objects"))
     with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder) / "index"
-        if index.exists():
-            shutil.copy(index, scratch)
-        exclude = [f":(exclude,top,literal){name}" for name in left_out]
-        _git("add", "--intent-to-add", "--", ".", *exclude, index=scratch)
-        return _git("diff", *PLAIN, base, index=scratch)
+        beside = {
+            "GIT_INDEX_FILE": f"{folder}/index",
+            "GIT_OBJECT_DIRECTORY": folder,
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
+        }
+        if Path(index).exists():
+            shutil.copy(index, beside["GIT_INDEX_FILE"])
+        names = "\0".join(untracked).encode()
+        _git("update-index", "--add", "-z", "--stdin", stdin=names, environment=beside)
+        return _git("diff", *PLAIN, base, environment=beside)
 
 
-def _git(*arguments: str, index: Path | None = None, check: bool = True) -> bytes:
-    environment = {**os.environ, **({"GIT_INDEX_FILE": str(index)} if index else {})}
-    command = ["git", "-C", str(ROOT), *arguments]
-    done = subprocess.run(command, capture_output=True, check=check, env=environment)
-    return done.stdout
+def _git(
+    *arguments: str,
+    stdin: bytes = b"",
+    check: bool = True,
+    environment: Mapping[str, str] | None = None,
+) -> bytes:
+    # Whoever owns ROOT: in containers that is often someone else, and git would refuse.
+    command = ["git", "-c", "safe.directory=*", "-C", str(ROOT), *arguments]
+    env = {**os.environ, **(environment or {})}
+    return subprocess.run(command, input=stdin, capture_output=True, check=check, env=env).stdout
 
 
 def packages() -> list[str]:

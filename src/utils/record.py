@@ -90,8 +90,10 @@ def _keep_provenance(folder: Path, code: provenance.Code | None) -> None:
         (place / "changes.patch").write_bytes(code.patch)
         git = {key: value for key, value in asdict(code).items() if key != "patch"}
         facts["git"] = git | {"dirty": code.dirty}
-        for name in code.left_out:
-            log.warning("%s is untracked and too large to be kept with the run", name)
+        if code.left_out:
+            more = f" and {len(code.left_out) - 5} more" if len(code.left_out) > 5 else ""
+            names = ", ".join(code.left_out[:5]) + more
+            log.warning("untracked and too large to be kept with the run: %s", names)
     (place / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 

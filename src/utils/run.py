@@ -119,9 +119,7 @@ def create_run(
     return run
 
 
-def _begin(
-    here: Experiment, settings: Settings, sources: list[Manifest], resumption: "Resumption | None"
-) -> Run:
+def _begin(here: Experiment, sources: list[Manifest], resumption: "Resumption | None") -> Run:
     """A new run; or, where one is resumed, that one."""
     if resumption is not None and not resumption.fork:
         return _reopened(here, sources, resumption)
@@ -129,7 +127,6 @@ def _begin(
     run = create_run(here, trial.tags() if trial else {}, sources, trial.name if trial else None)
     if trial is not None:
         trial.note("run_id", run.id)
-    record(run.client, run.id, run.folder, here, settings)
     if resumption is not None:
         run.tag({"forked_from": resumption.run.info.run_id})
         run.weights_from = resumption.checkpoint
@@ -158,12 +155,14 @@ def tracked(
         run.resume_from = resumption.checkpoint if resumption else None
         yield run
         return
-    run = _begin(here, settings, sources, resumption)
+    run = _begin(here, sources, resumption)
     os.environ[FOLLOWED] = run.id
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, run.terminate)
     status = "FAILED"
     try:
+        if resumption is None or resumption.fork:
+            record(run.client, run.id, run.folder, here, settings)
         with system_metrics(run.id):
             yield run
         status = "FINISHED"
@@ -174,6 +173,7 @@ def tracked(
         if run.interrupted or isinstance(error, KeyboardInterrupt):
             status = "KILLED"
             raise SystemExit(130) from None  # what shells call Ctrl-C; Lightning says 1
+        (run.folder / "logs").mkdir(exist_ok=True)
         (run.folder / "logs" / "traceback.txt").write_text(traceback.format_exc())
         raise
     finally:

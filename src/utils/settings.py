@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from src.utils.errors import UserError
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 
 class Settings(BaseModel):
@@ -18,7 +18,7 @@ class Settings(BaseModel):
 
     seed: NonNegativeInt
     note: str
-    tags: list[str]
+    tags: list[Annotated[str, Field(pattern=r"^[\w /.:-]+$")]]  # what MLflow takes in a name
 
 
 class StageSettings(Settings):
@@ -81,4 +81,5 @@ def _problem(error: dict[str, Any], kind: type[Settings]) -> str:
         return unknown(key, list(kind.model_fields))
     if error["type"] == "missing":
         return f"{key} has no value: give it one in config.yaml"
-    return f"{key}={error['input']} is refused: it {error['msg'].removeprefix('Input ')}"
+    expected = error["msg"].removeprefix("Input ").removeprefix("String ")
+    return f"{key}={error['input']} is refused: it {expected}"

@@ -9,7 +9,6 @@ import logging
 import os
 import sqlite3
 from pathlib import Path
-from urllib.parse import urlparse
 
 from src.utils.errors import UserError, plain_errors
 from src.utils.layout import LOGS
@@ -42,8 +41,8 @@ def tracking_uri() -> str:
 
 def local_store() -> Path | None:
     """The folder of the SQLite store; None for a store that is a server or a shared database."""
-    uri = urlparse(tracking_uri())
-    return Path(uri.path.removeprefix("/")).parent if uri.scheme == "sqlite" else None
+    scheme, uri = "sqlite:///", tracking_uri()
+    return Path(uri.removeprefix(scheme)).parent if uri.startswith(scheme) else None
 
 
 def open_store() -> MlflowClient:
