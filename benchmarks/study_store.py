@@ -4,7 +4,15 @@
 
 Compared are the default (SQLite in WAL mode whose transactions take the lock when they begin), SQLite as
 Optuna opens it, and Optuna's journal file. Nothing may be lost: each value is known from the trial's
-number, and is counted afterwards.
+number, and is counted afterwards. On two cores that other programs wanted too, 1600 trials in all:
+
+    SQLite, ours     289 s   181 ms a trial   0 lost   4.9 MiB   2.1 s to open and read it again
+    SQLite, plain    367 s   229 ms a trial   0 lost   0.8 MiB   1.1 s
+    journal file      51 s    32 ms a trial   0 lost   1.9 MiB   0.2 s
+
+A trial here is a dozen transactions and no work. SQLite stays the default: its storage has the heartbeats
+by which a sweep notices that another machine's has died, and a process reads only the study that it works
+on, where a journal with all studies is read from its first line by the process of each trial.
 """
 
 import multiprocessing

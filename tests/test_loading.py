@@ -134,29 +134,29 @@ def test_malicious_checkpoint(fresh: Lab, tmp_path: Path) -> None:
 
 def test_errors(fresh: Lab) -> None:
     """What can't be loaded is refused in one line that names what is near."""
-    run = fresh.newest().info
-    client = fresh.client
-    twins = [client.create_run(run.experiment_id, run_name="twin").info.run_id for _ in range(2)]
-    near = run.run_id[:-1] + ("0" if run.run_id[-1] != "0" else "1")
-    said = refusals(
-        fresh,
-        {"run_id": near},
-        {"run_id": run.run_name[:-1] + "x"},
-        {"run_id": "twin"},
-        {"run_id": twins[0]},
-        {"run_id": run.run_id, "checkpoint": "worst"},
-        {"experiment_name": "model02"},
-        {"experiment_name": "dataset01"},
-        {"run_id": "'; DROP TABLE runs; --"},
-        {"run_id": ""},
-        {},
-    )
-    assert len(said) == 10
+    run, client = fresh.newest().info, fresh.client
+
+    def new_run(name: str) -> str:
+        return str(client.create_run(run.experiment_id, run_name=name).info.run_id)
+
+    one, other = new_run("twin"), new_run("twin")
+    ids = [run.run_id, *(new_run(f"run {number}") for number in range(16))]
+    start = next(digit for digit in "0123456789abcdef" if sum(i[0] == digit for i in ids) > 1)
+    mistyped = run.run_id[:-1] + ("1" if run.run_id.endswith("0") else "0")
+    expected: list[tuple[dict[str, str], list[str]]] = [
+        ({"run_id": mistyped}, ["there is no run", f"{run.run_id[:8]} ({run.run_name})"]),
+        ({"run_id": run.run_name[:-1] + "x"}, ["there is no run", run.run_name]),
+        ({"run_id": "twin"}, ["several", one[:8], other[:8]]),
+        ({"run_id": start}, ["several", "give more"]),
+        ({"run_id": one}, ["checkpoints"]),
+        ({"run_id": run.run_id, "checkpoint": "worst"}, ["worst.ckpt", "best.ckpt, last.ckpt"]),
+        ({"experiment_name": "model02"}, ["there is no experiment", "model01"]),
+        ({"experiment_name": "dataset01"}, ["checkpoint"]),
+        ({"run_id": "'; DROP TABLE runs; --"}, ["is no run id"]),
+        ({"run_id": ""}, ["is no run id"]),
+        ({}, ["needs a run_id"]),
+    ]
+    said = refusals(fresh, *(arguments for arguments, _ in expected))
     assert [line for line in said if not line.startswith("refused: ")] == []
-    assert f"{run.run_id[:8]} ({run.run_name})" in said[0]
-    assert run.run_name in said[1]
-    assert [twin for twin in twins if twin[:8] not in said[2]] == []
-    assert "checkpoints" in said[3]
-    assert "best.ckpt, last.ckpt" in said[4]
-    assert "model01" in said[5]
-    assert "checkpoint" in said[6]
+    for line, (_, words) in zip(said, expected, strict=True):
+        assert [word for word in words if word not in line] == [], line

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 log = logging.getLogger(__name__)
 RUN_ID = "run_id"  # user attribute of the study, and of each trial
+MOST_RUNS = 50_000  # MLflow's limit for one search
 REFRESH = 20.0  # seconds between two redrawings while the sweep runs
 SHARE = 0.05  # of the time, at most, is spent on drawing
 
@@ -91,14 +92,16 @@ class StudyReport:
                 self.client.set_terminated(run_id, status)
 
     def _settle(self) -> None:
-        """End the runs of processes that were killed before they could say which run they are."""
+        """Close what a killed sweep had no time to: runs that still run, or don't say how they ended."""
         ended = {str(one.number): one for one in self.study.get_trials() if one.state.is_finished()}
-        running = self.client.search_runs(
+        children = self.client.search_runs(
             [experiment_id(self.client, str(self.here))],
-            f"tags.`mlflow.parentRunId` = '{self.run.id}' and attributes.status = 'RUNNING'",
+            f"tags.`mlflow.parentRunId` = '{self.run.id}'",
+            max_results=MOST_RUNS,
         )
-        for run in running:
-            if run.data.tags["optuna.trial"] in ended:
+        for run in children:
+            open_ended = run.info.status == "RUNNING" or "optuna.state" not in run.data.tags
+            if open_ended and run.data.tags["optuna.trial"] in ended:
                 self._close(run.info.run_id, ended[run.data.tags["optuna.trial"]])
 
     def _summarise(self) -> None:
