@@ -61,7 +61,8 @@ class Continuity(pl.Callback):
     """Keeps in each checkpoint what Lightning doesn't: random states, the place in the data, and
     the sums of the epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: Run) -> None:
+        self.run = run
         self.kept: dict[str, Any] = {}
 
     def on_save_checkpoint(
@@ -78,6 +79,9 @@ class Continuity(pl.Callback):
     ) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             self.kept = checkpoint["continuity"]
+            for state in checkpoint["callbacks"].values():
+                if "dirpath" in state:  # the repository may lie elsewhere now
+                    state.update(_moved(state, state["dirpath"], str(self.run.checkpoints)))
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not self.kept:
@@ -92,6 +96,13 @@ class Continuity(pl.Callback):
         if self.kept:  # as late as can be: setting up draws random numbers too
             _set_random_state(self.kept["random"])
             self.kept = {}
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """The same with another folder at the start of each path."""
+    if isinstance(value, dict):
+        return {_moved(key, old, new): _moved(one, old, new) for key, one in value.items()}
+    return new + value[len(old) :] if isinstance(value, str) and value.startswith(old) else value
 
 
 def _scores(module: pl.LightningModule) -> dict[str, Any]:

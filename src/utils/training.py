@@ -52,7 +52,7 @@ def tracked_trainer(
             NameModel(run),
             *([FirstWeights(run.weights_from)] if run.weights_from else []),
             StepLoss(run, cfg.trainer["log_every_n_steps"]),
-            Continuity(),
+            Continuity(run),
             Interruption(run),
             Progress(),
             *_pruning(run, monitor),
