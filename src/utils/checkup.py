@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from src.utils.address import local_database
 from src.utils.commands import lab
 from src.utils.dossier import size
 from src.utils.errors import UserError
 from src.utils.installation import check_installation
 from src.utils.layout import LOGS, ROOT
-from src.utils.ledger import local_database, open_ledger
+from src.utils.ledger import open_ledger
 from src.utils.orphans import close, orphans
 from src.utils.symptom import Symptom
 

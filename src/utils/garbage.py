@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.utils.address import local_database
 from src.utils.dossier import size
 from src.utils.entry import Entry
 from src.utils.layout import ROOT, STAGES
-from src.utils.ledger import Ledger, local_database
+from src.utils.ledger import Ledger
 
 from rich import box, get_console
 from rich.markup import escape

@@ -6,7 +6,6 @@ Where `MLFLOW_TRACKING_URI` names something else than a SQLite file, MLflow is a
 """
 
 import math
-import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -14,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from src.utils.address import local_database, old_homes
 from src.utils.entry import Entry, Used, moment
 from src.utils.errors import UserError
-from src.utils.layout import LOGS
 
 Value = str | float
 AT_ONCE = 500  # runs whose values are read by one query
@@ -115,13 +114,11 @@ class LocalLedger:
 
     def _mend(self) -> None:
         """A repository that was moved has its paths put right, as when a run opens the store."""
-        here, marker = f"{self.database.parent}/", "/logs/mlruns/"
-        for (path,) in self._rows("SELECT artifact_location FROM experiments"):
-            if marker in path and not path.startswith(here):
-                from src.utils.store import open_store  # late: it imports MLflow
+        rows = self._rows("SELECT artifact_location FROM experiments")
+        if old_homes(path for (path,) in rows):
+            from src.utils.store import open_store  # late: it imports MLflow
 
-                open_store()
-                return
+            open_store()
 
 
 def _value(kind: str) -> str:
@@ -140,9 +137,3 @@ def open_ledger() -> Ledger:
     from src.utils.remote import RemoteLedger  # late: it imports MLflow
 
     return RemoteLedger()
-
-
-def local_database() -> Path | None:
-    """The SQLite file; None for a store that is a server or a shared database."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{LOGS / 'mlruns' / 'mlflow.db'}"
-    return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from src.utils.store import tracking_uri
+from src.utils.address import tracking_uri
 
 from mlflow.system_metrics import system_metrics_monitor
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from src.utils.address import tracking_uri
 from src.utils.errors import UserError
 from src.utils.finding import find_run
 from src.utils.layout import ROOT, Experiment
 from src.utils.manifest import Manifest
 from src.utils.provenance import packages
 from src.utils.record import RERUN
-from src.utils.store import artifact, open_store, tracking_uri
+from src.utils.store import artifact, open_store
 from src.utils.worktree import lend_data, worktree
 
 from mlflow.entities import Run as StoredRun

@@ -2,16 +2,17 @@
 
     python -m src.utils.store     creates it, or mends its paths after the repository has moved
 
-`MLFLOW_TRACKING_URI` puts another store in its place.
+`MLFLOW_TRACKING_URI` puts another store in its place (`src/utils/address.py`).
 """
 
 import logging
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+from src.utils.address import local_database, old_homes, tracking_uri
 from src.utils.errors import UserError, plain_errors
-from src.utils.layout import LOGS
 
 from filelock import FileLock
 
@@ -26,7 +27,6 @@ from mlflow.tracking import MlflowClient
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
-STORE = LOGS / "mlruns"
 MOVED_COLUMNS = {
     "experiments": "artifact_location",
     "runs": "artifact_uri",
@@ -34,28 +34,27 @@ MOVED_COLUMNS = {
 }
 
 
-def tracking_uri() -> str:
-    """Where the runs are."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE}/mlflow.db"
-
-
 def local_store() -> Path | None:
     """The folder of the SQLite store; None for a store that is a server or a shared database."""
-    scheme, uri = "sqlite:///", tracking_uri()
-    return Path(uri.removeprefix(scheme)).parent if uri.startswith(scheme) else None
+    database = local_database()
+    return database.parent if database else None
 
 
 def open_store() -> MlflowClient:
     """A client of the store, which is created, or mended after a move, first where it must be."""
-    folder = local_store()
-    if folder is not None:
-        database = folder / "mlflow.db"
-        if not database.exists() or _moved(database):
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock"):
-                _create(database) if not database.exists() else _relocate(database)
+    database = local_database()
+    if database is not None and (not database.exists() or _old_homes(database)):
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(database.with_name(".lock")):
+            _create(database) if not database.exists() else _relocate(database)
     mlflow.set_tracking_uri(tracking_uri())
-    return MlflowClient(tracking_uri())
+    try:
+        return MlflowClient(tracking_uri())
+    except MlflowException:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={tracking_uri()} is no MLflow store: give it the address of a server "
+            "(http://…) or a database (sqlite:///…, postgresql://…), or unset it"
+        ) from None
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
@@ -101,25 +100,16 @@ def _create(database: Path) -> None:
     draft.unlink(missing_ok=True)
     store = MlflowClient(f"sqlite:///{draft}")._tracking_client.store
     store.engine.dispose()
-    with sqlite3.connect(draft) as connection:
-        connection.execute(
-            "UPDATE experiments SET artifact_location = ?", (str(database.parent / "0"),)
-        )
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.close()
+    with closing(sqlite3.connect(draft)) as connection:
+        with connection:
+            default = str(database.parent / "0")
+            connection.execute("UPDATE experiments SET artifact_location = ?", (default,))
+        connection.execute("PRAGMA journal_mode=WAL")
     draft.rename(database)
 
 
-def _moved(database: Path) -> bool:
-    """Whether artifacts are remembered somewhere else than beside the database.
-
-    MLflow stores absolute paths, so a moved repository would lose every artifact.
-    """
-    return bool(_old_homes(database))
-
-
 def _relocate(database: Path) -> None:
-    with sqlite3.connect(database) as connection:  # one transaction
+    with closing(sqlite3.connect(database)) as connection, connection:  # one transaction
         for old in _old_homes(database):
             for table, column in MOVED_COLUMNS.items():
                 connection.execute(
@@ -127,16 +117,12 @@ def _relocate(database: Path) -> None:
                     f"WHERE {column} LIKE ? || '/%'",
                     (str(database.parent), len(old) + 1, old),
                 )
-    connection.close()
 
 
 def _old_homes(database: Path) -> set[str]:
-    connection = sqlite3.connect(database)
-    rows = connection.execute("SELECT artifact_location FROM experiments").fetchall()
-    connection.close()
-    marker = "/logs/mlruns/"
-    homes = {path[: path.rindex(marker)] + marker[:-1] for (path,) in rows if marker in path}
-    return homes - {str(database.parent)}
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT artifact_location FROM experiments").fetchall()
+    return old_homes(path for (path,) in rows)
 
 
 if __name__ == "__main__":
