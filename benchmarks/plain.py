@@ -48,9 +48,13 @@ def trial(learning_rate: float, epochs: int = 1, steps: int | None = 39) -> floa
     for epoch in range(epochs):
         began = time.perf_counter()
         model.train()
+        losses, correct = torch.zeros(()), torch.zeros(())
         for index in train[torch.randperm(len(train))].split(BATCH)[:steps]:
             images, labels = batch("train", index)
-            loss = F.cross_entropy(model(images), labels)
+            logits = model(images)
+            loss = F.cross_entropy(logits, labels)
+            losses += loss.detach() * len(labels)
+            correct += (logits.argmax(1) == labels).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -78,7 +78,7 @@ def fill(database: Path, count: int) -> None:
 
 def seconds(arguments: list[str]) -> float:
     began = time.monotonic()
-    command = [sys.executable, "-m", "src.utils.cli", *arguments]
+    command = [sys.executable, "-m", "src.utils.lab.cli", *arguments]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - began
 
@@ -87,7 +87,7 @@ def main(count: int) -> None:
     with TemporaryDirectory() as folder:
         database = Path(folder) / "logs" / "mlruns" / "mlflow.db"
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
-        subprocess.run([sys.executable, "-m", "src.utils.store"], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "src.utils.store.client"], cwd=ROOT, check=True)
         fill(database, count)
         print(
             f"{count:,} runs, {database.stat().st_size / 1e6:.0f} MB; seconds, the best of three\n"

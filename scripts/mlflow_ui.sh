@@ -28,7 +28,7 @@ done
 
 printf 'Starting MLflow '
 # Makes the store if need be, and mends its paths if this folder was moved.
-[ ! -f src/utils/store.py ] || .venv/bin/python -m src.utils.store || exit
+[ ! -f src/utils/store/client.py ] || .venv/bin/python -m src.utils.store.client || exit
 
 # MLflow's job runner and its telemetry are of no use to someone who looks at runs.
 export MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false

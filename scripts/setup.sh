@@ -194,7 +194,7 @@ unset VIRTUAL_ENV CONDA_PREFIX # Poetry would install there
 export POETRY_VIRTUALENVS_CREATE=true POETRY_VIRTUALENVS_IN_PROJECT=true
 with_installed_poetry || with_private_poetry
 step "[3/4] Bytecode" compile_bytecode
-[ ! -f src/utils/store.py ] || step "[4/4] MLflow store" .venv/bin/python -m src.utils.store ||
+[ ! -f src/utils/store/client.py ] || step "[4/4] MLflow store" .venv/bin/python -m src.utils.store.client ||
     fail "$(tail -n 1 "$log") (see $PWD/$log)"
 signature >"$stamp"
 echo "Ready: $(.venv/bin/python --version) in .venv"

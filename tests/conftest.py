@@ -136,11 +136,13 @@ class Lab:
         return Path(str(self.root), *Path(run.info.artifact_uri).parts[-6:])
 
     def files(self) -> dict[Path, int]:
-        """Every file in the copy with the time when it changed, less what git and Python keep."""
+        """Every file in the copy with the time when it changed, less what git, Python and SQLite keep."""
         found = (
             path
             for path in self.root.rglob("*")
-            if path.is_file() and not {".git", "__pycache__"} & {*path.parts}
+            if path.is_file()
+            and not {".git", "__pycache__"} & {*path.parts}
+            and not path.name.endswith(("-wal", "-shm"))
         )
         return {path.relative_to(self.root): path.stat().st_mtime_ns for path in found}
 

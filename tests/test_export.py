@@ -1,12 +1,13 @@
 """`lab export`: a model in a folder of its own."""
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from conftest import MODEL, QUICK, Lab
@@ -14,62 +15,54 @@ from laboratory import a_changeable_one, a_laboratory, refused, said  # noqa: F4
 from safetensors.torch import load_file
 from test_lab import history
 
-# What is installed here, and not where the model goes: all but torch, and perhaps Lightning.
-HERMIT = """
+IMAGES = "torch.arange(3 * 784).reshape(3, 28, 28).to(torch.uint8)"
+# What is installed here, and not where the model goes: everything but torch.
+HERMIT = f"""
 import sys
-sys.modules.update(dict.fromkeys({away}))  # as if they were not installed
-sys.path.insert(0, {folder!r})
+sys.modules.update(dict.fromkeys({{away}}))  # as if they were not installed
 import torch
-from load import load
-model = load()
-assert not model.training
-images = torch.arange(2 * 784, dtype=torch.uint8).reshape(2, 28, 28)
-with torch.inference_mode():
-    print(model(images).flatten().tolist())
+model = torch.export.load("model.pt2").module()
+print(model({IMAGES}).flatten().tolist())
 """
-TRACKED = """
+TRACKED = f"""
 import torch
 from src.utils.tracking import load_model
-images = torch.arange(2 * 784, dtype=torch.uint8).reshape(2, 28, 28)
 with torch.inference_mode():
-    print(load_model("{reference}")(images).flatten().tolist())
+    print(load_model("{{reference}}")({IMAGES}).flatten().tolist())
 """
-SIBLING = """import math
-
-import mlflow
-
-SCALE = math.sqrt(4.0)  # of logits
+AWAY = ["src", "pytorch_lightning", "lightning_fabric", "torchmetrics", "hydra", "mlflow", "optuna"]
 
 
-def scaled(x):
-    return x * SCALE
-"""
-OURS = ["src", "hydra", "omegaconf", "mlflow", "optuna", "pydantic", "typer", "safetensors"]
-LIGHTNING = ["pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics"]
-
-
-def alone(folder: Path, away: list[str]) -> str:
-    """What the exported model answers where some packages are missing."""
-    code = HERMIT.format(away=away, folder=str(folder))
+def alone(folder: Path) -> list[float]:
+    """What the exported model answers where nothing but torch is installed."""
+    command = [sys.executable, "-I", "-c", HERMIT.format(away=AWAY)]
     environment = {"PATH": os.environ["PATH"]}
-    command = [sys.executable, "-I", "-c", code]
     done = subprocess.run(
-        command, env=environment, cwd="/", capture_output=True, text=True, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return [float(value) for value in done.stdout.strip("[]\n").split(",")]
+
+
+def tracked(lab: Lab, reference: str) -> list[float]:
+    """What the model answers when it is loaded from its run."""
+    answers, _ = lab.python(TRACKED.format(reference=reference))
+    return [float(value) for value in answers.strip("[]\n").split(",")]
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
 def test_export(fresh: Lab, tmp_path: Path, network: str) -> None:
-    """The exported model answers like the tracked one, with Lightning and with torch alone."""
+    """The exported model answers like the tracked one, with torch alone, and so does its ONNX."""
     fresh.done(MODEL, *QUICK, f"network={network}")
     run, folder = fresh.newest(), tmp_path / "a model"
-    assert str(folder) in said(fresh, "export", "latest", folder)
-    answers, _ = fresh.python(TRACKED.format(reference=run.info.run_id))
-    assert alone(folder, OURS) == answers
+    assert str(folder) in said(fresh, "export", "latest", folder, "--onnx")
+    answers = tracked(fresh, run.info.run_id)
     shutil.rmtree(fresh.root / "src")
-    assert alone(folder, OURS + LIGHTNING) == answers
+    assert alone(folder) == pytest.approx(answers, rel=1e-4, abs=1e-5)
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    images = np.arange(3 * 784).reshape(3, 28, 28).astype(np.uint8)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: images})
+    assert np.ravel(logits).tolist() == pytest.approx(answers, rel=1e-3, abs=1e-4)
 
 
 def test_folder(laboratory: Lab, tmp_path: Path) -> None:
@@ -85,52 +78,43 @@ def test_folder(laboratory: Lab, tmp_path: Path) -> None:
     assert (folder / "source" / Path(MODEL).name).read_text() == source.read_text()
     readme = (folder / "README.md").read_text()
     assert f"| val_acc | {run.data.metrics['val_acc']:.4f} |" in readme
+    assert "uint8 [N, 28, 28]" in readme
     assert "with uncommitted changes" in readme
-    assert json.loads((folder / "model.json").read_text())["run"] == run.info.run_id
-    python = [sys.executable, folder / "load.py"]
-    assert "parameters" in subprocess.run(python, check=True, capture_output=True, text=True).stdout
+    assert run.info.run_id in readme
+    assert not (folder / "model.onnx").exists()
 
 
 def test_study(laboratory: Lab, tmp_path: Path) -> None:
     """A study's name exports its best trial; --checkpoint last the last weights."""
     study = history(laboratory)["study"]
     said(laboratory, "export", study.info.run_name, tmp_path / "best")
-    about = json.loads((tmp_path / "best" / "model.json").read_text())
-    assert about["run"] == study.data.tags["best.run_id"]
+    assert study.data.tags["best.run_id"] in (tmp_path / "best" / "README.md").read_text()
     said(laboratory, "export", study.info.run_name, tmp_path / "last", "--checkpoint", "last")
     assert (tmp_path / "last" / "model.safetensors").exists()
 
 
 def test_refusals(laboratory: Lab, tmp_path: Path) -> None:
-    """A folder that is there, a run without a model, a missing package: a line each, and nothing is left."""
+    """A folder that is there, a run without a model, a wrong shape: a line each, and nothing is left."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
     folder = tmp_path / "new"
     assert "is there already" in refused(laboratory, "export", "best", tmp_path / "full")
     assert "has no checkpoints" in refused(laboratory, "export", "feature01/latest", folder)
-    assert "checkpoints/middle.ckpt" in refused(
-        laboratory, "export", "best", folder, "--checkpoint", "middle"
-    )
-    assert "pip install onnx" in refused(laboratory, "export", "best", folder, "--onnx")
+    for option, value, answer in (
+        ("--checkpoint", "middle", "checkpoints/middle.ckpt"),
+        ("--input", "28x29:uint8", "torch.export can't follow the model with [28, 29] torch.uint8"),
+        ("--input", "28 pixels", "--input 28x28:uint8"),
+    ):
+        assert answer in refused(laboratory, "export", "best", folder, option, value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
 
 
-def test_classes_from_elsewhere(fresh: Lab, tmp_path: Path) -> None:
-    """Siblings come along, with what they need and under names that clash with nothing."""
-    folder = fresh.root / Path(MODEL).parent
-    program = fresh.root / MODEL
-    (folder / "score.py").write_text(SIBLING)
-    text = program.read_text().replace(
-        "from pathlib import Path\n", "from pathlib import Path\nimport score as own\n", 1
-    )
-    text = text.replace(
-        "logits: Tensor = self.network(", "logits: Tensor = own.scaled(self.network("
-    )
-    program.write_text(text.replace("(pixels.unsqueeze(1))", "(pixels.unsqueeze(1)))"))
-    fresh.done(MODEL, *QUICK)
-    said(fresh, "export", "latest", tmp_path / "model")
-    answers, _ = fresh.python(TRACKED.format(reference=fresh.newest().info.run_id))
-    assert alone(tmp_path / "model", OURS + LIGHTNING) == answers
-    code = (tmp_path / "model/code/score.py").read_text()
-    assert "SCALE = math.sqrt(4.0)  # of logits" in code
-    assert "mlflow" not in code
+def test_no_onnx(laboratory: Lab, tmp_path: Path) -> None:
+    """Where the packages that ONNX needs are not installed, they are named."""
+    without = "import sys; sys.modules['onnx'] = None; from src.utils.lab.cli import app; app()"
+    command = [sys.executable, "-c", without, "export", "best", tmp_path / "model", "--onnx"]
+    process = laboratory.start(*command)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert errors == "error: ONNX needs packages that are not installed: pip install onnx\n"
+    assert not (tmp_path / "model").exists()

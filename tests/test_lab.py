@@ -45,7 +45,7 @@ def listed(lab: Lab, *arguments: str) -> list[dict[str, Any]]:
 )
 def test_quick(laboratory: Lab, command: str) -> None:
     """What needs no torch answers in less than a second of CPU time, and imports nothing slow."""
-    python = [sys.executable, "-X", "importtime", "-m", "src.utils.cli", *command.split()]
+    python = [sys.executable, "-X", "importtime", "-m", "src.utils.lab.cli", *command.split()]
     process = laboratory.start(*python)
     assert process.stdout and process.stderr
     with process.stdout, process.stderr:

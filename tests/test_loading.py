@@ -152,8 +152,8 @@ def test_errors(fresh: Lab) -> None:
         ({"run_id": run.run_id, "checkpoint": "worst"}, ["worst.ckpt", "best.ckpt, last.ckpt"]),
         ({"experiment_name": "model02"}, ["there is no experiment", "model01"]),
         ({"experiment_name": "dataset01"}, ["checkpoint"]),
-        ({"run_id": "'; DROP TABLE runs; --"}, ["is no run id"]),
-        ({"run_id": ""}, ["is no run id"]),
+        ({"run_id": "'; DROP TABLE runs; --"}, ["there is no run"]),
+        ({"run_id": ""}, ["there is no run"]),
         ({}, ["needs a run_id"]),
     ]
     said = refusals(fresh, *(arguments for arguments, _ in expected))

@@ -25,6 +25,20 @@ CONTRACT = (
 )
 
 
+# Each folder of src/utils, and those that it must not import.
+LAYERS = {
+    "store": ("execution", "callbacks", "sweep", "lab"),
+    "callbacks": ("lab",),
+    "execution": ("callbacks", "lab"),
+    "sweep": ("callbacks", "lab"),
+    ".": ("lab",),
+}
+
+
+def ours(module: str) -> bool:
+    return module.count(".") > 1 and module.startswith("src.utils.")
+
+
 def name(path: Path) -> str:
     return str(path.relative_to(SRC))
 
@@ -65,6 +79,15 @@ def test_experiment_imports(folder: Path) -> None:
 def test_shared_imports(file: Path) -> None:
     """What experiments share imports no experiment."""
     assert not [m for m in imported(file) if m.startswith(".") or re.match(r"src\.(?!utils\b)", m)]
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_layers(folder: str) -> None:
+    """Inside src/utils, too, what lies lower knows nothing of what lies above it."""
+    files = sorted((SRC / "utils" / folder).glob("*.py"))
+    packages = [module.split(".")[2] for file in files for module in imported(file) if ours(module)]
+    assert files
+    assert not {package for package in packages if package in LAYERS[folder]}
 
 
 @pytest.mark.parametrize("folder", EXPERIMENTS, ids=name)

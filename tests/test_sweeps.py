@@ -51,7 +51,7 @@ def mnist(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> SweepLab:
 @pytest.fixture(scope="module")
 def example(mnist: SweepLab) -> tuple[SweepLab, str]:
     """The sweep of the README, shortened: the laboratory, and what was printed."""
-    few = (*QUICK, "hydra.sweeper.n_trials=4", TWO)
+    few = (*QUICK, "hydra.sweeper.n_trials=4", TWO, "note=a first look", "tags=[try]")
     return mnist, mnist.sweep(MODEL, "learning_rate=interval(0.001,0.002)", *few)
 
 
@@ -80,6 +80,10 @@ def test_study_in_mlflow(example: tuple[SweepLab, str]) -> None:
     parent, children = lab.parent(study), lab.children(study)
     assert parent.info.status == "FINISHED"
     assert parent.info.run_name == study.study_name
+    assert [run.data.tags["mlflow.note.content"] for run in (parent, *children)] == [
+        "a first look"
+    ] * 5
+    assert [run.data.tags["tag.try"] for run in (parent, *children)] == ["true"] * 5
     assert [run.info.run_id for run in children] == [t.user_attrs["run_id"] for t in study.trials]
     assert [run.info.status for run in children] == ["FINISHED"] * 4
     for run, trial in zip(children, study.trials, strict=True):
@@ -112,7 +116,7 @@ def test_load_best_model(example: tuple[SweepLab, str]) -> None:
 def test_no_telemetry(example: tuple[SweepLab, str]) -> None:
     """Nothing that a sweep or a training imports lets MLflow's telemetry start."""
     lab, _ = example
-    for module in ("src.utils.run", "src.utils.sweeper", "src.utils.tracking"):
+    for module in ("src.utils.run", "src.utils.sweep.sweeper", "src.utils.tracking"):
         code = f"import {module}; from mlflow.telemetry import get_telemetry_client as client"
         assert "None" in lab.python(f"{code}; print(client())")[0]
 

@@ -17,8 +17,8 @@ from mlflow.tracking import MlflowClient
 TEN_AT_ONCE = """
     import os, sys
     from src.utils.layout import Experiment
-    from src.utils.metrics import MetricBuffer
-    from src.utils.store import experiment_id, open_store
+    from src.utils.execution.metrics import MetricBuffer
+    from src.utils.store.client import experiment_id, open_store
 
     children = []
     for number in range(10):
@@ -80,7 +80,7 @@ def test_moved_repository(lab: Lab, tmp_path: Path) -> None:
     moved = lab.copied(tmp_path / "first").root.rename(place)
     said, _ = Lab(place).python("""
         from mlflow.artifacts import list_artifacts
-        from src.utils.store import open_store
+        from src.utils.store.client import open_store
         from src.utils.tracking import load_model
 
         client = open_store()
@@ -96,6 +96,46 @@ def test_moved_repository(lab: Lab, tmp_path: Path) -> None:
     ] == []
     assert said.endswith("MLP\n")
     assert Path(lab.newest().info.artifact_uri).is_relative_to(lab.root)
+
+
+@pytest.mark.parametrize("address", ["runs.db", "link/runs.db"])
+def test_other_databases(fresh: Lab, address: str) -> None:
+    """A database of another name, by a relative path or a link, keeps its artifacts beside itself."""
+    (fresh.root / "elsewhere").mkdir()
+    (fresh.root / "link").symlink_to("elsewhere")
+    fresh.done(DATASET, MLFLOW_TRACKING_URI=f"sqlite:///{address}")
+    place = (fresh.root / address).resolve()
+    client = MlflowClient(f"sqlite:///{place}")
+    stored = client.get_experiment_by_name("dataset/dataset01")
+    assert stored is not None
+    assert Path(stored.artifact_location) == place.parent / "dataset/dataset01"
+    (run,) = client.search_runs([stored.experiment_id])
+    assert (Path(run.info.artifact_uri) / "provenance/facts.json").exists()
+
+
+def test_borrowed_database(lab: Lab, tmp_path: Path) -> None:
+    """The paths in a database that is another repository's, or a copy of ours, are left alone."""
+    borrowed = tmp_path / "borrowed.db"
+    own = sqlite3.connect(lab.root / "logs/mlruns/mlflow.db")
+    with closing(own), closing(sqlite3.connect(borrowed)) as copy:
+        own.backup(copy)
+    lab.python(
+        "from src.utils.store.client import open_store; open_store()",
+        MLFLOW_TRACKING_URI=f"sqlite:///{borrowed}",
+    )
+    stored = MlflowClient(f"sqlite:///{borrowed}").get_experiment_by_name("model/model01")
+    assert stored is not None
+    assert Path(stored.artifact_location).is_relative_to(lab.root)
+
+
+def test_no_such_store(lab: Lab) -> None:
+    """An address that makes no sense is refused in one line."""
+    refused = lab.run(MODEL, *QUICK, MLFLOW_TRACKING_URI="nonsense://here")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(
+        "error: MLFLOW_TRACKING_URI=nonsense://here is no MLflow store"
+    )
+    assert refused.stderr.count("\n") == 1
 
 
 @pytest.fixture

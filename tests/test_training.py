@@ -81,6 +81,7 @@ def test_metrics(lab: Lab) -> None:
         "test_loss",
         "test_acc",
     }
+    assert run.data.tags["monitor"] == "val_acc max"
     assert 0.2 < run.data.metrics["test_acc"] <= 1
     assert run.data.metrics["samples_per_second"] == pytest.approx(
         4500 / run.data.metrics["epoch_seconds"], rel=0.01

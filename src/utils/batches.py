@@ -1,11 +1,17 @@
 """Batches straight from memory: one index operation a batch, instead of one a sample."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+)
 
 Batch = tuple[Tensor, ...]
 T = TypeVar("T")
@@ -25,10 +31,19 @@ class TensorBatches(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         return tuple(tensor[index] for tensor in self.tensors)
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def __getitems__(self, indices: Tensor) -> Batch:
         """What DataLoader calls where it exists: the whole batch at once, on the tensors' device."""
         picked = torch.as_tensor(indices, device=self.tensors[0].device)
-        return tuple(tensor[picked] for tensor in self.tensors)
+        return tuple(tensor.index_select(0, picked) for tensor in self.tensors)
+
+
+class IndexBatches(BatchSampler):
+    """The same batches as its parent's, as tensors: a list for each would have to be converted."""
+
+    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]  # indices, all the same
+        indices = torch.split(torch.tensor(list(self.sampler)), self.batch_size)
+        short = self.drop_last and len(indices[-1]) < self.batch_size
+        yield from indices[:-1] if short else indices
 
 
 class BatchLoader(DataLoader[Batch]):
@@ -58,13 +73,10 @@ class BatchLoader(DataLoader[Batch]):
 
 def batch_loader(*tensors: Tensor, batch_size: int, shuffle: bool = False) -> BatchLoader:
     """A loader of whole batches; samplers and DDP work as ever. Shuffles by the run's seed."""
-    return BatchLoader(
-        TensorBatches(*tensors),
-        batch_size=batch_size,
-        shuffle=shuffle,
-        collate_fn=_as_it_is,
-        generator=torch.Generator().manual_seed(torch.initial_seed()),
-    )
+    data, generator = TensorBatches(*tensors), torch.Generator().manual_seed(torch.initial_seed())
+    order = RandomSampler(data, generator=generator) if shuffle else SequentialSampler(data)
+    batches = IndexBatches(order, batch_size, drop_last=False)
+    return BatchLoader(data, batch_sampler=batches, collate_fn=_as_it_is, generator=generator)
 
 
 def _as_it_is(batch: T) -> T:

@@ -13,12 +13,12 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, ClassVar, get_type_hints
 
-import src.utils.startup  # noqa: F401  before the experiment imports Lightning
-from src.utils.composition import asks_question, asks_sweep, hydra_program
 from src.utils.errors import UserError, plain_errors
+from src.utils.execution.composition import asks_question, asks_sweep, hydra_program
 from src.utils.layout import ROOT, Experiment
 from src.utils.settings import Settings, unknown, validated
-from src.utils.trial import PRUNED, Pruned
+from src.utils.startup import Departure, keep_imports, pause_collector
+from src.utils.sweep.trial import PRUNED, Pruned
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException
@@ -43,6 +43,7 @@ class Program:
     def __call__(self) -> None:
         """Reads the command line: one run, or with -m a sweep."""
         Program.running = self
+        keep_imports()
         with plain_errors(HydraException, OmegaConfBaseException):
             try:
                 hydra_program(self.here, self.run)()
@@ -52,10 +53,11 @@ class Program:
                 raise error.with_traceback(
                     _from_file(self.file, error.__traceback__)
                 ) from error.__cause__
+        Departure.at_once = True
 
     def run(self, cfg: DictConfig) -> Any:
         """One execution with a composed config: what Hydra and its launchers call."""
-        from src.utils.stages import execute  # late: nothing before this needs MLflow
+        from src.utils.execution.stages import execute  # late: nothing before this needs MLflow
 
         alone = HydraConfig.get().mode == RunMode.RUN  # else the sweep hears of errors
         with plain_errors() if alone else nullcontext():
@@ -88,6 +90,10 @@ class CheckSettings(Callback):
             names = [str(name) for name in config if name != "hydra"]
             with plain_errors():
                 Program.running.check(OmegaConf.masked_copy(config, names))
+                if config.get("resume"):
+                    raise UserError(
+                        "resume= goes on with a search: add -m; resume_run= goes on with a run"
+                    )
 
 
 def experiment(main: Main) -> Program:
@@ -152,10 +158,12 @@ def _answer_questions() -> None:
 def _warm_up() -> None:
     """A sweep's fork server imports torch while the sweep itself still does."""
     if asks_sweep(sys.argv[1:]) and _own_script() is not None:
-        from src.utils.launcher import start_server
+        from src.utils.sweep.launcher import start_server
 
         start_server()
 
 
 _answer_questions()
+if _own_script() is not None:
+    pause_collector()
 _warm_up()

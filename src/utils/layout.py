@@ -32,6 +32,12 @@ class Experiment:
                 return cls(stage, name)
         return None
 
+    @classmethod
+    def named(cls, name: str) -> "Experiment":
+        """`model/model01`, as MLflow calls it."""
+        stage, _, folder = name.partition("/")
+        return cls(stage, folder)
+
     def __str__(self) -> str:
         return f"{self.stage}/{self.name}"
 
@@ -47,6 +53,15 @@ class Experiment:
     def data(self) -> Path:
         """Where a dataset or feature lies; a model makes none."""
         return DATA[self.stage] / self.name
+
+    def next(self) -> "Experiment":
+        """model01 -> model02, or the first number after it that is free."""
+        stem = self.name.rstrip("0123456789")
+        digits = self.name.removeprefix(stem)
+        number, width = int(digits or 1) + 1, len(digits) or 2
+        while (self.source.parent / f"{stem}{number:0{width}}").exists():
+            number += 1
+        return Experiment(self.stage, f"{stem}{number:0{width}}")
 
     def program(self) -> Path:
         """The one file of the folder that is run: the one with `@experiment` in it."""

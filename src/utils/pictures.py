@@ -43,15 +43,18 @@ def most_confident_errors(
     confidence, predicted = logits.softmax(1).max(1)
     wrong = (predicted != labels).nonzero().flatten()
     worst = wrong[confidence[wrong].argsort(descending=True)][:count].tolist()
-    columns = 8
-    rows = max(1, math.ceil(len(worst) / columns))
+    columns, rows = 8, max(1, math.ceil(len(worst) / 8))
+    height, width = images.shape[1:]
+    high, wide = height * 4 // 3, width * 8 // 7  # of a cell: with room for text
+    sheet = images.new_zeros(rows * high, columns * wide)
     figure = Figure(figsize=(1.2 * columns, 1.4 * rows + 0.5))
-    figure.suptitle(f"the surest {len(worst)} of {len(wrong):,} errors: true → predicted")
-    for cell, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axes.set_axis_off()
-        if cell < len(worst):
-            index = worst[cell]
-            axes.imshow(images[index], cmap="gray_r")
-            label, guess, sure = labels[index], predicted[index], confidence[index]
-            axes.set_title(f"{label} → {guess}  {sure:.0%}", size=8)
+    axes = figure.subplots()
+    for cell, index in enumerate(worst):
+        bottom, left = (cell // columns + 1) * high, cell % columns * wide
+        sheet[bottom - height : bottom, left : left + width] = images[index]
+        text = f"{labels[index]} → {predicted[index]}  {confidence[index]:.0%}"
+        axes.text(left + width / 2, bottom - height - 3, text, ha="center", size=8)
+    axes.imshow(sheet, cmap="gray_r")
+    axes.set_axis_off()
+    axes.set_title(f"the surest {len(worst)} of {len(wrong):,} errors: true → predicted")
     return figure

@@ -10,22 +10,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat
 
+from src.utils.execution.manifest import Manifest
+from src.utils.execution.metrics import MetricBuffer
+from src.utils.execution.monitor import system_metrics
+from src.utils.execution.process import FOLLOWED, follows, this_process
+from src.utils.execution.record import record, record_settings
 from src.utils.layout import LOGS, ROOT, Experiment
-from src.utils.manifest import Manifest
-from src.utils.metrics import MetricBuffer
-from src.utils.monitor import system_metrics
-from src.utils.process import FOLLOWED, follows, this_process
-from src.utils.record import record
 from src.utils.settings import Settings
-from src.utils.store import experiment_id, local_store, open_store
-from src.utils.trial import Pruned, TrialLink
+from src.utils.store.client import experiment_id, local_store, open_store
+from src.utils.sweep.trial import Pruned, TrialLink
 
 from mlflow.entities import Dataset as StoredDataset
 from mlflow.entities import DatasetInput, InputTag
 from mlflow.tracking import MlflowClient
 
 if TYPE_CHECKING:
-    from src.utils.resuming import Resumption
+    from src.utils.execution.resuming import Resumption
 
     from matplotlib.figure import Figure
 
@@ -48,7 +48,8 @@ class Run:
         self.facts = {key: value for source in sources for key, value in source.facts.items()}
         self.trial = TrialLink.current()
         self.leads = not follows()  # or it is a further process of the same training
-        self.interrupted = self.training = False
+        self.training = False
+        self.ended_by: signal.Signals | None = None
         self.remote = local_store() is None
         self.folder = LOGS / "lightning" / run_id if self.remote else Path(info.artifact_uri)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,7 @@ class Run:
 
     def input(self, stage: str) -> Path:
         """The folder of data that the setting `dataset` or `feature` names."""
-        return Experiment(*self.sources[stage].experiment.split("/")).data
+        return Experiment.named(self.sources[stage].experiment).data
 
     def fact(self, **facts: str) -> None:
         """Say something of the data: a tag here, and on every run that uses what this one makes."""
@@ -67,7 +68,7 @@ class Run:
         self.tag({f"data.{key}": value for key, value in facts.items()})
 
     def log(self, metrics: Mapping[str, SupportsFloat], step: int = 0) -> None:
-        """Record metrics; they are written in batches (`src/utils/metrics.py`)."""
+        """Record metrics; they are written in batches (`src/utils/execution/metrics.py`)."""
         if self.leads:
             self.metrics.add(metrics, step)
 
@@ -86,7 +87,7 @@ class Run:
 
     def used(self, data: Manifest, context: str) -> None:
         """Record what this run read (`input`) or wrote (`output`), by the digest of its content."""
-        folder = Experiment(*data.experiment.split("/")).data.relative_to(ROOT)
+        folder = Experiment.named(data.experiment).data.relative_to(ROOT)
         source = json.dumps({"uri": str(folder)})
         stored = StoredDataset(data.experiment, data.digest[:32], "local", source)
         tags = [InputTag("mlflow.data.context", context), InputTag("run_id", data.run_id)]
@@ -95,7 +96,7 @@ class Run:
     def terminate(self, *_: object) -> None:
         """What SIGTERM does, except in a training, which ends after its batch."""
         if not self.training:
-            self.interrupted = True
+            self.ended_by = signal.SIGTERM
             sys.exit(128 + signal.SIGTERM)
 
     def close(self, status: str) -> None:
@@ -162,7 +163,8 @@ def tracked(
     status = "FAILED"
     try:
         if resumption is None or resumption.fork:
-            record(run.client, run.id, run.folder, here, settings)
+            record(run.client, run.id, run.folder, here, settings.note, settings.tags)
+            record_settings(run.client, run.id, run.folder, settings)
         with system_metrics(run.id):
             yield run
         status = "FINISHED"
@@ -170,9 +172,9 @@ def tracked(
         status = "FINISHED"
         raise
     except BaseException as error:
-        if run.interrupted or isinstance(error, KeyboardInterrupt):
+        if run.ended_by or isinstance(error, KeyboardInterrupt):
             status = "KILLED"
-            raise SystemExit(130) from None  # what shells call Ctrl-C; Lightning says 1
+            raise SystemExit(128 + (run.ended_by or signal.SIGINT)) from None
         (run.folder / "logs").mkdir(exist_ok=True)
         (run.folder / "logs" / "traceback.txt").write_text(traceback.format_exc())
         raise

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import ModuleType
 
 from src.utils.errors import UserError
-from src.utils.finding import find_run, newest_run
+from src.utils.execution.snapshot import import_file, same_code
 from src.utils.layout import ROOT
-from src.utils.snapshot import import_file, same_code
-from src.utils.store import artifact, local_store, open_store
+from src.utils.store.client import artifact, local_store, open_store
+from src.utils.store.finding import find_run, newest_run
 
 import pytorch_lightning as pl
 import torch

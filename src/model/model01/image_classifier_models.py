@@ -110,10 +110,11 @@ class ImageClassifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.example_input_array = torch.zeros(2, 28, 28, dtype=torch.uint8)  # for `lab export`
         self.scores = {split: Score() for split in ("train", "val", "test")}
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = (images.float() - self.hparams["mean"]) / self.hparams["std"]
+        pixels = (images - self.hparams["mean"]) / self.hparams["std"]
         logits: Tensor = self.network(pixels.unsqueeze(1))
         return logits
 

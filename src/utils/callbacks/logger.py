@@ -1,0 +1,39 @@
+"""Lightning's MLflow logger, writing into a run that the program has begun."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from src.utils.run import Run
+from src.utils.store.address import tracking_uri
+
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers import MLFlowLogger
+
+
+class RunLogger(MLFlowLogger):
+    """Metrics go through the run's buffer; parameters, checkpoints and status are the run's own."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(str(run.here), tracking_uri=tracking_uri(), run_id=run.id)
+        self.run = run
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.run.folder)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.run.log(metrics, step or 0)
+        if "epoch" in metrics:  # Lightning adds it at the end of an epoch
+            self.run.metrics.flush()
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """They are among the parameters of the run, which are all of its settings."""
+
+    def after_save_checkpoint(self, checkpoint_callback: Checkpoint) -> None:
+        """Checkpoints are written where they belong: nothing to copy."""
+
+    @rank_zero_only
+    def finalize(self, status: str = "success") -> None:
+        self.run.metrics.flush()

@@ -1,0 +1,1 @@
+"""What happens around an experiment's `main`: composing its settings, preparing its data, recording."""

@@ -1,0 +1,1 @@
+"""The `lab` command: finding, comparing, repeating and keeping house."""

@@ -1,0 +1,116 @@
+"""Whether all is well with this laboratory, as `lab doctor` tells: each finding says how to mend it."""
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from src.utils.errors import UserError
+from src.utils.execution.commands import lab
+from src.utils.execution.wording import size
+from src.utils.lab.installation import check_installation
+from src.utils.lab.orphans import close, orphans
+from src.utils.lab.symptom import Symptom
+from src.utils.layout import LOGS, ROOT
+from src.utils.store.address import local_database
+from src.utils.store.ledger import open_ledger
+
+LITTLE, VERY_LITTLE = 5 * 10**9, 10**9  # bytes of disk
+
+
+def check(fix: bool = False) -> Iterator[Symptom]:
+    """One symptom after the other; `fix` closes runs whose process is gone."""
+    yield from check_installation()
+    yield from _databases()
+    yield from _runs(fix)
+    yield from _space()
+
+
+def _databases() -> Iterator[Symptom]:
+    database = local_database()
+    if database is None:
+        yield Symptom("store", f"{os.environ['MLFLOW_TRACKING_URI']}")
+    elif not database.exists():
+        yield Symptom("store", "no runs yet", "bash scripts/run.sh makes the first")
+    else:
+        yield from _database("store", database)
+        yield from _opened(database)
+    studies = LOGS / "optuna" / "optuna.db"
+    if studies.exists():
+        yield from _database("studies", studies)
+
+
+def _database(subject: str, file: Path) -> Iterator[Symptom]:
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as store:
+            (sound,) = store.execute("PRAGMA quick_check(1)").fetchone()
+            (mode,) = store.execute("PRAGMA journal_mode").fetchone()
+    except sqlite3.DatabaseError as error:
+        sound, mode = str(error), ""
+    near = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
+    if sound != "ok":
+        mend = (
+            f"bring {near} back from a backup, or rescue what can be read: sqlite3 {near} .recover"
+        )
+        yield Symptom.bad(subject, f"{near} is damaged: {sound}", mend)
+    elif mode != "wal":
+        mend = f"sqlite3 {near} 'PRAGMA journal_mode=WAL'"
+        yield Symptom.warning(subject, f"{near} is not in WAL mode: readers block writers", mend)
+    else:
+        yield Symptom(subject, f"{near}, {size(file.stat().st_size)}, sound, in WAL mode")
+
+
+def _opened(database: Path) -> Iterator[Symptom]:
+    """MLflow's own opinion, and whether the paths in the store are those of this folder."""
+    from src.utils.store.client import open_store  # late: it imports MLflow
+
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiments = open_store().search_experiments()
+    except (MlflowException, sqlite3.DatabaseError) as error:
+        said = str(error).splitlines()[0]
+        mend = f"mlflow db upgrade sqlite:///{database}, after a copy of the file"
+        yield Symptom.bad("store", f"MLflow can't open it: {said}", mend)
+        return
+    away = [
+        one.name
+        for one in experiments
+        if not one.artifact_location.startswith(str(database.parent))
+    ]
+    if away:
+        said = f"the artifacts of {', '.join(away)} are not beside the store"
+        yield Symptom.warning("store", said, "they stay where they are if the repository is moved")
+
+
+def _runs(fix: bool) -> Iterator[Symptom]:
+    try:
+        ledger = open_ledger()
+    except UserError:
+        return
+    runs, dead = ledger.headers(), orphans(ledger)
+    if fix:
+        for one, why in dead:
+            close(one, why)
+            yield Symptom("runs", f"{one.short} ({one.name}) is closed now: {why}")
+    elif dead:
+        names = ", ".join(f"{one.short} ({why})" for one, why in dead)
+        yield Symptom.bad(
+            "runs", f"not running, though they say so: {names}", f"{lab()} doctor --fix"
+        )
+    alive = sum(one.status == "RUNNING" for one in runs) - len(dead)
+    if alive or not dead:
+        yield Symptom("runs", f"{alive} running, {len(runs)} in all")
+
+
+def _space() -> Iterator[Symptom]:
+    free = shutil.disk_usage(ROOT).free
+    kept = size(sum(f.lstat().st_size for f in LOGS.rglob("*") if f.is_file()))
+    said = f"{size(free)} free; logs/ takes {kept}"
+    if free > LITTLE:
+        yield Symptom("disk", said)
+    else:
+        make = Symptom.bad if free < VERY_LITTLE else Symptom.warning
+        yield make("disk", said, f"{lab()} gc shows what can go")

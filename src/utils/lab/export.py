@@ -1,0 +1,143 @@
+"""`lab export`: a model in a folder that needs nothing of this repository, and only torch to load.
+
+model.pt2           the network with its weights, as torch.export writes it     (model.onnx on request)
+model.safetensors   the weights alone       config.yaml   the run's settings
+source/             the experiment as it ran
+"""
+
+import shutil
+from importlib.util import find_spec
+from inspect import getdoc
+from pathlib import Path
+from tempfile import mkdtemp
+
+from src.utils.errors import UserError
+from src.utils.execution.wording import figure
+from src.utils.store.entry import Entry, artifact
+from src.utils.store.objective import results
+from src.utils.tracking import load_model
+
+import torch
+from pytorch_lightning import LightningModule
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+README = """# {name}
+
+{doc}
+
+```python
+import torch
+
+model = torch.export.load("model.pt2").module()
+answers = model(batch)  # {batch}, N of any size
+```
+
+It needs torch and nothing else. `model.safetensors` holds the weights alone{onnx}.
+
+| metric | value |
+|---|---|
+{metrics}
+
+Run {id} of {experiment}, {when}{commit}. `config.yaml` has its settings, `source/` its code as it ran.
+"""
+
+
+def export(
+    one: Entry,
+    folder: Path,
+    checkpoint: str = "best",
+    sample: str = "",
+    onnx: bool = False,
+    trust_source: bool = False,
+) -> Path:
+    """Write the folder, whole or not at all; `sample` says what the model takes (see `example`)."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already: name a folder that isn't, or an empty one")
+    missing = [name for name in ("onnx", "onnxscript") if onnx and find_spec(name) is None]
+    if missing:
+        packages = " ".join(missing)
+        raise UserError(f"ONNX needs packages that are not installed: pip install {packages}")
+    model = load_model(one.id, checkpoint=checkpoint, trust_source=trust_source)
+    batch = example(model, sample)
+    program = standalone(model, batch)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        torch.export.save(program, draft / "model.pt2")
+        save_file(
+            {key: tensor.contiguous() for key, tensor in model.state_dict().items()},
+            draft / "model.safetensors",
+        )
+        if onnx:
+            torch.onnx.export(program, f=draft / "model.onnx", external_data=False, verbose=False)
+        _keep(one, draft)
+        (draft / "README.md").write_text(readme(one, model, batch, onnx))
+        for path in (draft, draft / "model.safetensors"):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # they were made for one person alone
+        draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def example(model: LightningModule, sample: str) -> Tensor:
+    """A batch of two: `28x28:uint8` says what one sample is; empty: the model's example_input_array."""
+    given = model.example_input_array
+    if not sample and isinstance(given, Tensor):
+        return torch.cat([given[:1], given[:1]])
+    shape, _, kind = sample.partition(":")
+    dtype, sizes = getattr(torch, kind or "float32", None), shape.split("x")
+    if not all(size.isdigit() for size in sizes) or not isinstance(dtype, torch.dtype):
+        raise UserError(
+            "the shape and type of one sample are needed: --input 28x28:uint8, "
+            "or an example_input_array in the model"
+        )
+    return torch.zeros(2, *map(int, sizes), dtype=dtype)
+
+
+def standalone(model: LightningModule, batch: Tensor) -> ExportedProgram:
+    """The network without its Python code, for batches of any size; checked to answer the same.
+
+    Raises:
+        UserError: its `forward` does what torch.export can't follow, or another shape was meant.
+    """
+    try:
+        with torch.no_grad():
+            program = torch.export.export(model, (batch,), dynamic_shapes=({0: Dim("batch")},))
+            three = torch.cat([batch, batch[:1]])
+            torch.testing.assert_close(program.module()(three), model(three))
+    except Exception as error:  # whatever the model's own code raises, too
+        reason = str(error).strip().split("\n")[0]
+        taken = f"{list(batch.shape[1:])} {batch.dtype}"
+        raise UserError(f"torch.export can't follow the model with {taken}: {reason}") from None
+    return program
+
+
+def _keep(one: Entry, folder: Path) -> None:
+    config, source = artifact(one, "config/config.yaml"), artifact(one, "source")
+    assert config is not None and source is not None  # load_model has just used them
+    shutil.copy(config, folder / "config.yaml")
+    shutil.copytree(source, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def readme(one: Entry, model: LightningModule, batch: Tensor, onnx: bool) -> str:
+    """How to load it, how good it is, and where it is from."""
+    kinds = [kind for kind in type(model).__mro__ if kind.__module__ == type(model).__module__]
+    commit = one.tags.get("mlflow.source.git.commit", "")[:12]
+    changes = " with uncommitted changes" if one.is_dirty else ""
+    sizes = ", ".join(["N", *map(str, batch.shape[1:])])
+    return README.format(
+        name=f"{type(model).__name__}, {one.name}",
+        doc="\n\n".join(doc for kind in kinds if (doc := getdoc(kind))),
+        batch=f"{str(batch.dtype).removeprefix('torch.')} [{sizes}]",
+        onnx=", `model.onnx` the network for ONNX runtimes" if onnx else "",
+        metrics="\n".join(
+            f"| {key} | {figure(one.metrics[key])} |" for key in results(one.metrics)
+        ),
+        id=one.id,
+        experiment=one.experiment,
+        when=f"{one.started:%Y-%m-%d %H:%M}" if one.started else "",
+        commit=f", commit {commit}{changes}" if commit else "",
+    )

@@ -1,0 +1,108 @@
+"""Whether what is installed is what it should be: Python, packages, git, a torch for the GPU."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from src.utils.execution.provenance import packages
+from src.utils.lab.symptom import Symptom
+from src.utils.layout import ROOT
+
+import pynvml
+from packaging.specifiers import SpecifierSet
+
+AGAIN = "rm -f .venv/.jikken-ready && bash scripts/setup.sh"
+
+
+def check_installation() -> Iterator[Symptom]:
+    """One after the other."""
+    yield from _python()
+    yield from _packages()
+    yield from _repository()
+    yield from _gpus()
+
+
+def _project() -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return found
+
+
+def _python() -> Iterator[Symptom]:
+    version, wanted = sys.version.split()[0], _project()["requires-python"]
+    if version in SpecifierSet(wanted, prereleases=True):
+        yield Symptom("python", version)
+    else:
+        yield Symptom.bad("python", f"{version}, but {wanted} is needed", f"rm -r .venv && {AGAIN}")
+
+
+def _packages() -> Iterator[Symptom]:
+    """What is installed beside what poetry.lock says."""
+    installed: dict[str, list[str]] = {}
+    for name, version in (package.split("==", 1) for package in packages()):
+        installed.setdefault(_name(name), []).append(version)
+    locked: dict[str, set[str]] = {}
+    for package in tomllib.loads((ROOT / "poetry.lock").read_text())["package"]:
+        locked.setdefault(_name(package["name"]), set()).add(package["version"])
+    needed = {_name(re.split(r"[ <>=!~;\[]", line)[0]) for line in _project()["dependencies"]}
+    missing = sorted(needed - set(installed))
+    other = sorted(
+        f"{name} {' and '.join(found)} instead of {', '.join(locked[name])}"
+        for name, found in installed.items()
+        if name in locked and not {one.split("+")[0] for one in found} <= locked[name]
+    )
+    if missing or other:
+        said = [f"missing: {', '.join(missing)}"] if missing else []
+        said += [f"other than in poetry.lock: {'; '.join(other[:5])}"] if other else []
+        said += [f"and {len(other) - 5} more"] if len(other) > 5 else []
+        yield Symptom.bad("packages", "; ".join(said), AGAIN)
+    else:
+        yield Symptom("packages", f"{len(installed)}, as poetry.lock has them")
+
+
+def _name(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def _repository() -> Iterator[Symptom]:
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    try:
+        head = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        yield Symptom.warning("git", "is not installed", "install it: runs then know their commit")
+        return
+    if head.returncode == 0:
+        yield Symptom("git", f"at commit {head.stdout.strip()}")
+    else:
+        mend = "git init && git add . && git commit -m Start: runs then know their commit"
+        yield Symptom.warning("git", "this is no repository with a commit", mend)
+
+
+def _gpus() -> Iterator[Symptom]:
+    names = gpu_names()
+    spec = find_spec("torch")
+    version = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    text = version.read_text() if version and version.exists() else ""
+    built = re.search(r"^(?:cuda|hip)\b.*= '(.*)'", text, re.MULTILINE)
+    if not names:
+        yield Symptom("gpu", f"none: trainings use {os.cpu_count()} cores")
+    elif built is None:
+        mend = "install a torch build for it: see pytorch.org, «Get Started»"
+        yield Symptom.bad("gpu", f"{', '.join(names)}, but torch is built for the CPU alone", mend)
+    else:
+        yield Symptom("gpu", f"{', '.join(names)}; torch is built for CUDA {built[1]}")
+
+
+def gpu_names() -> list[str]:
+    """The GPUs that the driver knows, without touching them."""
+    try:
+        pynvml.nvmlInit()
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        return [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
+    except pynvml.NVMLError:  # no driver
+        return []

@@ -1,0 +1,153 @@
+"""`lab rerun`: a run again, from what was kept of it, and whether the same came out."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.utils.errors import UserError
+from src.utils.execution.manifest import Manifest
+from src.utils.execution.provenance import packages
+from src.utils.execution.record import RERUN
+from src.utils.lab.worktree import lend_data, worktree
+from src.utils.layout import ROOT, Experiment
+from src.utils.store.address import tracking_uri
+from src.utils.store.client import artifact, open_store
+from src.utils.store.finding import find_run
+
+from mlflow.entities import Run as StoredRun
+from omegaconf import OmegaConf
+from rich import get_console
+from rich.markup import escape
+from rich.table import Table
+
+TIMES = ("system/", "epoch_seconds", "samples_per_second")  # metrics that no two runs share
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Two runs side by side."""
+
+    old: StoredRun
+    new: StoredRun
+    same_weights: bool | None  # None: there are none to compare
+    tolerance: float
+
+    @property
+    def metrics(self) -> dict[str, tuple[float, float | None]]:
+        """Name -> (old, new)."""
+        new = self.new.data.metrics
+        kept = {k: v for k, v in self.old.data.metrics.items() if not k.startswith(TIMES)}
+        return {name: (value, new.get(name)) for name, value in sorted(kept.items())}
+
+    @property
+    def verdict(self) -> str:
+        """identical (to the bit), within tolerance, or different."""
+        pairs = self.metrics.values()
+        if all(old == new for old, new in pairs) and self.same_weights is not False:
+            return "identical"
+        within = (
+            new is not None and abs(new - old) <= self.tolerance * abs(old) for old, new in pairs
+        )
+        return "within tolerance" if all(within) else "different"
+
+
+def rerun(reference: str, overrides: Sequence[str], tolerance: float, keep: bool) -> Outcome:
+    """Rebuild the state of a run in a worktree, run it there, and compare."""
+    client = open_store()
+    old = find_run(client, reference)
+    name = client.get_experiment(old.info.experiment_id).name
+    folder = artifact(client, old, "provenance").parent
+    facts = json.loads((folder / "provenance" / "facts.json").read_text())
+    if "git" not in facts:
+        raise UserError(
+            f"run {old.info.run_id[:8]} was not made in a git repository: its code is in {folder}/source"
+        )
+    for difference in differences(old, folder, facts):
+        get_console().print(f"[yellow]differs[/] {escape(difference)}", soft_wrap=True)
+    typed = OmegaConf.load(folder / "config" / "overrides.yaml")
+    patch = folder / "provenance" / "changes.patch"
+    with worktree(old.info.run_id[:8], facts["git"]["commit"], patch, keep) as place:
+        lend_data(place, but=name)
+        _run(place, old, [*map(str, typed), *overrides], facts["hardware"].get("threads"))
+    (new, *_) = client.search_runs(
+        [old.info.experiment_id],
+        f"tags.rerun_of = '{old.info.run_id}'",
+        order_by=["attributes.start_time DESC"],
+    ) or [None]
+    if new is None:
+        raise UserError(f"the rerun of {name} left no run behind")
+    return Outcome(old, new, _same_weights(old, new), tolerance)
+
+
+def differences(old: StoredRun, folder: Path, facts: dict[str, Any]) -> Iterator[str]:
+    """What is not as it was: files that could not be kept, data, packages."""
+    for name in facts["git"]["left_out"]:
+        yield f"{name} was too large to be kept with the run"
+    for one in old.inputs.dataset_inputs if old.inputs else ():
+        manifest = Manifest.read(Experiment.named(one.dataset.name))
+        now = manifest.digest[:32] if manifest else "missing"
+        if now != one.dataset.digest:
+            yield f"data {one.dataset.name}: {one.dataset.digest[:8]} then, {now[:8]} now"
+    then = set((folder / "provenance" / "packages.txt").read_text().split())
+    changed = sorted(then ^ set(packages()))
+    if changed:
+        yield f"packages: {', '.join(changed[:8])}{' …' if len(changed) > 8 else ''}"
+
+
+def resume(reference: str) -> int:
+    """`resume_run=ID`, by the program of the run; returns its exit status."""
+    run = find_run(open_store(), reference)
+    program = ROOT / run.data.tags["mlflow.source.name"]
+    if not program.exists():
+        raise UserError(
+            f"{program.relative_to(ROOT)} is no longer there: lab rerun can still repeat the run"
+        )
+    command = [sys.executable, str(program), f"resume_run={run.info.run_id}"]
+    return subprocess.run(command, check=False).returncode
+
+
+def _run(place: Path, old: StoredRun, overrides: list[str], threads: int | None) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(place),
+        "MLFLOW_TRACKING_URI": tracking_uri(),
+        RERUN: old.info.run_id,
+        **({"OMP_NUM_THREADS": str(threads)} if threads else {}),  # sums depend on it
+    }
+    program = place / old.data.tags["mlflow.source.name"]
+    command = [sys.executable, str(program), *overrides]
+    get_console().print(f"[bold]rerun[/]   {escape(shlex.join(command))}", soft_wrap=True)
+    if subprocess.run(command, env=environment, cwd=place, check=False).returncode != 0:
+        raise UserError("the rerun failed: the lines above say why")
+
+
+def _same_weights(old: StoredRun, new: StoredRun) -> bool | None:
+    """Whether the last checkpoints hold the same numbers, to the bit."""
+    import torch
+
+    client = open_store()
+    try:
+        files = [artifact(client, run, "checkpoints/last.ckpt") for run in (old, new)]
+    except UserError:
+        return None
+    one, other = (torch.load(f, map_location="cpu", weights_only=True)["state_dict"] for f in files)
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def say(outcome: Outcome) -> None:
+    """Old and new metrics side by side, and the verdict."""
+    old, new = outcome.old.info, outcome.new.info
+    table = Table("metric", f"then ({old.run_id[:8]})", f"now ({new.run_id[:8]})", "difference")
+    for name, (then, now) in outcome.metrics.items():
+        change = "" if now is None else "0" if now == then else f"{now - then:+.2e}"
+        table.add_row(name, f"{then:.6g}", "" if now is None else f"{now:.6g}", change)
+    get_console().print(table)
+    weights = {True: "the same to the bit", False: "different", None: "none kept"}
+    get_console().print(f"weights: {weights[outcome.same_weights]}")
+    get_console().print(f"verdict: [bold]{outcome.verdict}[/]")

@@ -1,0 +1,130 @@
+"""The MLflow store: one SQLite file, `logs/mlruns/mlflow.db`, with the artifacts of every run beside it.
+
+    python -m src.utils.store.client     creates it, or mends its paths after the repository has moved
+
+`MLFLOW_TRACKING_URI` puts another store in its place (`src/utils/store/address.py`).
+"""
+
+import logging
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from src.utils.errors import UserError, plain_errors
+from src.utils.store.address import local_database, old_homes, tracking_uri
+
+from filelock import FileLock
+
+os.environ.setdefault("MLFLOW_MAX_TRACES_TO_DISPLAY_IN_NOTEBOOK", "0")
+
+import mlflow
+from mlflow.entities import Experiment as StoredExperiment
+from mlflow.entities import Run as StoredRun
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+MOVED_COLUMNS = {
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+}
+
+
+def local_store() -> Path | None:
+    """The folder of the SQLite store; None for a store that is a server or a shared database."""
+    database = local_database()
+    return database.parent if database else None
+
+
+def open_store() -> MlflowClient:
+    """A client of the store, which is created, or mended after a move, first where it must be."""
+    database = local_database()
+    if database is not None and (not database.exists() or _old_homes(database)):
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(database.with_name(".lock")):
+            _create(database) if not database.exists() else _relocate(database)
+    mlflow.set_tracking_uri(tracking_uri())
+    try:
+        return MlflowClient(tracking_uri())
+    except MlflowException:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={tracking_uri()} is no MLflow store: give it the address of a server "
+            "(http://…) or a database (sqlite:///…, postgresql://…), or unset it"
+        ) from None
+
+
+def experiment_id(client: MlflowClient, name: str) -> str:
+    """The id of MLflow's experiment `name`, created when it is new; processes don't race for it."""
+    found = client.get_experiment_by_name(name) or _create_experiment(client, name)
+    if found.lifecycle_stage == "deleted":
+        number = found.experiment_id
+        raise UserError(
+            f"the MLflow experiment {name} was deleted: mlflow experiments restore -x {number}"
+        )
+    return str(found.experiment_id)
+
+
+def artifact(client: MlflowClient, run: StoredRun, path: str) -> Path:
+    """A file or folder among the artifacts, downloaded first where the store isn't local."""
+    if local_store() is None:
+        return Path(client.download_artifacts(run.info.run_id, path))
+    found = Path(run.info.artifact_uri) / path
+    if not found.exists():
+        there = sorted(file.name for file in found.parent.glob("*")) or ["none"]
+        raise UserError(
+            f"run {run.info.run_id[:8]} ({run.info.status}) has no {path}: "
+            f"its {found.parent.name} are {', '.join(there)}"
+        )
+    return found
+
+
+def _create_experiment(client: MlflowClient, name: str) -> StoredExperiment:
+    folder = local_store()
+    try:
+        number = client.create_experiment(name, str(folder / name) if folder else None)
+        return client.get_experiment(number)
+    except MlflowException:  # perhaps another process was faster
+        created = client.get_experiment_by_name(name)
+        if created is None:
+            raise
+        return created
+
+
+def _create(database: Path) -> None:
+    """Made beside its place and moved there whole, in WAL mode: readers don't block writers."""
+    draft = database.with_suffix(".draft")
+    draft.unlink(missing_ok=True)
+    store = MlflowClient(f"sqlite:///{draft}")._tracking_client.store
+    store.engine.dispose()
+    with closing(sqlite3.connect(draft)) as connection:
+        with connection:
+            default = str(database.parent / "0")
+            connection.execute("UPDATE experiments SET artifact_location = ?", (default,))
+        connection.execute("PRAGMA journal_mode=WAL")
+    draft.rename(database)
+
+
+def _relocate(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:  # one transaction
+        for old in _old_homes(database):
+            for table, column in MOVED_COLUMNS.items():
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE {column} LIKE ? || '/%'",
+                    (str(database.parent), len(old) + 1, old),
+                )
+
+
+def _old_homes(database: Path) -> set[str]:
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT artifact_location FROM experiments").fetchall()
+    return old_homes(path for (path,) in rows)
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        open_store()

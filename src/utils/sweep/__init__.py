@@ -1,0 +1,1 @@
+"""`-m`: searches with Optuna, each trial in a process of its own."""

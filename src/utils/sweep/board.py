@@ -1,0 +1,154 @@
+"""The board of a sweep: what runs now, live on a terminal, and a line for each trial that has ended."""
+
+import logging
+import threading
+from collections import Counter
+from datetime import datetime, timedelta
+from types import TracebackType
+
+from src.utils.execution.wording import duration, figure, spelled
+from src.utils.sweep.study import INTERRUPTED, REASON, SURPLUS, total
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich import get_console
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+log = logging.getLogger(__name__)
+REFRESH = 1.0  # seconds
+BLOCKS = "▁▂▃▄▅▆▇█"
+CURVE = 20  # values of a trial that are drawn
+
+
+class Board:
+    """Reads all it shows from the study, so it also shows what other processes do on it."""
+
+    def __init__(self, study: optuna.Study, n_jobs: int) -> None:
+        self.study, self.n_trials, self.n_jobs = study, total(study), n_jobs
+        self.live = Live(console=get_console(), auto_refresh=False, transient=True)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Board":
+        log.info("%s: %d trials, %d at a time", self.study.study_name, self.n_trials, self.n_jobs)
+        if len(self.study.directions) > 1:
+            log.info("with several objectives nothing is pruned")
+        if get_console().is_terminal:
+            self.live.start()
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+            self.live.stop()
+
+    def trial_ended(self, trial: FrozenTrial) -> None:
+        """A line for a trial that has ended."""
+        reason = trial.user_attrs.get(REASON, INTERRUPTED)
+        if reason == SURPLUS:
+            return
+        failed = trial.state is TrialState.FAIL
+        parts = [
+            f"trial {trial.number:<3} {'failed' if failed else trial.state.name.lower():8}",
+            reason if failed else _values(trial),
+            spelled(trial.params),
+            duration(trial.duration),
+            "← best so far" if self._leads(trial) else "",
+        ]
+        log.log(logging.WARNING if failed else logging.INFO, "  ".join(filter(None, parts)))
+
+    def _leads(self, trial: FrozenTrial) -> bool:
+        done = trial.state is TrialState.COMPLETE
+        return done and trial.number in {one.number for one in best_trials(self.study)}
+
+    def _watch(self) -> None:
+        while not self._over.wait(REFRESH):
+            self.live.update(self._picture(), refresh=True)
+
+    def _picture(self) -> RenderableType:
+        trials = self.study.get_trials(deepcopy=False)
+        running = [one for one in trials if one.state is TrialState.RUNNING]
+        done = sum(one.state in (TrialState.COMPLETE, TrialState.PRUNED) for one in trials)
+        progress = Table.grid(padding=(0, 1))
+        progress.add_row(ProgressBar(self.n_trials, done, 40), self._counts(trials, done))
+        best, left = best_so_far(self.study), self._time_left(trials, self.n_trials - done)
+        return Group(
+            "", _running(running), "", progress, Text(" · ".join(filter(None, (best, left))))
+        )
+
+    def _counts(self, trials: list[FrozenTrial], done: int) -> str:
+        counts = Counter(one.state for one in trials if one.user_attrs.get(REASON) != SURPLUS)
+        pruned, failed = counts[TrialState.PRUNED], counts[TrialState.FAIL]
+        parts = [
+            f"{done}/{self.n_trials} trials",
+            f"{pruned} pruned" if pruned else "",
+            f"{failed} failed" if failed else "",
+        ]
+        return " · ".join(filter(None, parts))
+
+    def _time_left(self, trials: list[FrozenTrial], left: int) -> str:
+        times = [
+            one.duration for one in trials if one.duration and one.state is not TrialState.FAIL
+        ]
+        if not times:
+            return ""
+        rounds = max(left, 0) / min(self.n_jobs, max(left, 1))
+        return f"about {duration(sum(times, timedelta()) / len(times) * rounds)} left"
+
+
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The best trial, or those of the Pareto front; none before the first is complete."""
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        return []
+    return study.best_trials if len(study.directions) > 1 else [study.best_trial]
+
+
+def best_so_far(study: optuna.Study) -> str:
+    """In a few words."""
+    match best_trials(study):
+        case []:
+            return ""
+        case [best] if len(study.directions) == 1:
+            return f"best {_values(best)} (trial {best.number}: {spelled(best.params)})"
+        case front:
+            return f"{len(front)} trials on the Pareto front"
+
+
+def _running(trials: list[FrozenTrial]) -> Table:
+    names = list(dict.fromkeys(name for one in trials for name in one.params))
+    columns = ("trial", *names, "value", "", "time")
+    table = Table(*map(escape, columns), box=None, header_style="dim", padding=(0, 3, 0, 0))
+    for one in trials:
+        params = (spelled({name: one.params.get(name, "")}).split("=", 1)[1] for name in names)
+        time = duration(datetime.now() - one.datetime_start if one.datetime_start else None)
+        cells = (str(one.number), *params, _values(one), curve(one.intermediate_values), time)
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def _values(trial: FrozenTrial) -> str:
+    """Of a trial that has ended, or the last one it has reported."""
+    reported = trial.intermediate_values
+    last = [reported[max(reported)]] if reported else []
+    return ", ".join(map(figure, trial.values or last))
+
+
+def curve(values: dict[int, float]) -> str:
+    """What was reported, as a line of blocks: ▁▅▇█"""
+    heights = [values[step] for step in sorted(values)][-CURVE:]
+    if len(heights) < 2 or not all(abs(one) < float("inf") for one in heights):
+        return ""
+    low, span = min(heights), max(heights) - min(heights) or 1.0
+    return "".join(BLOCKS[round((one - low) / span * (len(BLOCKS) - 1))] for one in heights)

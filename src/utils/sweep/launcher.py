@@ -1,0 +1,147 @@
+"""`hydra/launcher=fork`: every job in a fresh process, forked from a server that has torch imported.
+
+A job that crashes, is killed or runs out of memory ends alone, and its process costs a fork instead
+of seconds of imports. The server starts no thread and touches no GPU. Each job gets its share of the
+cores, and with GPUs the lease of one. What happens inside a job is in `src/utils/sweep/job.py`.
+"""
+
+import gc
+import logging
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from src.utils.sweep.job import GRACE, Jobs, failure, run_job_sent
+from src.utils.sweep.machine import cores, visible_gpus
+
+import cloudpickle
+from hydra.core.utils import JobReturn, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+FORK = multiprocessing.get_context("forkserver")
+MOST_JOBS = 4  # at a time on a machine without GPUs, unless n_jobs says more
+STOPPED = "stopped before it ended"
+PROGRAM = "JIKKEN_PROGRAM"  # tells the server which file it serves
+
+
+def start_server() -> None:
+    """Start importing what jobs need, while this process goes on importing it for itself."""
+    os.environ[PROGRAM] = str(sys.modules["__main__"].__file__)
+    FORK.set_forkserver_preload(["src.utils.sweep.preloaded"])
+    forkserver.ensure_running()
+
+
+class ForkLauncher(Launcher):
+    """Thread-safe: the sweeper launches one job from each of its threads."""
+
+    timeout: float | None = None  # seconds; a job that takes longer is killed
+
+    def __init__(self, n_jobs: int | None, jobs_per_gpu: int) -> None:
+        leases = visible_gpus() * jobs_per_gpu
+        self.gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for gpu in leases:
+            self.gpus.put(gpu)
+        self.has_gpus = bool(leases)
+        self.n_jobs = n_jobs or len(leases) or min(cores(), MOST_JOBS)
+        self.jobs: set[BaseProcess] = set()
+        self.stopped = threading.Event()
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.common = (task_function, hydra_context, config)
+
+    @cached_property
+    def _sent(self) -> bytes:
+        return bytes(cloudpickle.dumps(Jobs(*self.common)))  # Hydra's state has lambdas in it
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        setup_globals()
+        numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
+        if len(job_overrides) == 1:
+            return [self._launch(job_overrides[0], initial_job_idx)]
+        with ThreadPoolExecutor(self.n_jobs) as pool:
+            return list(pool.map(self._launch, job_overrides, numbers))
+
+    def wait(self) -> None:
+        """Until the server is ready: the first job's time is its own, too."""
+        process = FORK.Process(target=gc.collect)  # anything
+        process.start()
+        process.join()
+
+    def stop(self) -> None:
+        """Tell all running jobs to save their state and end; those that don't are killed."""
+        self.stopped.set()
+        for job in list(self.jobs):
+            _end(job)
+
+    def _launch(self, overrides: Sequence[str], number: int) -> JobReturn:
+        receiver, sender = FORK.Pipe(duplex=False)
+        with self._resources() as environment, receiver:
+            if self.stopped.is_set():
+                return failure(STOPPED)
+            job = (self._sent, list(overrides), number, environment, sender)
+            process = FORK.Process(target=run_job_sent, args=job, name=f"job {number}")
+            process.start()
+            sender.close()
+            self.jobs.add(process)
+            try:
+                return self._wait(process, receiver)
+            finally:
+                self.jobs.discard(process)
+
+    def _wait(self, process: BaseProcess, receiver: Connection) -> JobReturn:
+        result = None
+        if receiver.poll(self.timeout):
+            with suppress(EOFError):  # it died without a word
+                result = receiver.recv()
+        else:
+            _end(process)
+            result = failure(f"timed out after {self.timeout:g} s")
+        process.join()
+        return result or failure(_death(process.exitcode))
+
+    @contextmanager
+    def _resources(self) -> Iterator[dict[str, str]]:
+        """The environment of one job: a GPU of its own if there are any, and its share of the cores."""
+        threads = max(1, cores() // self.n_jobs)
+        environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
+        if not self.has_gpus:
+            yield environment
+            return
+        gpu = self.gpus.get()
+        try:
+            yield environment | {"CUDA_VISIBLE_DEVICES": gpu}
+        finally:
+            self.gpus.put(gpu)
+
+
+def _end(job: BaseProcess) -> None:
+    """Ask it to end, and kill it where it does not."""
+    job.terminate()
+    killer = threading.Timer(GRACE, job.kill)
+    killer.daemon = True
+    killer.start()
+
+
+def _death(exitcode: int | None) -> str:
+    if exitcode is None or exitcode >= 0:
+        return f"its process ended with exit code {exitcode} and no result"
+    name = signal.Signals(-exitcode).name
+    hint = " (out of memory?)" if name == "SIGKILL" else ""
+    return f"its process was killed by {name}{hint}"

@@ -1,0 +1,66 @@
+"""What a sweep's fork server does once, so that no job has to: it imports, sees what code this is, and
+uses for the first time what is slow only then. It starts no thread, and keeps no file open.
+"""
+
+# ruff: noqa: E402  the garbage collector rests while all this is imported
+import gc
+
+gc.disable()
+
+import atexit
+import os
+import signal
+from multiprocessing import spawn
+
+import src.utils.execution.stages
+import src.utils.sweep.sweeper
+import src.utils.tracking  # noqa: F401
+from src.utils.execution import composition, provenance, snapshot
+from src.utils.layout import Experiment
+from src.utils.store import client as store
+from src.utils.sweep.launcher import PROGRAM
+
+import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
+
+
+def import_program(file: str) -> None:
+    """As jobs do it; theirs is the code of now, whatever is edited while the sweep runs."""
+    spawn.import_main_path(file)  # Python's own preloading has a bug
+    here = Experiment.of(file)
+    if here is not None:
+        snapshot.contents(here.source)
+        provenance.code()
+        compose(here)
+
+
+def compose(here: Experiment) -> None:
+    """Hydra's grammars are slow until they have seen each of their rules."""
+    composition.defaults(here)
+    OverridesParser.create().parse_overrides(["a=0.1", "+b.c='d | e'", "f=[g,h]", "i={j:k}"])
+
+
+def draw_once() -> None:
+    """Fonts have to be found."""
+    figure = Figure()
+    figure.subplots().set_title("0 → 1")
+    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
+
+
+def open_stores_once() -> None:
+    """Tables have to be mapped; SQLite's files must be closed again before the first fork."""
+    optuna.storages.RDBStorage("sqlite://").engine.dispose()
+    if store.local_store() is not None:
+        store.open_store()._tracking_client.store.engine.dispose()
+
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep to handle
+import_program(os.environ[PROGRAM])
+draw_once()
+open_stores_once()
+gc.enable()
+gc.freeze()  # jobs share this memory as long as nothing writes to it
+atexit.register(gc.unfreeze)

@@ -1,0 +1,152 @@
+"""A study in MLflow: one parent run with the best, the table of trials and the plots; a child a trial."""
+
+import logging
+import queue
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from src.utils.execution.record import record
+from src.utils.layout import Experiment
+from src.utils.run import Run, create_run
+from src.utils.store.client import experiment_id, open_store
+from src.utils.sweep.plots import draw
+from src.utils.sweep.study import INTERRUPTED, REASON
+from src.utils.sweep.summary import say_study
+
+import optuna
+from omegaconf import DictConfig, OmegaConf
+from optuna.trial import FrozenTrial, TrialState
+
+log = logging.getLogger(__name__)
+RUN_ID = "run_id"  # user attribute of the study, and of each trial
+MOST_RUNS = 50_000  # MLflow's limit for one search
+REFRESH = 20.0  # seconds between two redrawings while the sweep runs
+SHARE = 0.05  # of the time, at most, is spent on drawing
+
+
+class StudyReport:
+    """Opened for the time of a sweep; writes in a thread of its own, which no trial waits for."""
+
+    def __init__(self, study: optuna.Study, here: Experiment, config: DictConfig) -> None:
+        self.study, self.here, self.config = study, here, config
+        self.folder = Path(config.hydra.sweep.dir)
+        self.client = open_store()
+        self.run = self._parent()
+        self._ended: queue.SimpleQueue[FrozenTrial | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, daemon=True)
+
+    def _parent(self) -> Run:
+        """The run of the study: a new one, or, on resume, the one it had."""
+        known = self.study.user_attrs.get(RUN_ID)
+        if known is not None:
+            self.client.update_run(known, status="RUNNING")
+            return Run(self.client, known, self.here, [])
+        name = self.study.study_name
+        run = create_run(self.here, {"optuna.study": name}, [], name)
+        note, labels = self.config.get("note", ""), list(self.config.get("tags", []))
+        record(self.client, run.id, run.folder, self.here, note, labels)
+        self.study.set_user_attr(RUN_ID, run.id)
+        return run
+
+    def __enter__(self) -> "StudyReport":
+        self._writer.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.put(None)
+        self._writer.join()
+        self.refresh()
+        self._settle()
+        self._summarise()
+        stopped = isinstance(error, SystemExit | KeyboardInterrupt)
+        self.run.close("KILLED" if stopped else "FAILED" if error else "FINISHED")
+
+    def trial_ended(self, trial: FrozenTrial) -> None:
+        """Take note of how a trial ended."""
+        self._ended.put(trial)
+
+    def _write(self) -> None:
+        due = time.monotonic() + REFRESH
+        while (trial := self._ended.get()) is not None:
+            if RUN_ID in trial.user_attrs:
+                self._close(trial.user_attrs[RUN_ID], trial)
+            began = time.monotonic()
+            if began > due:
+                self.refresh()
+                due = time.monotonic() + max(REFRESH, (time.monotonic() - began) / SHARE)
+
+    def _close(self, run_id: str, trial: FrozenTrial) -> None:
+        """Say on a trial's run how it ended, and end the run where its process could not."""
+        self.client.set_tag(run_id, "optuna.state", trial.state.name.lower())
+        if trial.state is TrialState.FAIL:
+            reason = trial.user_attrs.get(REASON, INTERRUPTED)
+            self.client.set_tag(run_id, "reason", reason)
+            if self.client.get_run(run_id).info.status == "RUNNING":
+                status = "KILLED" if reason == INTERRUPTED else "FAILED"
+                self.client.set_terminated(run_id, status)
+
+    def _settle(self) -> None:
+        """Close what a killed sweep had no time to: runs that still run, or don't say how they ended."""
+        ended = {str(one.number): one for one in self.study.get_trials() if one.state.is_finished()}
+        children = self.client.search_runs(
+            [experiment_id(self.client, str(self.here))],
+            f"tags.`mlflow.parentRunId` = '{self.run.id}'",
+            max_results=MOST_RUNS,
+        )
+        for run in children:
+            open_ended = run.info.status == "RUNNING" or "optuna.state" not in run.data.tags
+            if open_ended and run.data.tags["optuna.trial"] in ended:
+                self._close(run.info.run_id, ended[run.data.tags["optuna.trial"]])
+
+    def _summarise(self) -> None:
+        """Print what was found and what comes next, and write Hydra's `optimization_results.yaml`."""
+        results = results_of(self.study)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for place in (self.folder, self.run.folder):
+            OmegaConf.save(results, place / "optimization_results.yaml")
+        say_study(self.study, self.here)
+
+    def refresh(self) -> None:
+        """Write the best so far, the table and the plots."""
+        frame = self.study.trials_dataframe()
+        frame.to_csv(self.run.folder / "trials.csv", index=False)
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if not done:
+            return
+        best = best_of(self.study)
+        if len(self.study.directions) == 1:
+            self.run.log({"best_value": best[0].value or 0.0}, len(done))
+            self.run.metrics.flush()
+        tags = {f"best.{name}": str(value) for name, value in best[0].params.items()}
+        tags |= {
+            "best.value": str(best[0].values),
+            "best.run_id": best[0].user_attrs.get(RUN_ID, ""),
+        }
+        self.run.tag(tags)
+        draw(self.study, self.run.folder / "plots")
+
+
+def best_of(study: optuna.Study) -> list[FrozenTrial]:
+    """The best trial; with several objectives, the Pareto front."""
+    if len(study.directions) > 1:
+        return study.best_trials
+    return [study.best_trial] if study.get_trials(states=(TrialState.COMPLETE,)) else []
+
+
+def results_of(study: optuna.Study) -> dict[str, Any]:
+    """In the form of the official sweeper."""
+    best = best_of(study)
+    if len(study.directions) > 1:
+        solutions = [{"params": one.params, "values": one.values} for one in best]
+        return {"name": "optuna", "solutions": solutions}
+    if not best:
+        return {"name": "optuna", "best_params": None, "best_value": None}
+    return {"name": "optuna", "best_params": best[0].params, "best_value": best[0].value}

@@ -1,0 +1,172 @@
+"""The loop of a sweep: Optuna asks, a launcher runs, until as many trials are finished as were wanted."""
+
+import logging
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from src.utils.errors import UserError
+from src.utils.execution.process import this_process
+from src.utils.sweep import study as studies
+from src.utils.sweep.job import JobFailed, spelled
+from src.utils.sweep.launcher import ForkLauncher
+from src.utils.sweep.question import Question
+from src.utils.sweep.study import INTERRUPTED, REASON, SURPLUS
+from src.utils.sweep.trial import PRUNED, TrialLink
+
+import optuna
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
+from optuna.trial import FrozenTrial, TrialState
+
+log = logging.getLogger(__name__)
+TrialEnded = Callable[[FrozenTrial], None]
+
+
+class Search:
+    """One process's part in a study."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        question: Question,
+        launcher: Launcher,
+        parent_run: str,
+        config: DictConfig,
+        extend: Callable[[DictConfig, optuna.Trial], None] | None,
+    ) -> None:
+        self.study, self.question, self.launcher = study, question, launcher
+        self.parent_run, self.config, self.extend = parent_run, config, extend
+        self.settings: DictConfig = config.hydra.sweeper
+        self.n_trials = studies.total(study)
+        self.failures: list[FrozenTrial] = []  # for good: not tried again
+        self.interrupts = 0
+        self.listeners: Sequence[TrialEnded] = ()
+
+    def run(self, n_jobs: int, listeners: Sequence[TrialEnded]) -> None:
+        """Until `n_trials` are finished, too many have failed, or Ctrl-C."""
+        self.listeners = listeners
+        previous = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            if isinstance(self.launcher, ForkLauncher):
+                self.launcher.wait()
+            while self._goes_on():
+                for lost in studies.reclaim(self.study):
+                    self._tell(lost)
+                wanted = studies.wanted(self.study)
+                if wanted <= 0:  # other processes are at the last ones
+                    time.sleep(1)
+                    continue
+                self.study.optimize(
+                    self._objective,
+                    wanted,
+                    n_jobs=min(n_jobs, wanted),
+                    catch=(Exception,),
+                    callbacks=[self._after_trial],
+                )
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def verdict(self) -> None:
+        """Ends the program as what happened asks for."""
+        if self.too_many_failures:
+            reasons = {trial.user_attrs[REASON] for trial in self.failures}
+            raise UserError(
+                f"{len(self.failures)} of {self.n_trials} trials failed, more than "
+                f"hydra.sweeper.max_failure_rate={self.settings.max_failure_rate} allows: "
+                + "; ".join(sorted(reasons))
+            )
+        if self.interrupts:
+            sys.exit(130)
+
+    @property
+    def too_many_failures(self) -> bool:
+        allowed: float = self.settings.max_failure_rate * self.n_trials
+        return len(self.failures) > allowed
+
+    def _goes_on(self) -> bool:
+        if self.interrupts or self.too_many_failures:
+            return False
+        ahead = [TrialState.RUNNING, TrialState.WAITING]
+        done = studies.count(self.study, *studies.FINISHED) >= self.n_trials
+        return not done and (not self.question.grid or studies.count(self.study, *ahead) > 0)
+
+    def _objective(self, trial: optuna.Trial) -> float | list[float]:
+        trial.set_user_attr(studies.OWNER, this_process())
+        if studies.is_surplus(trial):
+            raise self._failure(trial, SURPLUS)
+        try:
+            result = self._launched(trial)
+        except Exception as error:  # before or beside the job; what the job raises is in its result
+            raise self._failure(trial, spelled(error)) from error
+        return self._value(trial, result)
+
+    def _launched(self, trial: optuna.Trial) -> JobReturn:
+        for name, distribution in self.question.space.items():
+            trial._suggest(name, distribution)
+        if self.extend is not None:
+            self.extend(self.config, trial)
+        link = TrialLink(
+            self.study.study_name,
+            trial.number,
+            trial._trial_id,
+            self.parent_run,
+            len(self.study.directions),
+        )
+        overrides = [*self.question.overrides(trial.params), link.override()]
+        (result,) = self.launcher.launch([overrides], initial_job_idx=trial.number)
+        return result
+
+    def _value(self, trial: optuna.Trial, result: JobReturn) -> float | list[float]:
+        value = result._return_value  # the property would print, and raise what is no surprise here
+        if result.status is not JobStatus.COMPLETED:
+            known = str(value) if isinstance(value, JobFailed) else spelled(value)
+            raise self._failure(trial, INTERRUPTED if self.interrupts > 1 else known)
+        if value == PRUNED:
+            raise optuna.TrialPruned
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        if len(values) != len(self.study.directions):
+            asked = len(self.study.directions)
+            raise self._failure(trial, f"main returned {value}, not {asked} number(s)")
+        if not all(isinstance(one, int | float) and math.isfinite(one) for one in values):
+            raise self._failure(trial, f"main returned {value}: no finite number")
+        return [float(one) for one in values]
+
+    def _failure(self, trial: optuna.Trial, reason: str) -> JobFailed:
+        trial.set_user_attr(REASON, " ".join(reason.split()))
+        return JobFailed(reason)
+
+    def _after_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        if trial.state is TrialState.FAIL:
+            self._failed(trial)
+        self._tell(trial)
+        if self.interrupts or self.too_many_failures or studies.wanted(study) <= 0:
+            study.stop()
+
+    def _failed(self, trial: FrozenTrial) -> None:
+        """What failed is tried again; `max_retries` times where it was its own fault."""
+        reason, before = trial.user_attrs[REASON], studies.failures(trial)
+        if reason == INTERRUPTED:
+            studies.queue_again(self.study, trial, before)
+        elif reason != SURPLUS and before < self.settings.max_retries:
+            studies.queue_again(self.study, trial, before + 1)
+        elif reason != SURPLUS:
+            self.failures.append(trial)
+
+    def _tell(self, trial: FrozenTrial) -> None:
+        for listener in self.listeners:
+            listener(trial)
+
+    def _interrupt(self, *_: Any) -> None:
+        """Ctrl-C: once, let the running trials finish; twice, stop them."""
+        self.interrupts += 1
+        if self.interrupts == 1:
+            log.warning("finishing the running trials; Ctrl-C again stops them now")
+        elif isinstance(self.launcher, ForkLauncher):
+            self.launcher.stop()
+        else:
+            raise KeyboardInterrupt

@@ -1,0 +1,215 @@
+"""An Optuna study: where it is stored, how far it has come, and what a killed sweep left behind."""
+
+import sqlite3
+import warnings
+from contextlib import closing, suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from src.utils.errors import UserError
+from src.utils.execution.process import is_gone
+from src.utils.layout import LOGS, Experiment
+from src.utils.sweep.question import Question
+
+import optuna
+import sqlalchemy
+from filelock import FileLock
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+
+DEFAULT = f"sqlite:///{LOGS / 'optuna' / 'optuna.db'}"
+HEARTBEAT, GRACE_PERIOD = 15, 60  # seconds; for trials of other machines
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+# What is written on a study
+EXPERIMENT, QUESTION, ARGUMENTS, N_TRIALS = "experiment", "question", "arguments", "n_trials"
+GRID = "grid"
+# … and on a trial: the process that runs it, and why it failed
+OWNER, REASON, FAILURES = "owner", "reason", "failures"
+# Reasons that are no fault of a trial
+INTERRUPTED = "interrupted"
+SURPLUS = "another process had finished the study"
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # the sweep tells the story
+warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats, and retries
+
+
+def open_storage(url: str | None = None, ready: bool = False) -> BaseStorage:
+    """Any Optuna storage URL; by default one SQLite file in WAL mode for all studies.
+
+    `ready` is for the processes of trials: the sweep has looked after the tables before them.
+    """
+    url = url or DEFAULT
+    if url.startswith("redis"):
+        return optuna.storages.get_storage(url)
+    options: dict[str, Any] = {}
+    if url.startswith("sqlite:///"):
+        if not ready:
+            _write_ahead(Path(url.removeprefix("sqlite:///")))
+        options = {"connect_args": {"timeout": 60}}
+    storage = RDBStorage(
+        url,
+        options,
+        skip_compatibility_check=ready,
+        skip_table_creation=ready,
+        heartbeat_interval=HEARTBEAT,
+        grace_period=GRACE_PERIOD,
+        heartbeat_stale_trial_callback=_interrupted,
+    )
+    if storage.engine.dialect.name == "sqlite":
+        _lock_first(storage.engine)
+    return storage
+
+
+def _lock_first(engine: sqlalchemy.Engine) -> None:
+    """Transactions that take SQLite's lock when they begin: otherwise two workers may read that the
+    same trial waits, and both run it."""
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def leave_transactions_to_us(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _write_ahead(database: Path) -> None:
+    """Create the file in WAL mode: readers don't block the one writer. It is made beside its place and
+    moved there whole: two processes must not create its tables."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(database.with_suffix(".lock")):
+        if database.exists():
+            return
+        draft = database.with_suffix(".draft")
+        draft.unlink(missing_ok=True)
+        RDBStorage(f"sqlite:///{draft}").engine.dispose()
+        with closing(sqlite3.connect(draft)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        draft.rename(database)
+
+
+def find_study(storage: BaseStorage, reference: str, here: Experiment) -> FrozenStudy:
+    """The study that `reference` means: the `latest` of an experiment, or one by its name."""
+    studies = [
+        one for one in storage.get_all_studies() if one.user_attrs.get(EXPERIMENT) == str(here)
+    ]
+    for study in reversed(studies):
+        if reference in ("latest", study.study_name):
+            return study
+    known = ", ".join(study.study_name for study in studies[-5:]) or "none yet"
+    raise UserError(f"there is no study {reference!r} of {here} to resume; there are: {known}")
+
+
+def beginning(study_name: str) -> FileLock:
+    """Held while a study is written down, so that processes that share it do that once."""
+    place = LOGS / "optuna"
+    place.mkdir(parents=True, exist_ok=True)
+    return FileLock(place / f".{study_name.replace('/', '-')}.lock")
+
+
+def begin(
+    study: optuna.Study,
+    here: Experiment,
+    typed: list[str],
+    question: Question,
+    n_trials: int | None,
+) -> None:
+    """Write down what is asked; on a study that has begun, refuse to ask anything else.
+
+    `n_trials` is None where it was not typed: a study that goes on keeps its total.
+    """
+    asked = question.describe()
+    before = study.user_attrs.get(QUESTION) if EXPERIMENT in study.user_attrs else None
+    if before is not None and before != asked:
+        name = next(key for key in sorted(before | asked) if before.get(key) != asked.get(key))
+        old, new = before.get(name, "(not set)"), asked.get(name, "(not set)")
+        raise UserError(
+            f"{study.study_name} has {name}={old}, not {new}: that would be a new study"
+        )
+    points = question.combinations() if question.grid else []
+    n_trials = len(points) or n_trials
+    if n_trials is not None:
+        study.set_user_attr(N_TRIALS, n_trials)
+    if before is None:
+        for point in points:
+            study.enqueue_trial(point, skip_if_exists=True)
+        about = {QUESTION: asked, ARGUMENTS: typed, GRID: question.grid, EXPERIMENT: str(here)}
+        for name, value in about.items():  # the experiment last: now it can be resumed
+            study.set_user_attr(name, value)
+
+
+def total(study: optuna.Study) -> int:
+    """How many finished trials the study is to have."""
+    return int(study.user_attrs[N_TRIALS])
+
+
+def count(study: optuna.Study, *states: TrialState) -> int:
+    """How many trials are in one of these states."""
+    return len(study.get_trials(deepcopy=False, states=states))
+
+
+def wanted(study: optuna.Study) -> int:
+    """How many trials are still to be started; of a grid, those that wait."""
+    missing = total(study) - count(study, *FINISHED, TrialState.RUNNING)
+    if study.user_attrs[GRID]:
+        return min(missing, count(study, TrialState.WAITING))
+    return missing
+
+
+def is_surplus(trial: optuna.Trial) -> bool:
+    """Whether so many trials came before this one that its study needs no more: when several
+    processes start the last trials at the same moment."""
+    others = trial.study.get_trials(deepcopy=False)
+    before = [one for one in others if one.number < trial.number]
+    return sum(one.state is not TrialState.FAIL for one in before) >= total(trial.study)
+
+
+def reclaim(study: optuna.Study) -> list[FrozenTrial]:
+    """Fail and queue again the trials of sweeps that are gone; returns those.
+
+    On this machine they are known by their process, at once; those of other machines by their
+    heartbeat.
+    """
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    optuna.storages.fail_stale_trials(study)
+    for trial in filter(_is_lost, running):
+        with suppress(UpdateFinishedTrialError):  # another process was faster
+            study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+            _interrupted(study, trial)
+    now = study.get_trials(deepcopy=False)
+    return [now[one.number] for one in running if now[one.number].state is TrialState.FAIL]
+
+
+def _is_lost(trial: FrozenTrial) -> bool:
+    owner = trial.user_attrs.get(OWNER)
+    if owner is None:  # just begun; or killed then, before its first heartbeat
+        began = trial.datetime_start or datetime.now()
+        return datetime.now() - began > timedelta(seconds=GRACE_PERIOD)
+    return is_gone(owner)
+
+
+def _interrupted(study: optuna.Study, trial: FrozenTrial) -> None:
+    """What a trial's sweep would have done, had it not been killed."""
+    queue_again(study, trial, failures(trial))
+
+
+def queue_again(study: optuna.Study, trial: FrozenTrial, failures: int) -> None:
+    """Let a new trial run with the parameters of one that failed, as far as it had any."""
+    history = [*trial.system_attrs.get("retry_history", []), trial.number]
+    known = {"failed_trial": trial.number, **trial.system_attrs}
+    study.add_trial(
+        optuna.create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            system_attrs={**known, "retry_history": history, FAILURES: failures},
+        )
+    )
+
+
+def failures(trial: FrozenTrial) -> int:
+    """How often its parameters had failed before it, by no fault of the sweep."""
+    return int(trial.system_attrs.get(FAILURES, 0))

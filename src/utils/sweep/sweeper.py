@@ -1,0 +1,124 @@
+"""`-m`: Hydra sweeps as Optuna's own loop, `study.optimize`, each trial in a process of its own.
+
+Takes what the official Optuna sweeper takes, and adds a pruner and resuming. A trial starts the moment
+one ends; a sweep that was killed goes on with `resume=latest`; several processes on one storage share
+one study. Any of Hydra's launchers runs the trials, by default ours (`src/utils/sweep/launcher.py`).
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import src.utils.startup  # noqa: F401  before Optuna imports torch
+from src.utils.experiment import Program
+from src.utils.errors import UserError
+from src.utils.layout import Experiment
+from src.utils.sweep import study as studies
+from src.utils.sweep.board import Board
+from src.utils.sweep.launcher import ForkLauncher
+from src.utils.sweep.question import Question, sampler_of
+from src.utils.sweep.report import StudyReport
+from src.utils.sweep.search import Search
+
+import optuna
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.plugins import Plugins
+from hydra.core.utils import configure_log
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from hydra.utils import get_method, instantiate
+from omegaconf import DictConfig, OmegaConf
+from optuna.storages import BaseStorage
+
+log = logging.getLogger(__name__)
+
+
+class SearchSweeper(Sweeper):
+    """Settings are those of `src/utils/sweep/config.py`; Hydra makes it, sets it up, and sweeps."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = OmegaConf.create(settings)
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.cfg, self.context = config, hydra_context
+        self.jobs: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        if isinstance(self.jobs, ForkLauncher):
+            self.jobs.n_jobs = self.settings.n_jobs or self.jobs.n_jobs
+            self.jobs.timeout = self.settings.trial_timeout
+        elif self.settings.trial_timeout:
+            raise UserError("hydra.sweeper.trial_timeout needs hydra/launcher=fork")
+        self.n_jobs = self.settings.n_jobs or getattr(self.jobs, "n_jobs", 1)
+        if isinstance(self.jobs, BasicLauncher):
+            self.n_jobs = 1  # it runs jobs in this process, one after the other
+
+    def sweep(self, arguments: list[str]) -> None:
+        configure_log(self.cfg.hydra.hydra_logging, self.cfg.hydra.verbose)
+        here = Experiment.named(self.cfg.hydra.job.name)
+        typed = [one for one in arguments if not one.startswith("resume=")]
+        storage = studies.open_storage(self.settings.storage)
+        name, typed, known = self._which(storage, here, typed)
+        as_search = any(map(self._chose, ("hydra/sweeper/sampler", "hydra.sweeper.n_trials")))
+        grid = known.get(studies.GRID)
+        question = Question.of(typed, self.settings, as_search if grid is None else not grid)
+        self._check(question)
+
+        with studies.beginning(name):
+            study = optuna.create_study(
+                storage=storage,
+                sampler=sampler_of(self.settings, question),
+                pruner=instantiate(
+                    self.settings.pruner, _execution_whitelist_=("optuna.pruners.*",)
+                ),
+                study_name=name,
+                directions=question.directions,  # type: ignore[arg-type]  # Optuna checks them
+                load_if_exists=True,
+            )
+            keep = bool(known) and not self._chose("hydra.sweeper.n_trials")
+            studies.begin(study, here, typed, question, None if keep else self.settings.n_trials)
+            report = StudyReport(study, here, self.cfg)
+        board = Board(study, self.n_jobs)
+        with report, board:
+            search = Search(study, question, self.jobs, report.run.id, self.cfg, self._extender())
+            search.run(self.n_jobs, [board.trial_ended, report.trial_ended])
+            search.verdict()
+
+    def _which(
+        self, storage: BaseStorage, here: Experiment, typed: list[str]
+    ) -> tuple[str, list[str], dict[str, Any]]:
+        """The name of the study, its question (as before where none was typed), and what is known of it."""
+        resume = self.cfg.get("resume")
+        if not resume:
+            moment = "-".join(Path(self.cfg.hydra.sweep.dir).parts[-2:])
+            return self.settings.study_name or f"{here.name}-{moment}", typed, {}
+        study = studies.find_study(storage, str(resume), here)
+        attributes = study.user_attrs
+        return study.study_name, typed or list(attributes[studies.ARGUMENTS]), attributes
+
+    def _chose(self, setting: str) -> bool:
+        """Whether a setting of the sweep was typed."""
+        return any(
+            one.lstrip("+").split("=")[0] == setting for one in self.cfg.hydra.overrides.hydra
+        )
+
+    def _check(self, question: Question) -> None:
+        """Compose and check what may be tried, before anything is written."""
+        for point in question.samples():
+            overrides = question.overrides(point)
+            config = self.context.config_loader.load_sweep_config(self.cfg, overrides)
+            if Program.running is not None:
+                names = [str(key) for key in config if key != "hydra"]
+                Program.running.check(OmegaConf.masked_copy(config, names))
+
+    def _extender(self) -> Callable[[DictConfig, optuna.Trial], None] | None:
+        """`custom_search_space`: a function that suggests more. Its name is enough where it is in the
+        experiment's own file; otherwise it is a dotted path."""
+        name = self.settings.custom_search_space
+        if name and "." not in name and Program.running is not None:
+            return Program.running.main.__globals__[name]  # type: ignore[no-any-return]
+        return get_method(name) if name else None

@@ -1,0 +1,80 @@
+"""Which trial of which study this process runs. It travels in the environment, not in the config."""
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+
+if TYPE_CHECKING:
+    import optuna
+
+ENV = "JIKKEN_TRIAL"
+SEPARATOR = " | "
+PRUNED = "pruned"  # what a program returns, instead of a value, when its trial was pruned
+
+
+class Pruned(Exception):
+    """Raised inside a training to end a trial that the pruner gives up."""
+
+
+@dataclass(frozen=True)
+class TrialLink:
+    """How a job finds its trial, and its place under the study's run."""
+
+    study: str
+    number: int
+    trial_id: int
+    parent_run: str
+    objectives: int  # with several, nothing is pruned
+
+    @classmethod
+    def current(cls) -> "TrialLink | None":
+        if ENV not in os.environ:
+            return None
+        number, trial_id, objectives, parent_run, study = os.environ[ENV].split(SEPARATOR, 4)
+        return cls(study, int(number), int(trial_id), parent_run, int(objectives))
+
+    def override(self) -> str:
+        """How Hydra hands it to the job, whatever launches that."""
+        values = (self.number, self.trial_id, self.objectives, self.parent_run, self.study)
+        text = SEPARATOR.join(map(str, values)).replace("'", r"\'")
+        return f"+hydra.job.env_set.{ENV}='{text}'"
+
+    @property
+    def name(self) -> str:
+        return f"trial {self.number}"
+
+    def tags(self) -> dict[str, str]:
+        return {
+            "mlflow.parentRunId": self.parent_run,
+            "optuna.study": self.study,
+            "optuna.trial": str(self.number),
+        }
+
+    def note(self, name: str, value: str) -> None:
+        """Set an attribute of the trial."""
+        self.open().set_user_attr(name, value)
+
+    def open(self) -> "optuna.Trial":
+        """The trial itself, with the sweep's pruner."""
+        return _opened(self)
+
+
+@lru_cache(maxsize=1)
+def _opened(link: TrialLink) -> "optuna.Trial":
+    """With a cheap sampler, since nothing is suggested; the sweep has looked after the tables."""
+    from src.utils.sweep.study import open_storage
+
+    import optuna
+    from hydra.utils import instantiate
+
+    settings = HydraConfig.get().sweeper
+    study = optuna.load_study(
+        study_name=link.study,
+        storage=open_storage(settings.storage, ready=True),
+        sampler=optuna.samplers.RandomSampler(),
+        pruner=instantiate(settings.pruner, _execution_whitelist_=("optuna.pruners.*",)),
+    )
+    return optuna.Trial(study, link.trial_id)
