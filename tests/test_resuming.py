@@ -15,6 +15,42 @@ from torch import Tensor
 
 LONG = (*QUICK, "max_epochs=30", "checkpoint_every=7")  # of 18 steps an epoch
 STOPS = 2
+SHORT = (*QUICK, "max_epochs=4", "checkpoint_every=6")  # … which divides an epoch
+EXITS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+STOPPING = """
+class Stopping(pl.Callback):
+    def stop(self, trainer, moment):
+        import os
+
+        if trainer.current_epoch == 2 and os.environ.get("STOP") == moment:
+            os.kill(os.getpid(), int(os.environ["BY"]))
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        self.stop(trainer, f"train {index}")
+
+    def on_validation_batch_start(self, trainer, module, batch, index, *_):
+        self.stop(trainer, f"val {index}")
+
+    def on_fit_start(self, trainer, module):
+        save = trainer.save_checkpoint
+
+        def and_stop(path, *arguments):
+            save(path, *arguments)
+            if trainer.is_last_batch and str(path).endswith("last.ckpt"):
+                self.stop(trainer, "saved")
+
+        trainer.save_checkpoint = and_stop
+
+
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """A laboratory whose newest run is the short training from its start to its end."""
+    place = lab.copied(tmp_path_factory.mktemp("whole") / "lab")
+    place.done(MODEL, *SHORT)
+    return place
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +102,30 @@ def test_stopped_and_resumed(fresh: Lab, uninterrupted: Lab, by: signal.Signals)
     assert same(weights(fresh, run), weights(uninterrupted, reference))
     for metric in ("val_loss", "train_acc", "test_acc"):
         assert set(fresh.history(run, metric)) == set(uninterrupted.history(reference, metric))
+
+
+@pytest.mark.parametrize(
+    ("moment", "by"),
+    [
+        ("train 16", signal.SIGTERM),
+        ("train 17", signal.SIGINT),
+        ("val 0", signal.SIGKILL),
+        ("val 1", signal.SIGTERM),
+        ("saved", signal.SIGKILL),
+    ],
+)
+def test_stopped_as_an_epoch_ends(fresh: Lab, whole: Lab, moment: str, by: signal.Signals) -> None:
+    """Stopped at any moment of an epoch's end, a training has all of its metrics when it has gone on."""
+    program = fresh.root / MODEL
+    text = program.read_text().replace('mode="max")', 'mode="max", callbacks=[Stopping()])')
+    program.write_text(text.replace("@experiment\n", f"{STOPPING}@experiment\n"))
+    assert fresh.run(MODEL, *SHORT, STOP=moment, BY=str(int(by))).returncode == EXITS[by]
+    fresh.done(MODEL, f"resume_run={fresh.newest().info.run_id}")
+    run, reference = fresh.newest(), whole.newest()
+    assert run.info.status == "FINISHED"
+    assert same(weights(fresh, run), weights(whole, reference))
+    for metric in ("lr", "train_acc", "train_loss_step", "val_loss", "test_acc"):
+        assert set(fresh.history(run, metric)) == set(whole.history(reference, metric)), metric
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])

@@ -48,7 +48,6 @@ class Run:
         self.facts = {key: value for source in sources for key, value in source.facts.items()}
         self.trial = TrialLink.current()
         self.leads = not follows()  # or it is a further process of the same training
-        self.training = False
         self.ended_by: signal.Signals | None = None
         self.remote = local_store() is None
         self.folder = LOGS / "lightning" / run_id if self.remote else Path(info.artifact_uri)
@@ -94,10 +93,9 @@ class Run:
         self.client.log_inputs(self.id, [DatasetInput(stored, tags)])
 
     def terminate(self, *_: object) -> None:
-        """What SIGTERM does, except in a training, which ends after its batch."""
-        if not self.training:
-            self.ended_by = signal.SIGTERM
-            sys.exit(128 + signal.SIGTERM)
+        """What SIGTERM does; a training ends after its batch (`src/utils/callbacks/interruption.py`)."""
+        self.ended_by = signal.SIGTERM
+        sys.exit(128 + signal.SIGTERM)
 
     def close(self, status: str) -> None:
         """Write what is waiting, upload the folder if the store is elsewhere, and end the run."""

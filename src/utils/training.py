@@ -57,8 +57,8 @@ def tracked_trainer(
             *([FirstWeights(run.weights_from)] if run.weights_from else []),
             StepLoss(run, cfg.trainer["log_every_n_steps"]),
             Continuity(run),
-            Interruption(run),
             Progress(),
+            Interruption(run),
             *_pruning(run, monitor),
             *callbacks,
         ],
@@ -80,11 +80,7 @@ def _pruning(run: Run, monitor: str) -> list[pl.Callback]:
 
 def _every(run: Run, steps: int | None) -> list[pl.Callback]:
     """The last checkpoint more often than once an epoch."""
-    return (
-        [ModelCheckpoint(run.checkpoints, "last", **LAST, every_n_train_steps=steps)]
-        if steps
-        else []
-    )
+    return [MidEpoch(run.checkpoints, "last", **LAST, every_n_train_steps=steps)] if steps else []
 
 
 def best_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint:
@@ -107,6 +103,14 @@ class NoProfiler(Profiler):
 
     def stop(self, action_name: str) -> None:
         """Nothing."""
+
+
+class MidEpoch(ModelCheckpoint):
+    """Not after an epoch's last batch: from there Lightning would go on without its validation."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *arguments)
 
 
 class StepLoss(pl.Callback):

@@ -3,7 +3,7 @@
 import logging
 import random
 import signal
-from typing import Any
+from typing import Any, NoReturn
 
 from src.utils.batches import BatchLoader
 from src.utils.run import Run
@@ -18,56 +18,90 @@ log = logging.getLogger(__name__)
 
 
 class Interruption(pl.Callback):
-    """Ctrl-C and SIGTERM end a training after its batch, with a checkpoint to go on from."""
+    """Ctrl-C and SIGTERM end a training after its batch, with a checkpoint to go on from.
+
+    An epoch whose last batch is trained is validated and saved first: from the place between,
+    Lightning would go on with the next epoch.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.asked = 0
+        self.asked: list[signal.Signals] = []
+        self.before: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.run.training = True
+        self.before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._ask)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._ask)
+            self.before[signal.SIGINT] = signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, number: int, _: Any) -> None:
+        self.asked.append(signal.Signals(number))
+        if len(self.asked) > 1:
+            raise KeyboardInterrupt
+        log.warning("stopping after this batch; once more stops at once")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if not trainer.is_last_batch and self._is_asked(trainer):
+            trainer.save_checkpoint(self.run.checkpoints / "last.ckpt")
+            self._stop()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._is_asked(trainer):
+            self._stop()
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.run.training = False
-        if signal.getsignal(signal.SIGINT) == self._ask:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _ask(self, *_: Any) -> None:
-        self.asked += 1
-        if self.asked > 1:
-            raise KeyboardInterrupt
-        log.warning("stopping after this batch; Ctrl-C again stops at once")
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
+        self._let_go()
+        if self._is_asked(trainer):
+            self._stop()
 
     def on_exception(
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
     ) -> None:
-        self.run.training = False
-        if isinstance(exception, KeyboardInterrupt):
-            self.run.ended_by = signal.SIGINT
-        if isinstance(exception, SIGTERMException):
+        self._let_go()
+        if isinstance(exception, SIGTERMException):  # it came before the first batch
             self.run.ended_by = signal.SIGTERM
-        if self.asked == 1 or isinstance(exception, SIGTERMException):  # between two batches
-            trainer.save_checkpoint(self.run.checkpoints / "last.ckpt")
-            log.warning("saved; go on with resume_run=%s", self.run.id[:8])
+        elif isinstance(exception, KeyboardInterrupt):
+            self.run.ended_by = self.asked[0] if self.asked else signal.SIGINT
+
+    def _is_asked(self, trainer: pl.Trainer) -> bool:
+        """All processes of a distributed training stop when one of them is told to."""
+        asked = bool(self.asked)
+        if trainer.world_size == 1:
+            return asked
+        return trainer.strategy.reduce_boolean_decision(asked, all=False)
+
+    def _stop(self) -> NoReturn:
+        log.warning("saved; go on with resume_run=%s", self.run.id[:8])
+        raise KeyboardInterrupt
+
+    def _let_go(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before.clear()
 
 
 class Continuity(pl.Callback):
     """Keeps in each checkpoint what Lightning doesn't: random states, the place in the data, and
-    the sums of the epoch."""
+    the sums of the epoch. And whatever was measured before it is written first."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.kept: dict[str, Any] = {}
+        self.epoch_ends = False
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.epoch_ends = False
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.epoch_ends = True
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        if self.epoch_ends:  # Lightning would log them after the checkpoint
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+            self.run.log(trainer.callback_metrics, step)
+        self.run.metrics.flush()
         checkpoint["continuity"] = {
             "random": _random_state(),
             "loader": loader.state_dict() if (loader := _loader(trainer)) else None,

@@ -17,13 +17,19 @@ class MetricBuffer:
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.client, self.run_id = client, run_id
         self.latest: dict[str, float] = {}
+        self._steps: dict[str, int] = {}  # at which each was last added
         self._waiting: list[tuple[str, SupportsFloat, int, int]] = []
         self._written = time.monotonic()
 
     def add(self, metrics: Mapping[str, SupportsFloat], step: int) -> None:
-        """Values may be tensors: they are read when they are written, not in the training loop."""
+        """One value a step of each; tensors are read when they are written, not in the training loop."""
         now = int(time.time() * 1000)
-        self._waiting += [(name, value, now, step) for name, value in metrics.items()]
+        self._waiting += [
+            (name, value, now, step)
+            for name, value in metrics.items()
+            if self._steps.get(name) != step
+        ]
+        self._steps |= dict.fromkeys(metrics, step)
         if time.monotonic() - self._written > SECONDS:
             self.flush()
 
