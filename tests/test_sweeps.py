@@ -344,6 +344,15 @@ def test_grid(toys: SweepLab) -> None:
     assert states(toys.study()) == {"COMPLETE": 4}
 
 
+def test_added_settings(toys: SweepLab) -> None:
+    """What is not in config.yaml can be searched too, with a + before its name."""
+    toys.sweep(TOY, "+trainer.gradient_clip_val=1,2")
+    parent, children = toys.parent(toys.study()), toys.children(toys.study())
+    assert parent.data.tags["best.trainer.gradient_clip_val"] in ("1", "2")
+    tried = {run.data.params["trainer.gradient_clip_val"] for run in children}
+    assert tried == {"1", "2"}
+
+
 def test_grid_sampler(toys: SweepLab) -> None:
     """`hydra/sweeper/sampler=grid` runs every step of a range once, and refuses what has no steps."""
     toys.sweep(TOY, "x=range(0,3)", "y=choice(low,high)", "hydra/sweeper/sampler=grid")

@@ -9,20 +9,19 @@ import gc
 import logging
 import multiprocessing
 import os
-import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cached_property
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from src.utils.sweep.job import GRACE, Jobs, failure, run_job_sent
-from src.utils.sweep.machine import cores, visible_gpus
+from src.utils.sweep.machine import Slots
 
 import cloudpickle
 from hydra.core.utils import JobReturn, setup_globals
@@ -32,7 +31,6 @@ from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 FORK = multiprocessing.get_context("forkserver")
-MOST_JOBS = 4  # at a time on a machine without GPUs, unless n_jobs says more
 STOPPED = "stopped before it ended"
 PROGRAM = "JIKKEN_PROGRAM"  # tells the server which file it serves
 
@@ -50,12 +48,7 @@ class ForkLauncher(Launcher):
     timeout: float | None = None  # seconds; a job that takes longer is killed
 
     def __init__(self, n_jobs: int | None, jobs_per_gpu: int) -> None:
-        leases = visible_gpus() * jobs_per_gpu
-        self.gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for gpu in leases:
-            self.gpus.put(gpu)
-        self.has_gpus = bool(leases)
-        self.n_jobs = n_jobs or len(leases) or min(cores(), MOST_JOBS)
+        self.slots = Slots(n_jobs, jobs_per_gpu)
         self.jobs: set[BaseProcess] = set()
         self.stopped = threading.Event()
 
@@ -75,7 +68,7 @@ class ForkLauncher(Launcher):
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         if len(job_overrides) == 1:
             return [self._launch(job_overrides[0], initial_job_idx)]
-        with ThreadPoolExecutor(self.n_jobs) as pool:
+        with ThreadPoolExecutor(self.slots.number) as pool:
             return list(pool.map(self._launch, job_overrides, numbers))
 
     def wait(self) -> None:
@@ -92,7 +85,7 @@ class ForkLauncher(Launcher):
 
     def _launch(self, overrides: Sequence[str], number: int) -> JobReturn:
         receiver, sender = FORK.Pipe(duplex=False)
-        with self._resources() as environment, receiver:
+        with self.slots.lease() as environment, receiver:
             if self.stopped.is_set():
                 return failure(STOPPED)
             job = (self._sent, list(overrides), number, environment, sender)
@@ -115,20 +108,6 @@ class ForkLauncher(Launcher):
             result = failure(f"timed out after {self.timeout:g} s")
         process.join()
         return result or failure(_death(process.exitcode))
-
-    @contextmanager
-    def _resources(self) -> Iterator[dict[str, str]]:
-        """The environment of one job: a GPU of its own if there are any, and its share of the cores."""
-        threads = max(1, cores() // self.n_jobs)
-        environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
-        if not self.has_gpus:
-            yield environment
-            return
-        gpu = self.gpus.get()
-        try:
-            yield environment | {"CUDA_VISIBLE_DEVICES": gpu}
-        finally:
-            self.gpus.put(gpu)
 
 
 def _end(job: BaseProcess) -> None:

@@ -125,7 +125,8 @@ class StudyReport:
         if len(self.study.directions) == 1:
             self.run.log({"best_value": best[0].value or 0.0}, len(done))
             self.run.metrics.flush()
-        tags = {f"best.{name}": str(value) for name, value in best[0].params.items()}
+        params = best[0].params.items()  # MLflow takes no +, as typed for a key that is added
+        tags = {f"best.{name.lstrip('+')}": str(value) for name, value in params}
         tags |= {
             "best.value": str(best[0].values),
             "best.run_id": best[0].user_attrs.get(RUN_ID, ""),

@@ -49,13 +49,14 @@ class SearchSweeper(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
         if isinstance(self.jobs, ForkLauncher):
-            self.jobs.n_jobs = self.settings.n_jobs or self.jobs.n_jobs
             self.jobs.timeout = self.settings.trial_timeout
-        elif self.settings.trial_timeout:
+            self.jobs.slots.number = self.settings.n_jobs or self.jobs.slots.number
+            self.n_jobs = self.jobs.slots.number
+            return
+        if self.settings.trial_timeout:
             raise UserError("hydra.sweeper.trial_timeout needs hydra/launcher=fork")
-        self.n_jobs = self.settings.n_jobs or getattr(self.jobs, "n_jobs", 1)
-        if isinstance(self.jobs, BasicLauncher):
-            self.n_jobs = 1  # it runs jobs in this process, one after the other
+        in_this_process = isinstance(self.jobs, BasicLauncher)  # one after the other
+        self.n_jobs = 1 if in_this_process else self.settings.n_jobs or 1
 
     def sweep(self, arguments: list[str]) -> None:
         configure_log(self.cfg.hydra.hydra_logging, self.cfg.hydra.verbose)
