@@ -14,4 +14,4 @@ check() {
 check ruff format --check
 check ruff check
 check mypy --strict src/utils
-check pytest "$@"
+check pytest -n auto --maxprocesses 4 --dist loadfile "$@"
