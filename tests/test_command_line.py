@@ -75,6 +75,17 @@ def test_refusals(lab: Lab, program: str, overrides: str) -> None:
     assert lab.files() == before
 
 
+@pytest.mark.parametrize("question", ["", "--cfg=job", "--multirun"])
+def test_broken_yaml(fresh: Lab, question: str) -> None:
+    """A settings file that is no YAML is named, with the line, instead of a traceback."""
+    file = fresh.root / "config/model/model01/config.yaml"
+    file.write_text("network: cnn\nhidden: 256: 128\n")
+    refused = fresh.run(MODEL, *question.split("=", 1)) if question else fresh.run(MODEL)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert f'"{file}", line 2' in refused.stderr
+
+
 @pytest.mark.parametrize("path", ["with", "without"])
 def test_pythonpath_is_not_needed(tmp_path: Path, path: str) -> None:
     """The installed repository runs by path from any directory, with PYTHONPATH or without."""

@@ -26,6 +26,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 Main = Callable[[Any, Any], Any]
 
@@ -44,7 +45,7 @@ class Program:
         """Reads the command line: one run, or with -m a sweep."""
         Program.running = self
         keep_imports()
-        with plain_errors(HydraException, OmegaConfBaseException):
+        with plain_errors(HydraException, OmegaConfBaseException, YAMLError):
             try:
                 hydra_program(self.here, self.run)()
             except ConfigCompositionException as error:
@@ -150,7 +151,7 @@ def _answer_questions() -> None:
     imported: before torch, in a fraction of a second."""
     here = _own_script()
     if here is not None and asks_question(sys.argv[1:]):
-        with plain_errors(HydraException, OmegaConfBaseException):
+        with plain_errors(HydraException, OmegaConfBaseException, YAMLError):
             hydra_program(here, lambda cfg: None)()
         sys.exit()
 

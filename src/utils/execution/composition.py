@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 # What a config may name as `_target_`: an override can't make the program call anything else.
 TRUSTED = ("src.utils.*", "optuna.*", "hydra_plugins.*", "hydra._internal.*")
@@ -71,7 +72,11 @@ def defaults(here: Experiment) -> dict[str, str] | None:
     try:
         with initialize_config_dir(str(here.config)):
             values = OmegaConf.to_container(compose("config"), resolve=True)
-    except (HydraException, OmegaConfBaseException):  # as when half an experiment is written
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        YAMLError,
+    ):  # as when half an experiment is written
         return None
     assert isinstance(values, dict)
     return {name: str(value) for name, value in flat({str(k): v for k, v in values.items()})}
