@@ -401,6 +401,7 @@ REFUSED = {
     "x=tag(log,interval(0,1))": "makes no sense",
     "z=interval(0,1)": "z is not a setting",
     "x=0.5": "nothing to search",
+    "hydra.sweeper.custom_search_space=more": "toy.py has no such function",
     "seconds=choice(1,soon)": "seconds=soon is refused",
 }
 

@@ -69,7 +69,8 @@ class Program:
 
     def check(self, cfg: DictConfig) -> Settings:
         """The settings, typed; UserError where they are not what the experiment asks for."""
-        return validated(self.settings, cfg)
+        names = [str(name) for name in cfg if name != "hydra"]
+        return validated(self.settings, OmegaConf.masked_copy(cfg, names))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Launchers send it to other processes, which find it by its file."""
@@ -88,9 +89,8 @@ class CheckSettings(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         if Program.running is not None:
-            names = [str(name) for name in config if name != "hydra"]
             with plain_errors():
-                Program.running.check(OmegaConf.masked_copy(config, names))
+                Program.running.check(config)
                 if config.get("resume"):
                     raise UserError(
                         "resume= goes on with a search: add -m; resume_run= goes on with a run"

@@ -9,8 +9,8 @@ from typing import Any
 from src.utils.execution.wording import short
 from src.utils.lab.dossier import read_facts, read_packages
 from src.utils.lab.leaderboard import NOT_CHANGES
-from src.utils.store.entry import Entry, artifact
-from src.utils.store.ledger import Ledger
+from src.utils.store.entry import Entry
+from src.utils.store.ledger import Ledger, artifact
 from src.utils.store.lineage import digests
 from src.utils.store.objective import likely
 

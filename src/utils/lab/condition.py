@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from src.utils.errors import UserError
-from src.utils.store.entry import Entry
-from src.utils.store.ledger import Ledger, Value
+from src.utils.store.entry import Entry, Value
+from src.utils.store.ledger import Ledger
 
 FORM = re.compile(r"\s*([\w./\-]+)\s*(?:(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*)?", re.DOTALL)
 NAMED = {  # for what has a longer name in MLflow

@@ -9,9 +9,9 @@ from src.utils.execution import commands
 from src.utils.execution.wording import figure, size, spelled
 from src.utils.lab.leaderboard import differences, plain
 from src.utils.layout import ROOT
-from src.utils.store.entry import Entry, artifact
+from src.utils.store.entry import Entry
 from src.utils.store.finding import trials_of
-from src.utils.store.ledger import Ledger
+from src.utils.store.ledger import Ledger, artifact
 from src.utils.store.lineage import ancestors
 from src.utils.store.objective import results
 

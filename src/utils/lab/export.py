@@ -13,7 +13,8 @@ from tempfile import mkdtemp
 
 from src.utils.errors import UserError
 from src.utils.execution.wording import figure
-from src.utils.store.entry import Entry, artifact
+from src.utils.store.entry import Entry
+from src.utils.store.ledger import artifact
 from src.utils.store.objective import results
 from src.utils.tracking import load_model
 

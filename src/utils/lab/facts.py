@@ -12,9 +12,9 @@ from src.utils.lab.diary import link
 from src.utils.lab.leaderboard import differences
 from src.utils.lab.repeats import Repeats, grouped
 from src.utils.layout import STAGES, Experiment
-from src.utils.store.entry import Entry, artifact
+from src.utils.store.entry import Entry
 from src.utils.store.finding import trials_of
-from src.utils.store.ledger import Ledger
+from src.utils.store.ledger import Ledger, artifact
 from src.utils.store.objective import Objective, objective, results
 
 from rich.cells import cell_len

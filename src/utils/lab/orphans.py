@@ -4,8 +4,8 @@ import os
 from datetime import datetime, timedelta
 
 from src.utils.execution.process import is_gone
-from src.utils.store.entry import Entry, artifact
-from src.utils.store.ledger import Ledger
+from src.utils.store.entry import Entry
+from src.utils.store.ledger import Ledger, artifact
 
 SILENT = timedelta(days=1)  # after which a run that leaves no sign of life counts as dead
 

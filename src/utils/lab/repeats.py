@@ -7,7 +7,8 @@ from statistics import mean, stdev
 
 from src.utils.execution.wording import figure
 from src.utils.lab.baseline import NOT_COMPARED
-from src.utils.store.entry import Entry, artifact
+from src.utils.store.entry import Entry
+from src.utils.store.ledger import artifact
 
 
 @dataclass(frozen=True)

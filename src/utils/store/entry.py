@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
+
+Value = str | float
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,6 @@ class Used:
     digest: str
     context: str
     run_id: str
-
-
-def artifact(entry: Entry, path: str) -> Path | None:
-    """A file or folder among the artifacts, downloaded first where it is elsewhere; None without it."""
-    location = entry.location.removeprefix("file://")
-    if location.startswith("/"):
-        found = Path(location) / path
-        return found if found.exists() else None
-    from src.utils.store.remote import download  # late: it imports MLflow
-
-    return download(entry.id, path)
 
 
 def moment(milliseconds: int | None) -> datetime | None:

@@ -15,9 +15,8 @@ from typing import Any, Protocol
 
 from src.utils.errors import UserError
 from src.utils.store.address import local_database, old_homes
-from src.utils.store.entry import Entry, Used, moment
+from src.utils.store.entry import Entry, Used, Value, moment
 
-Value = str | float
 AT_ONCE = 500  # runs whose values are read by one query
 KINDS = {"metrics": "latest_metrics", "params": "params", "tags": "tags"}  # and their tables
 HEADERS = """
@@ -137,3 +136,14 @@ def open_ledger() -> Ledger:
     from src.utils.store.remote import RemoteLedger  # late: it imports MLflow
 
     return RemoteLedger()
+
+
+def artifact(entry: Entry, path: str) -> Path | None:
+    """A file or folder among the artifacts, downloaded first where it is elsewhere; None without it."""
+    location = entry.location.removeprefix("file://")
+    if location.startswith("/"):
+        found = Path(location) / path
+        return found if found.exists() else None
+    from src.utils.store.remote import download  # late: it imports MLflow
+
+    return download(entry.id, path)

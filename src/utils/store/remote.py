@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.utils.store.client import open_store
-from src.utils.store.entry import Entry, Used, moment
-from src.utils.store.ledger import Value
+from src.utils.store.entry import Entry, Used, Value, moment
 
 from mlflow.entities import Run as StoredRun
 from mlflow.entities import ViewType

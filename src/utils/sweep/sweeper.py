@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import src.utils.startup  # noqa: F401  before Optuna imports torch
-from src.utils.experiment import Program
 from src.utils.errors import UserError
 from src.utils.layout import Experiment
 from src.utils.sweep import study as studies
@@ -45,6 +44,7 @@ class SearchSweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self.cfg, self.context = config, hydra_context
+        self.program: Any = getattr(task_function, "__self__", None)  # the experiment's Program
         self.jobs: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -68,6 +68,7 @@ class SearchSweeper(Sweeper):
         grid = known.get(studies.GRID)
         question = Question.of(typed, self.settings, as_search if grid is None else not grid)
         self._check(question)
+        extend = self._extender()
 
         with studies.beginning(name):
             study = optuna.create_study(
@@ -85,7 +86,7 @@ class SearchSweeper(Sweeper):
             report = StudyReport(study, here, self.cfg)
         board = Board(study, self.n_jobs)
         with report, board:
-            search = Search(study, question, self.jobs, report.run.id, self.cfg, self._extender())
+            search = Search(study, question, self.jobs, report.run.id, self.cfg, extend)
             search.run(self.n_jobs, [board.trial_ended, report.trial_ended])
             search.verdict()
 
@@ -112,14 +113,19 @@ class SearchSweeper(Sweeper):
         for point in question.samples():
             overrides = question.overrides(point)
             config = self.context.config_loader.load_sweep_config(self.cfg, overrides)
-            if Program.running is not None:
-                names = [str(key) for key in config if key != "hydra"]
-                Program.running.check(OmegaConf.masked_copy(config, names))
+            if self.program is not None:
+                self.program.check(config)
 
     def _extender(self) -> Callable[[DictConfig, optuna.Trial], None] | None:
         """`custom_search_space`: a function that suggests more. Its name is enough where it is in the
         experiment's own file; otherwise it is a dotted path."""
         name = self.settings.custom_search_space
-        if name and "." not in name and Program.running is not None:
-            return Program.running.main.__globals__[name]  # type: ignore[no-any-return]
-        return get_method(name) if name else None
+        if not name or "." in name or self.program is None:
+            return get_method(name) if name else None
+        found = self.program.main.__globals__.get(name)
+        if not callable(found):
+            file = self.program.file.name
+            raise UserError(
+                f"hydra.sweeper.custom_search_space={name}: {file} has no such function"
+            )
+        return found  # type: ignore[no-any-return]  # whatever the person wrote
