@@ -5,20 +5,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    RandomSampler,
-    SequentialSampler,
-)
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 Batch = tuple[Tensor, ...]
 T = TypeVar("T")
 
 
 class TensorBatches(Dataset[Batch]):
-    """Tensors that share their first dimension; a list of indices gives a batch of each."""
+    """Tensors that share their first dimension; a tensor of indices [B] gives a batch of each."""
 
     def __init__(self, *tensors: Tensor) -> None:
         if len({len(tensor) for tensor in tensors}) != 1:
@@ -41,9 +35,10 @@ class IndexBatches(BatchSampler):
     """The same batches as its parent's, as tensors: a list for each would have to be converted."""
 
     def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]  # indices, all the same
-        indices = torch.split(torch.tensor(list(self.sampler)), self.batch_size)
-        short = self.drop_last and len(indices[-1]) < self.batch_size
-        yield from indices[:-1] if short else indices
+        indices = torch.tensor(list(self.sampler), dtype=torch.long)
+        for batch in torch.split(indices, self.batch_size):
+            if len(batch) >= (self.batch_size if self.drop_last else 1):
+                yield batch
 
 
 class BatchLoader(DataLoader[Batch]):
