@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ import pytest
 from filelock import FileLock
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+
+# A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASET = "src/dataset/dataset01/mnist.py"
