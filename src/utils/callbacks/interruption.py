@@ -4,6 +4,7 @@ import logging
 import signal
 from typing import Any, NoReturn
 
+from src.utils.execution.log import say_at_once
 from src.utils.run import Run
 
 import pytorch_lightning as pl
@@ -33,7 +34,7 @@ class Interruption(pl.Callback):
         self.asked.append(signal.Signals(number))
         if len(self.asked) > 1:
             raise KeyboardInterrupt
-        log.warning("stopping after this batch; once more stops at once")
+        say_at_once("stopping after this batch; once more stops at once")
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self._is_asked(trainer) and not trainer.is_last_batch:

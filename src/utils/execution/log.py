@@ -1,6 +1,7 @@
 """Where log lines go: short ones to the terminal, full ones to `logs/logging_/`."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,8 @@ def say_table(title: str, rows: dict[str, str]) -> None:
     for name, value in rows.items():
         table.add_row(name, escape(value))
     get_console().print(table)
+
+
+def say_at_once(text: str) -> None:
+    """For signal handlers: they may come in the middle of a print, and nothing must be printed there."""
+    os.write(2, f"{text}\n".encode())

@@ -5,6 +5,7 @@ model.safetensors   the weights alone       config.yaml   the run's settings
 source/             the experiment as it ran
 """
 
+import logging
 import shutil
 from importlib.util import find_spec
 from inspect import getdoc
@@ -60,7 +61,11 @@ def export(
     if missing:
         packages = " ".join(missing)
         raise UserError(f"ONNX needs packages that are not installed: pip install {packages}")
+    logging.getLogger(load_model.__module__).setLevel(
+        logging.ERROR
+    )  # the kept source is what is meant
     model = load_model(one.id, checkpoint=checkpoint, trust_source=trust_source)
+    model.to(memory_format=torch.contiguous_format)
     batch = example(model, sample)
     program = standalone(model, batch)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from src.utils.errors import UserError
+from src.utils.execution.log import say_at_once
 from src.utils.execution.process import this_process
 from src.utils.sweep import study as studies
 from src.utils.sweep.job import JobFailed, spelled
@@ -165,7 +166,7 @@ class Search:
         """Ctrl-C: once, let the running trials finish; twice, stop them."""
         self.interrupts += 1
         if self.interrupts == 1:
-            log.warning("finishing the running trials; Ctrl-C again stops them now")
+            say_at_once("finishing the running trials; Ctrl-C again stops them now")
         elif isinstance(self.launcher, ForkLauncher):
             self.launcher.stop()
         else:
