@@ -15,6 +15,11 @@ STAGES = ("dataset", "feature", "model")
 LOGS = ROOT / "logs"
 
 
+def near(path: Path) -> Path:
+    """A path as it is typed in the root of the repository."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A folder `src/<stage>/<name>` and all that belongs to it."""

@@ -7,7 +7,6 @@ from typing import Any
 
 from rich import get_console
 from rich.markup import escape
-from rich.table import Table
 
 STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL: "bold red"}
 
@@ -38,14 +37,6 @@ def log_file() -> Path | None:
     """The file that this process logs to, if any."""
     files = [h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
     return Path(files[0].baseFilename) if files else None
-
-
-def say_table(title: str, rows: dict[str, str]) -> None:
-    """Print two columns under a title."""
-    table = Table(title=title, title_justify="left", show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, escape(value))
-    get_console().print(table)
 
 
 def say_at_once(text: str) -> None:

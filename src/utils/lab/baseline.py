@@ -8,15 +8,21 @@ NOT_COMPARED = ("seed", "note", "tags", "resume", "resume_run", "fork", "force")
 
 def departures(one: Entry, base: dict[str, str]) -> dict[str, str]:
     """The settings in which a run departed from the defaults, each once."""
-    changed = {
-        name: value
-        for name, value in one.params.items()
-        if name not in NOT_COMPARED and not _equal(value, base.get(name))
-    }
+    return without_echoes(
+        {
+            name: value
+            for name, value in one.params.items()
+            if name not in NOT_COMPARED and not _equal(value, base.get(name))
+        }
+    )
+
+
+def without_echoes(settings: dict[str, str]) -> dict[str, str]:
+    """Less what follows from another setting of the same name (trainer.max_epochs)."""
     return {
         name: value
-        for name, value in changed.items()
-        if "." not in name or changed.get(name.split(".")[-1]) != value
+        for name, value in settings.items()
+        if "." not in name or settings.get(name.split(".")[-1]) != value
     }
 
 

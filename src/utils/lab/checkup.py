@@ -13,7 +13,7 @@ from src.utils.execution.wording import size
 from src.utils.lab.installation import check_installation
 from src.utils.lab.orphans import close, orphans
 from src.utils.lab.symptom import Symptom
-from src.utils.layout import LOGS, ROOT
+from src.utils.layout import LOGS, ROOT, near
 from src.utils.store.address import local_database
 from src.utils.store.ledger import open_ledger
 
@@ -49,17 +49,17 @@ def _database(subject: str, file: Path) -> Iterator[Symptom]:
             (mode,) = store.execute("PRAGMA journal_mode").fetchone()
     except sqlite3.DatabaseError as error:
         sound, mode = str(error), ""
-    near = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
+    name = near(file)
     if sound != "ok":
         mend = (
-            f"bring {near} back from a backup, or rescue what can be read: sqlite3 {near} .recover"
+            f"bring {name} back from a backup, or rescue what can be read: sqlite3 {name} .recover"
         )
-        yield Symptom.bad(subject, f"{near} is damaged: {sound}", mend)
+        yield Symptom.bad(subject, f"{name} is damaged: {sound}", mend)
     elif mode != "wal":
-        mend = f"sqlite3 {near} 'PRAGMA journal_mode=WAL'"
-        yield Symptom.warning(subject, f"{near} is not in WAL mode: readers block writers", mend)
+        mend = f"sqlite3 {name} 'PRAGMA journal_mode=WAL'"
+        yield Symptom.warning(subject, f"{name} is not in WAL mode: readers block writers", mend)
     else:
-        yield Symptom(subject, f"{near}, {size(file.stat().st_size)}, sound, in WAL mode")
+        yield Symptom(subject, f"{name}, {size(file.stat().st_size)}, sound, in WAL mode")
 
 
 def _opened(database: Path) -> Iterator[Symptom]:

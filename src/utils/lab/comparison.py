@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.execution.wording import short
+from src.utils.lab.baseline import without_echoes
 from src.utils.lab.dossier import read_facts, read_packages
 from src.utils.lab.leaderboard import NOT_CHANGES
 from src.utils.store.entry import Entry
 from src.utils.store.ledger import Ledger, artifact
 from src.utils.store.lineage import digests
-from src.utils.store.objective import likely
+from src.utils.store.objective import TIMINGS, likely
 
 from rich import box, get_console
 from rich.markup import escape
@@ -20,7 +21,6 @@ from rich.table import Table
 
 MOST_LINES = 80  # of a source diff, unless all are asked for
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}
-TIMINGS = ("system/", "epoch_seconds", "samples_per_second")  # never twice the same
 Pair = tuple[str, str]
 
 
@@ -70,13 +70,7 @@ def _pairs(left: Mapping[str, str], right: Mapping[str, str]) -> dict[str, Pair]
 
 
 def _settings(one: Entry) -> dict[str, str]:
-    """Less what follows from another setting of the same name (trainer.max_epochs)."""
-    own = {name: value for name, value in one.params.items() if name not in NOT_CHANGES}
-    return {
-        name: value
-        for name, value in own.items()
-        if "." not in name or own.get(name.split(".")[-1]) != value
-    }
+    return without_echoes({k: v for k, v in one.params.items() if k not in NOT_CHANGES})
 
 
 def _data(ledger: Ledger, one: Entry) -> dict[str, str]:

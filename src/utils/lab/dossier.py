@@ -8,7 +8,7 @@ from typing import Any
 from src.utils.execution import commands
 from src.utils.execution.wording import figure, size, spelled
 from src.utils.lab.leaderboard import differences, plain
-from src.utils.layout import ROOT
+from src.utils.layout import near
 from src.utils.store.entry import Entry
 from src.utils.store.finding import trials_of
 from src.utils.store.ledger import Ledger, artifact
@@ -67,7 +67,7 @@ def _family(ledger: Ledger, one: Entry) -> Iterator[str]:
         if tag in tags:
             yield f"{said} {tags[tag][:8]}"
     if "best.run_id" in tags:
-        found = {name[5:]: value for name, value in tags.items() if name.startswith("best.")}
+        found = one.best
         best, value = found.pop("run_id"), found.pop("value", "?")
         yield f"its best is {best[:8]}: {value.strip('[]')} with {spelled(found)}"
 
@@ -123,7 +123,7 @@ def _files(one: Entry) -> Iterator[str]:
     folder = artifact(one, "")
     if folder is None:
         return
-    yield _near(folder)
+    yield str(near(folder))
     for path in sorted(folder.iterdir()):
         inside = [file for file in path.rglob("*") if file.is_file()]
         if path.name in OWN_FOLDERS:
@@ -135,11 +135,6 @@ def _files(one: Entry) -> Iterator[str]:
             yield f"  {path.name}/  {len(inside)} files, {total}"
         else:
             yield f"  {path.name}  {size(path.stat().st_size)}"
-
-
-def _near(path: Path) -> str:
-    """A path as it is typed in the root of the repository."""
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 def read_facts(one: Entry) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _sweep(ledger: Ledger, study: Entry) -> str:
     counts = ", ".join(f"{number} {state}" for state, number in states.most_common())
     asked = next((f"«{one.note}» " for one in trials if one.note), "")
     space = sorted({name for changes in differences(trials).values() for name in changes})
-    best = {name[5:]: value for name, value in study.tags.items() if name.startswith("best.")}
+    best = study.best
     run_id, value = best.pop("run_id", ""), best.pop("value", "").strip("[]")
     parts = [f"- sweep {study.name}: {asked}{len(trials)} trials ({counts})"]
     parts += [f"over {', '.join(space)}"] if space else []

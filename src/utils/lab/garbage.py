@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.utils.execution.wording import size
-from src.utils.layout import ROOT, STAGES
+from src.utils.layout import ROOT, STAGES, near
 from src.utils.store.address import local_database
 from src.utils.store.entry import Entry
 from src.utils.store.ledger import Ledger
@@ -130,8 +130,7 @@ def say_garbage(found: list[Garbage]) -> None:
         total = size(sum(one.size for one in some))
         table.add_row(f"[bold]{kind}[/]", f"[bold]{len(some)}[/]", f"[bold]{total}[/]")
         for one in some[:MOST_LINES]:
-            near = one.path.relative_to(ROOT) if one.path.is_relative_to(ROOT) else one.path
-            table.add_row(f"  {escape(str(near))}", "", size(one.size))
+            table.add_row(f"  {escape(str(near(one.path)))}", "", size(one.size))
         if len(some) > MOST_LINES:
             table.add_row(f"  … and {len(some) - MOST_LINES} more")
     get_console().print(table, highlight=False)

@@ -19,14 +19,13 @@ from src.utils.layout import ROOT, Experiment
 from src.utils.store.address import tracking_uri
 from src.utils.store.client import artifact, open_store
 from src.utils.store.finding import find_run
+from src.utils.store.objective import TIMINGS
 
 from mlflow.entities import Run as StoredRun
 from omegaconf import OmegaConf
 from rich import get_console
 from rich.markup import escape
 from rich.table import Table
-
-TIMES = ("system/", "epoch_seconds", "samples_per_second")  # metrics that no two runs share
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Outcome:
     def metrics(self) -> dict[str, tuple[float, float | None]]:
         """Name -> (old, new)."""
         new = self.new.data.metrics
-        kept = {k: v for k, v in self.old.data.metrics.items() if not k.startswith(TIMES)}
+        kept = {k: v for k, v in self.old.data.metrics.items() if not k.startswith(TIMINGS)}
         return {name: (value, new.get(name)) for name, value in sorted(kept.items())}
 
     @property

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from src.utils.errors import UserError, plain_errors
 from src.utils.store.address import local_database, old_homes, tracking_uri
+from src.utils.store.sqlite import create
 
 from filelock import FileLock
 
@@ -46,7 +47,7 @@ def open_store() -> MlflowClient:
     if database is not None and (not database.exists() or _old_homes(database)):
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(database.with_name(".lock")):
-            _create(database) if not database.exists() else _relocate(database)
+            create(database, _tables) if not database.exists() else _relocate(database)
     mlflow.set_tracking_uri(tracking_uri())
     try:
         return MlflowClient(tracking_uri())
@@ -94,18 +95,13 @@ def _create_experiment(client: MlflowClient, name: str) -> StoredExperiment:
         return created
 
 
-def _create(database: Path) -> None:
-    """Made beside its place and moved there whole, in WAL mode: readers don't block writers."""
-    draft = database.with_suffix(".draft")
-    draft.unlink(missing_ok=True)
+def _tables(draft: Path) -> None:
+    """MLflow's own, with its default experiment beside the place of the file."""
     store = MlflowClient(f"sqlite:///{draft}")._tracking_client.store
     store.engine.dispose()
-    with closing(sqlite3.connect(draft)) as connection:
-        with connection:
-            default = str(database.parent / "0")
-            connection.execute("UPDATE experiments SET artifact_location = ?", (default,))
-        connection.execute("PRAGMA journal_mode=WAL")
-    draft.rename(database)
+    with closing(sqlite3.connect(draft)) as connection, connection:
+        default = str(draft.parent / "0")
+        connection.execute("UPDATE experiments SET artifact_location = ?", (default,))
 
 
 def _relocate(database: Path) -> None:

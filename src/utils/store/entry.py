@@ -41,6 +41,12 @@ class Entry:
         return state if state == "pruned" else self.status.lower()
 
     @property
+    def best(self) -> dict[str, str]:
+        """Of a study: what its run tells of the best trial (`run_id`, `value` and its parameters)."""
+        tags = self.tags.items()
+        return {name[5:]: value for name, value in tags if name.startswith("best.")}
+
+    @property
     def is_study(self) -> bool:
         return "optuna.study" in self.tags and "optuna.trial" not in self.tags
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 
 from src.utils.execution.wording import duration, figure, spelled
-from src.utils.sweep.study import INTERRUPTED, REASON, SURPLUS, total
+from src.utils.sweep.study import FINISHED, INTERRUPTED, REASON, SURPLUS, best_trials, total
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -80,7 +80,7 @@ class Board:
     def _picture(self) -> RenderableType:
         trials = self.study.get_trials(deepcopy=False)
         running = [one for one in trials if one.state is TrialState.RUNNING]
-        done = sum(one.state in (TrialState.COMPLETE, TrialState.PRUNED) for one in trials)
+        done = sum(one.state in FINISHED for one in trials)
         progress = Table.grid(padding=(0, 1))
         progress.add_row(ProgressBar(self.n_trials, done, 40), self._counts(trials, done))
         best, left = best_so_far(self.study), self._time_left(trials, self.n_trials - done)
@@ -106,13 +106,6 @@ class Board:
             return ""
         rounds = max(left, 0) / min(self.n_jobs, max(left, 1))
         return f"about {duration(sum(times, timedelta()) / len(times) * rounds)} left"
-
-
-def best_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial, or those of the Pareto front; none before the first is complete."""
-    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        return []
-    return study.best_trials if len(study.directions) > 1 else [study.best_trial]
 
 
 def best_so_far(study: optuna.Study) -> str:

@@ -13,7 +13,7 @@ from src.utils.layout import Experiment
 from src.utils.run import Run, create_run
 from src.utils.store.client import experiment_id, open_store
 from src.utils.sweep.plots import draw
-from src.utils.sweep.study import INTERRUPTED, REASON
+from src.utils.sweep.study import INTERRUPTED, REASON, best_trials
 from src.utils.sweep.summary import say_study
 
 import optuna
@@ -121,7 +121,7 @@ class StudyReport:
         done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if not done:
             return
-        best = best_of(self.study)
+        best = best_trials(self.study)
         if len(self.study.directions) == 1:
             self.run.log({"best_value": best[0].value or 0.0}, len(done))
             self.run.metrics.flush()
@@ -135,16 +135,9 @@ class StudyReport:
         draw(self.study, self.run.folder / "plots")
 
 
-def best_of(study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial; with several objectives, the Pareto front."""
-    if len(study.directions) > 1:
-        return study.best_trials
-    return [study.best_trial] if study.get_trials(states=(TrialState.COMPLETE,)) else []
-
-
 def results_of(study: optuna.Study) -> dict[str, Any]:
     """In the form of the official sweeper."""
-    best = best_of(study)
+    best = best_trials(study)
     if len(study.directions) > 1:
         solutions = [{"params": one.params, "values": one.values} for one in best]
         return {"name": "optuna", "solutions": solutions}

@@ -1,8 +1,7 @@
 """An Optuna study: where it is stored, how far it has come, and what a killed sweep left behind."""
 
-import sqlite3
 import warnings
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from src.utils.errors import UserError
 from src.utils.execution.process import is_gone
 from src.utils.layout import LOGS, Experiment
+from src.utils.store.sqlite import create
 from src.utils.sweep.question import Question
 
 import optuna
@@ -47,7 +47,7 @@ def open_storage(url: str | None = None, ready: bool = False) -> BaseStorage:
     options: dict[str, Any] = {}
     if url.startswith("sqlite:///"):
         if not ready:
-            _write_ahead(Path(url.removeprefix("sqlite:///")))
+            _create_once(Path(url.removeprefix("sqlite:///")))
         options = {"connect_args": {"timeout": 60}}
     storage = RDBStorage(
         url,
@@ -76,19 +76,11 @@ def _lock_first(engine: sqlalchemy.Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _write_ahead(database: Path) -> None:
-    """Create the file in WAL mode: readers don't block the one writer. It is made beside its place and
-    moved there whole: two processes must not create its tables."""
+def _create_once(database: Path) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(database.with_suffix(".lock")):
-        if database.exists():
-            return
-        draft = database.with_suffix(".draft")
-        draft.unlink(missing_ok=True)
-        RDBStorage(f"sqlite:///{draft}").engine.dispose()
-        with closing(sqlite3.connect(draft)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-        draft.rename(database)
+        if not database.exists():
+            create(database, lambda draft: RDBStorage(f"sqlite:///{draft}").engine.dispose())
 
 
 def find_study(storage: BaseStorage, reference: str, here: Experiment) -> FrozenStudy:
@@ -149,6 +141,13 @@ def total(study: optuna.Study) -> int:
 def count(study: optuna.Study, *states: TrialState) -> int:
     """How many trials are in one of these states."""
     return len(study.get_trials(deepcopy=False, states=states))
+
+
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The best trial, or those of the Pareto front; none before the first is complete."""
+    if not count(study, TrialState.COMPLETE):
+        return []
+    return study.best_trials if len(study.directions) > 1 else [study.best_trial]
 
 
 def wanted(study: optuna.Study) -> int:
