@@ -16,7 +16,7 @@ from typing import Any, ClassVar, get_type_hints
 from src.utils.errors import UserError, plain_errors
 from src.utils.execution.composition import asks_question, asks_sweep, hydra_program
 from src.utils.layout import ROOT, Experiment
-from src.utils.settings import Settings, unknown, validated
+from src.utils.settings import Settings, as_text, unknown, validated
 from src.utils.startup import Departure, keep_imports, pause_collector
 from src.utils.sweep.trial import PRUNED, Pruned
 
@@ -44,6 +44,7 @@ class Program:
     def __call__(self) -> None:
         """Reads the command line: one run, or with -m a sweep."""
         Program.running = self
+        sys.argv[1:] = [as_text(argument, self.settings) for argument in sys.argv[1:]]
         keep_imports()
         with plain_errors(HydraException, OmegaConfBaseException, YAMLError):
             try:

@@ -1,5 +1,6 @@
 """What a setting may be. Values live in config/*.yaml, types here and in the experiments."""
 
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,11 +11,13 @@ from src.utils.errors import UserError
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
+NUMBER = re.compile(r"[+-]?[\d_.]+(e[+-]?[\d_]+)?", re.IGNORECASE)
+
 
 class Settings(BaseModel):
     """What every experiment has; values in config/utils/settings.yaml."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     seed: NonNegativeInt
     note: str
@@ -46,6 +49,14 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def as_text(argument: str, kind: type[Settings]) -> str:
+    """`resume_run=12e45678` in quotes: Hydra reads a number in it, where a text is meant."""
+    key, _, value = argument.partition("=")
+    field = kind.model_fields.get(key)
+    is_text = field is not None and field.annotation in (str, str | None)
+    return f"{key}='{value}'" if is_text and NUMBER.fullmatch(value) else argument
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
