@@ -5,9 +5,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from typing import NamedTuple
 
 import pytest
 from filelock import FileLock
@@ -53,6 +55,14 @@ QUICK = (
     "trainer.log_every_n_steps=1",
 )
 LONG_NOTE = "why_" * 500
+
+
+class Answer(NamedTuple):
+    """With the packages that were imported for it, and the CPU time in seconds."""
+
+    text: str
+    imported: set[str]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,17 @@ class Lab:
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, out + err
         return out, err
+
+    def question(self, *command: str | Path) -> "Answer":
+        """What a Python command answers, and what the answer cost; it must succeed."""
+        process = self.start(sys.executable, "-X", "importtime", *command)
+        assert process.stdout and process.stderr
+        with process.stdout, process.stderr:
+            imports, text = process.stderr.read(), process.stdout.read()
+        _, process.returncode, used = os.wait4(process.pid, 0)
+        assert process.returncode == 0, imports
+        modules = {line.split("|")[-1].strip().split(".")[0] for line in imports.splitlines()}
+        return Answer(text, modules, used.ru_utime + used.ru_stime)
 
     def git(self, *arguments: str | Path) -> str:
         command = [
@@ -168,41 +189,48 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     return own if worker_id == "master" else own.parent
 
 
+def made_once(root: Path, make: Callable[[Lab], None]) -> Lab:
+    """A laboratory for all processes of a test session: one makes it, the others wait."""
+    lab, ready = Lab(root), root.with_suffix(".ready")
+    with FileLock(root.with_suffix(".lock")):
+        if not ready.exists():
+            make(lab)
+            ready.touch()
+    return lab
+
+
 @pytest.fixture(scope="session")
 def clone(shared: Path) -> Lab:
     """The repository as one commit, in which nothing has run yet. To be read only."""
-    lab = Lab(shared / "clone")
-    with FileLock(shared / "clone.lock"):
-        if not lab.root.exists():
-            draft = Lab(shared / "clone.draft")
-            for name in CARRIED:
-                source, copy = ROOT / name, draft.root / name
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                if source.is_dir():
-                    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
-                else:
-                    shutil.copy(source, copy)
-            (draft.root / ".venv").symlink_to(sys.prefix)
-            draft.git("init", "--quiet", "--initial-branch=main")
-            (draft.root / ".git" / "info" / "exclude").write_text(".venv\n")
-            draft.git("add", ".")
-            draft.git("commit", "--quiet", "--message=Start")
-            draft.root.rename(lab.root)
-    return lab
+
+    def make(lab: Lab) -> None:
+        for name in CARRIED:
+            source, copy = ROOT / name, lab.root / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, copy)
+        (lab.root / ".venv").symlink_to(sys.prefix)
+        lab.git("init", "--quiet", "--initial-branch=main")
+        (lab.root / ".git" / "info" / "exclude").write_text(".venv\n")
+        lab.git("add", ".")
+        lab.git("commit", "--quiet", "--message=Start")
+
+    return made_once(shared / "clone", make)
 
 
 @pytest.fixture(scope="session")
 def lab(shared: Path, clone: Lab) -> Lab:
     """A copy in which the sample became a dataset, a feature and one quick model. To be read only."""
-    lab = Lab(shared / "lab")
-    with FileLock(shared / "lab.lock"):
-        if not (shared / "lab.ready").exists():
-            clone.copied(lab.root)
-            lab.done(DATASET, "source=sample")
-            lab.done(FEATURE)
-            lab.done(MODEL, *QUICK, f"note={LONG_NOTE}", "tags=[quick,first]")
-            (shared / "lab.ready").touch()
-    return lab
+
+    def make(lab: Lab) -> None:
+        clone.copied(lab.root)
+        lab.done(DATASET, "source=sample")
+        lab.done(FEATURE)
+        lab.done(MODEL, *QUICK, f"note={LONG_NOTE}", "tags=[quick,first]")
+
+    return made_once(shared / "lab", make)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A laboratory with some history, and `lab` typed in it.
 
-Beside the quick first run of `lab` it has: one setting with two seeds, a run of a dirty tree, one that
-failed, and a search of three trials.
+Beside the quick first run of `lab` it has: one setting with two seeds, a run of a dirty tree, which is
+the best, one that failed, and a search of three trials.
 """
 
 import subprocess
@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import MODEL, QUICK, Lab
-from filelock import FileLock
+from conftest import MODEL, QUICK, Lab, made_once
 
 LAB = Path(sys.prefix) / "bin" / "lab"
 SEEDS = "does the seed matter?"
@@ -42,13 +41,12 @@ def refused(lab: Lab, *arguments: str | Path, **environment: str) -> str:
 @pytest.fixture(scope="session", name="laboratory")
 def a_laboratory(shared: Path, lab: Lab) -> Lab:
     """To be read only."""
-    place = Lab(shared / "laboratory")
-    with FileLock(shared / "laboratory.lock"):
-        if not (shared / "laboratory.ready").exists():
-            lab.copied(place.root)
-            live(place)
-            (shared / "laboratory.ready").touch()
-    return place
+
+    def make(place: Lab) -> None:
+        lab.copied(place.root)
+        live(place)
+
+    return made_once(shared / "laboratory", make)
 
 
 @pytest.fixture(name="changeable")
@@ -67,5 +65,5 @@ def live(place: Lab) -> None:
     place.done(MODEL, *QUICK, "learning_rate=0.01", "note=faster")
     program.write_text(clean)
     assert place.run(MODEL, *QUICK, "trainer.precision=nonsense", "note=doomed").returncode == 1
-    search = ["learning_rate=interval(0.001,0.01)", "hydra.sweeper.n_trials=3"]
+    search = ["learning_rate=interval(0.001,0.002)", "hydra.sweeper.n_trials=3"]
     place.done(MODEL, *QUICK, "-m", *search, "hydra.sweeper.n_jobs=2", "note=search")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MODEL, QUICK, Lab, copy_experiment
-from filelock import FileLock
+from conftest import MODEL, QUICK, Lab, copy_experiment, made_once
 from mlflow.entities import Run
 from torch import Tensor
 
@@ -56,13 +55,12 @@ def whole(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Lab:
 @pytest.fixture(scope="session")
 def uninterrupted(shared: Path, lab: Lab) -> Lab:
     """A laboratory whose newest run is the long training from its start to its end. To be read only."""
-    place = Lab(shared / "uninterrupted")
-    with FileLock(shared / "uninterrupted.lock"):
-        if not (shared / "uninterrupted.ready").exists():
-            lab.copied(place.root)
-            place.done(MODEL, *LONG)
-            (shared / "uninterrupted.ready").touch()
-    return place
+
+    def make(place: Lab) -> None:
+        lab.copied(place.root)
+        place.done(MODEL, *LONG)
+
+    return made_once(shared / "uninterrupted", make)
 
 
 def weights(lab: Lab, run: Run) -> dict[str, Tensor]:
