@@ -84,6 +84,15 @@ def failure(reason: str) -> JobReturn:
     return result
 
 
+def death(exitcode: int | None) -> JobReturn:
+    """The result of a job whose process died without a word."""
+    if exitcode is None or exitcode >= 0:
+        return failure(f"its process ended with exit code {exitcode} and no result")
+    name = signal.Signals(-exitcode).name
+    hint = " (out of memory?)" if name == "SIGKILL" else ""
+    return failure(f"its process was killed by {name}{hint}")
+
+
 def _speak_to(file: Path) -> None:
     """A trial's terminal is a file in its folder: the screen belongs to the sweep."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ import gc
 import logging
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from src.utils.sweep.job import GRACE, Jobs, failure, run_job_sent
+from src.utils.sweep.job import GRACE, Jobs, death, failure, run_job_sent
 from src.utils.sweep.machine import Slots
 
 import cloudpickle
@@ -107,7 +106,7 @@ class ForkLauncher(Launcher):
             _end(process)
             result = failure(f"timed out after {self.timeout:g} s")
         process.join()
-        return result or failure(_death(process.exitcode))
+        return result or death(process.exitcode)
 
 
 def _end(job: BaseProcess) -> None:
@@ -116,11 +115,3 @@ def _end(job: BaseProcess) -> None:
     killer = threading.Timer(GRACE, job.kill)
     killer.daemon = True
     killer.start()
-
-
-def _death(exitcode: int | None) -> str:
-    if exitcode is None or exitcode >= 0:
-        return f"its process ended with exit code {exitcode} and no result"
-    name = signal.Signals(-exitcode).name
-    hint = " (out of memory?)" if name == "SIGKILL" else ""
-    return f"its process was killed by {name}{hint}"
