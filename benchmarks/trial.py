@@ -1,5 +1,5 @@
 """What a trial costs beyond its own work: a model that does nothing is searched for twenty trials, one
-after the other, in a scratch copy of the repository.
+after the other, in a clone of the repository.
 
     python benchmarks/trial.py [TRIALS]
 
@@ -8,7 +8,6 @@ settings, and everything that is tracked. The README has the figures.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -42,9 +41,8 @@ SETTINGS = "defaults: [/training, _self_]\nx: 0.5\n"
 
 def main(trials: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        shutil.copytree(ROOT / "src", copy / "src")
-        shutil.copytree(ROOT / "config", copy / "config")
+        copy = Path(folder, "clone")
+        subprocess.run(["git", "clone", "--quiet", ROOT, copy], check=True)
         for path, text in ((PROGRAM, CODE), ("config/model/nothing/config.yaml", SETTINGS)):
             (copy / path).parent.mkdir(parents=True)
             (copy / path).write_text(text)
@@ -54,6 +52,7 @@ def main(trials: int) -> None:
             [sys.executable, PROGRAM, "-m", *asked], cwd=copy, env=environment, check=True
         )
         storage = f"sqlite:///{copy}/logs/optuna/optuna.db"
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         ended = optuna.load_study(study_name=None, storage=storage).trials
         seconds = [one.duration.total_seconds() for one in ended]
     print(f"a trial: {median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f} s)")

@@ -13,6 +13,7 @@ from typing import Any
 from src.utils.sweep.trial import ENV as TRIAL
 
 import cloudpickle
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
@@ -35,7 +36,8 @@ class Jobs:
     def run(self, overrides: list[str], number: int) -> JobReturn:
         """Compose the settings of one job and run the program with them."""
         setup_globals()
-        Singleton.set_state(self.singletons)
+        instances = self.singletons["instances"] | {Plugins: Plugins.instance()}  # not sought again
+        Singleton.set_state(self.singletons | {"instances": instances})
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number

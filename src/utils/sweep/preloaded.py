@@ -10,6 +10,7 @@ gc.disable()
 import atexit
 import os
 import signal
+import string
 from multiprocessing import spawn
 
 import src.utils.execution.stages
@@ -38,9 +39,12 @@ def import_program(file: str) -> None:
 
 
 def compose(here: Experiment) -> None:
-    """Hydra's grammars are slow until they have seen each of their rules."""
+    """Hydra's grammars are slow until they have seen each of their rules and letters."""
     composition.defaults(here)
-    OverridesParser.create().parse_overrides(["a=0.1", "+b.c='d | e'", "f=[g,h]", "i={j:k}"])
+    word = string.ascii_letters + string.digits + "_"
+    texts = (f"{word}/{word}=0.{string.digits}", f"+a.b='{word} | -'", f"c={word}-")
+    parse = OverridesParser.create().parse_overrides
+    parse([*texts, "d=1e-05", "e=[f,g]", "h={i:j}"])
 
 
 def draw_once() -> None:
