@@ -65,9 +65,10 @@ def find(cfg: Config, place: Path, scratch: Path) -> tuple[dict[str, Path], str]
     try:
         return idx_files(download(scratch)), "full"
     except Exception as error:
+        reason = " ".join(str(error).split())  # torchvision takes a few lines for each mirror
         if cfg.source == "download":
-            raise UserError(f"MNIST could not be downloaded ({error}): see source=local") from None
-        log.warning("MNIST could not be downloaded (%s)", error)
+            raise UserError(f"MNIST could not be downloaded ({reason}): see source=local") from None
+        log.warning("MNIST could not be downloaded (%s)", reason)
         log.warning("SAMPLE DATA: 6,000 of the 70,000 images; force=true tries the download again")
         return idx_files(SAMPLE), "sample"
 
