@@ -229,7 +229,9 @@ def test_missing_feature(bare: Lab) -> None:
     said = bare.done(MODEL, *QUICK, "max_epochs=1", "feature=feature02", **offline)
     assert "feature/feature02 is missing: building it first" in said
     assert "dataset/dataset01 is missing: building it first" in said
-    assert "MNIST could not be downloaded (Error downloading train-images-idx3-ubyte.gz: Tried" in said
+    assert (
+        "MNIST could not be downloaded (Error downloading train-images-idx3-ubyte.gz: Tried" in said
+    )
     assert said.count("SAMPLE DATA") >= 2  # by the dataset, and by the model
     assert bare.newest().data.tags["data.source"] == "sample"
 
