@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 MOST_LINES = 80  # of a source diff, unless all are asked for
+LONGEST_NAME = 30  # of a setting or a file, as a table shows it
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 Pair = tuple[str, str]
 
@@ -28,7 +29,8 @@ def say_difference(ledger: Ledger, one: Entry, other: Entry, full: bool = False)
     """Print what differs; what is the same is named in one line."""
     console = get_console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("", f"{one.name}\n{one.short}", f"{other.name}\n{other.short}"):
+    table.add_column(no_wrap=True)
+    for heading in (f"{one.name}\n{one.short}", f"{other.name}\n{other.short}"):
         table.add_column(heading, overflow="fold")
     table.add_column("change", justify="right", no_wrap=True)
     same = []
@@ -38,7 +40,7 @@ def say_difference(ledger: Ledger, one: Entry, other: Entry, full: bool = False)
         else:
             same.append(subject)
         for name, (left, right) in pairs.items():
-            shown = (f"  {name}", *_brief(left, right), _change(left, right))
+            shown = (f"  {_tail(name)}", *_brief(left, right), _change(left, right))
             table.add_row(*map(escape, shown))
     if table.row_count:
         console.print(table, highlight=False)
@@ -54,6 +56,7 @@ def subjects(ledger: Ledger, one: Entry, other: Entry) -> dict[str, dict[str, Pa
         "settings": _pairs(_settings(one), _settings(other)),
         "data": _pairs(_data(ledger, one), _data(ledger, other)),
         "commit": _pairs(_code(one), _code(other)),
+        "uncommitted changes": _pairs(_uncommitted(one), _uncommitted(other)),
         "packages": _pairs(read_packages(one), read_packages(other)),
         "machine": _pairs(_machine(one), _machine(other)),
         "metrics": _pairs(_metrics(one), _metrics(other)),
@@ -79,20 +82,18 @@ def _data(ledger: Ledger, one: Entry) -> dict[str, str]:
 
 def _code(one: Entry) -> dict[str, str]:
     names = {"commit": "mlflow.source.git.commit", "branch": "mlflow.source.git.branch"}
-    facts = {name: one.tags.get(tag, "")[:12] for name, tag in names.items()}
+    return {name: one.tags.get(tag, "")[:12] for name, tag in names.items()}
+
+
+def _uncommitted(one: Entry) -> dict[str, str]:
+    """The files of its patch, each with how much it changes."""
     patch = artifact(one, "provenance/changes.patch")
-    touched = _touched(patch.read_text(errors="replace")) if patch else []
-    return facts | {f"uncommitted {name}": content for name, content in touched}
-
-
-def _touched(patch: str) -> list[Pair]:
-    """The files of a patch, each with how much it changes."""
-    found = []
-    for part in patch.split("diff --git ")[1:]:
+    found = {}
+    for part in patch.read_text(errors="replace").split("diff --git ")[1:] if patch else []:
         lines = part.splitlines()
-        name = lines[0].rpartition(" b/")[2]
         added, removed = (sum(line.startswith(sign) for line in lines[1:]) for sign in "+-")
-        found.append((name, f"+{max(0, added - 1)} -{max(0, removed - 1)} {_hash(part)}"))
+        name = lines[0].rpartition(" b/")[2]
+        found[name] = f"+{max(0, added - 1)} -{max(0, removed - 1)} {_hash(part)}"
     return found
 
 
@@ -115,6 +116,13 @@ def _brief(left: str, right: str) -> Pair:
     """Numbers in a few digits, unless it is the others that differ."""
     shorter = short(left), short(right)
     return shorter if shorter[0] != shorter[1] else (left, right)
+
+
+def _tail(name: str) -> str:
+    """The end of a path that is too long for a table."""
+    while len(name) > LONGEST_NAME and "/" in name[2:]:
+        name = f"…/{name.removeprefix('…/').partition('/')[2]}"
+    return name
 
 
 def _change(left: str, right: str) -> str:
