@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 from conftest import Lab
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
@@ -88,6 +89,14 @@ class SweepLab(Lab):
     def folders(self) -> list[Path]:
         """The folders that Hydra has made for trials."""
         return sorted(folder.parent for folder in self.root.glob("multirun/**/.hydra"))
+
+
+@pytest.fixture(name="fresh_toys")
+def a_fresh_one(clone: Lab, tmp_path: Path) -> SweepLab:
+    """A laboratory with the toy model, for a test that counts what is left behind."""
+    lab = SweepLab(clone.copied(tmp_path / "lab").root)
+    lab.add_toy()
+    return lab
 
 
 def states(study: optuna.Study) -> Counter[str]:

@@ -12,7 +12,7 @@ import pytest
 from conftest import MODEL, QUICK, Lab
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
-from sweeps import TOY, SweepLab, alive, finished, states, until
+from sweeps import TOY, SweepLab, a_fresh_one, alive, finished, states, until  # noqa: F401  a fixture
 
 TWO = "hydra.sweeper.n_jobs=2"
 
@@ -24,14 +24,6 @@ def toys(clone: Lab, tmp_path_factory: pytest.TempPathFactory) -> SweepLab:
     lab.add_toy()
     lab.git("add", ".")
     lab.git("commit", "--quiet", "--message=Toy")
-    return lab
-
-
-@pytest.fixture
-def fresh_toys(clone: Lab, tmp_path: Path) -> SweepLab:
-    """One of its own, for a test that counts what is left behind."""
-    lab = SweepLab(clone.copied(tmp_path / "lab").root)
-    lab.add_toy()
     return lab
 
 
@@ -403,6 +395,9 @@ REFUSED = {
     "x=0.5": "nothing to search",
     "hydra.sweeper.custom_search_space=more": "toy.py has no such function",
     "seconds=choice(1,soon)": "seconds=soon is refused",
+    "hydra.sweeper.storage=studies.db": "study store studies.db can't be opened: Could not parse",
+    "hydra.sweeper.storage=postgresql://me:secret@127.0.0.1:1/x": "postgresql://me:***@127.0.0.1:1/x",
+    "hydra.sweeper.storage=mysql://here/x": "No module named 'MySQLdb'",
 }
 
 

@@ -128,13 +128,19 @@ def test_borrowed_database(lab: Lab, tmp_path: Path) -> None:
     assert Path(stored.artifact_location).is_relative_to(lab.root)
 
 
-def test_no_such_store(lab: Lab) -> None:
-    """An address that makes no sense is refused in one line."""
-    refused = lab.run(MODEL, *QUICK, MLFLOW_TRACKING_URI="nonsense://here")
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    {
+        "nonsense://here": "nonsense://here is no MLflow store",
+        "http://127.0.0.1:1": "http://127.0.0.1:1 does not answer: ",
+        "mysql://me:secret@here/x": "mysql://me:***@here/x can't be opened: No module named 'MySQLdb'",
+    }.items(),
+)
+def test_no_such_store(lab: Lab, address: str, reason: str) -> None:
+    """A store that can't be had is named in one line, at once, and no password is shown."""
+    refused = lab.run(MODEL, *QUICK, MLFLOW_TRACKING_URI=address)
     assert refused.returncode == 2
-    assert refused.stderr.startswith(
-        "error: MLFLOW_TRACKING_URI=nonsense://here is no MLflow store"
-    )
+    assert refused.stderr.startswith(f"error: MLFLOW_TRACKING_URI={reason}")
     assert refused.stderr.count("\n") == 1
 
 

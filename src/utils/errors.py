@@ -9,6 +9,11 @@ class UserError(Exception):
     """A mistake that a person can mend: one line, saying what is wrong and what to do."""
 
 
+def reason(error: BaseException) -> str:
+    """Why, in the first line of an exception, or of the driver's that it wraps."""
+    return str(getattr(error, "orig", None) or error).strip().split("\n")[0]
+
+
 @contextmanager
 def plain_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Ends the program with one line for a UserError or one of `kinds`; bugs keep their traceback."""

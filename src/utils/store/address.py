@@ -1,6 +1,7 @@
 """Where the MLflow store is: `logs/mlruns/mlflow.db`, or what `MLFLOW_TRACKING_URI` names."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,11 @@ def tracking_uri() -> str:
     """As MLflow wants it; a file by its full path, whatever folder the next process is in."""
     database = local_database()
     return f"{SQLITE}{database}" if database else os.environ["MLFLOW_TRACKING_URI"]
+
+
+def without_password(url: str) -> str:
+    """An address as it may be shown."""
+    return re.sub(r"(//[^:/@]*):[^/@]*@", r"\1:***@", url)
 
 
 def local_database() -> Path | None:

@@ -10,9 +10,10 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
-from src.utils.errors import UserError, plain_errors
-from src.utils.store.address import local_database, old_homes, tracking_uri
+from src.utils.errors import UserError, plain_errors, reason
+from src.utils.store.address import OWN, local_database, old_homes, tracking_uri, without_password
 from src.utils.store.sqlite import create
 
 from filelock import FileLock
@@ -24,6 +25,9 @@ from mlflow.entities import Experiment as StoredExperiment
 from mlflow.entities import Run as StoredRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+from sqlalchemy.exc import SQLAlchemyError
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -49,13 +53,30 @@ def open_store() -> MlflowClient:
         with FileLock(database.with_name(".lock")):
             create(database, _tables) if not database.exists() else _relocate(database)
     mlflow.set_tracking_uri(tracking_uri())
+    shown = without_password(tracking_uri())
+    _knock(tracking_uri())
     try:
         return MlflowClient(tracking_uri())
+    except (ImportError, SQLAlchemyError) as error:  # no driver, no database, no permission
+        raise UserError(f"MLFLOW_TRACKING_URI={shown} can't be opened: {reason(error)}") from None
     except MlflowException:
         raise UserError(
-            f"MLFLOW_TRACKING_URI={tracking_uri()} is no MLflow store: give it the address of a server "
+            f"MLFLOW_TRACKING_URI={shown} is no MLflow store: give it the address of a server "
             "(http://…) or a database (sqlite:///…, postgresql://…), or unset it"
         ) from None
+
+
+def _knock(uri: str) -> None:
+    """A server that isn't there is told of at once; MLflow would try for minutes, silently."""
+    if not uri.startswith("http"):
+        return
+    host, ask = (cast(Any, part) for part in (get_default_host_creds, http_request))  # no types
+    try:
+        ask(host(uri), "/health", "GET", max_retries=0, timeout=10, raise_on_status=False)
+    except MlflowException as error:
+        why = reason(error).rpartition(": ")[2].strip('()" ')
+        shown = without_password(uri)
+        raise UserError(f"MLFLOW_TRACKING_URI={shown} does not answer: {why}") from None
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
@@ -84,9 +105,10 @@ def artifact(client: MlflowClient, run: StoredRun, path: str) -> Path:
 
 
 def _create_experiment(client: MlflowClient, name: str) -> StoredExperiment:
-    folder = local_store()
+    """With its artifacts beside a local store, in ours for any other database; a server knows itself."""
+    place = None if tracking_uri().startswith("http") else local_store() or OWN.parent
     try:
-        number = client.create_experiment(name, str(folder / name) if folder else None)
+        number = client.create_experiment(name, str(place / name) if place else None)
         return client.get_experiment(number)
     except MlflowException:  # perhaps another process was faster
         created = client.get_experiment_by_name(name)

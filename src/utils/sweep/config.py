@@ -36,6 +36,7 @@ class SearchSweeperConf(OptunaSweeperConf):
     defaults: list[Any] = field(
         default_factory=lambda: [{"sampler": "default"}, {"pruner": "median"}]
     )
+    storage: str | None = "${oc.env:OPTUNA_STORAGE,null}"  # None: logs/optuna/optuna.db
     n_jobs: int | None = None  # type: ignore[assignment]  # None: as many as fit the machine
     max_failure_rate: float = 0.2  # of n_trials; more, and the sweep stops
     pruner: Any = MISSING

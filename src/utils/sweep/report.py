@@ -112,7 +112,7 @@ class StudyReport:
         self.folder.mkdir(parents=True, exist_ok=True)
         for place in (self.folder, self.run.folder):
             OmegaConf.save(results, place / "optimization_results.yaml")
-        say_study(self.study, self.here)
+        say_study(self.study, self.here, list(self.config.hydra.overrides.hydra))
 
     def refresh(self) -> None:
         """Write the best so far, the table and the plots."""

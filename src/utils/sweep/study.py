@@ -1,14 +1,17 @@
 """An Optuna study: where it is stored, how far it has come, and what a killed sweep left behind."""
 
+import time
 import warnings
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from src.utils.errors import UserError
+from src.utils.errors import UserError, reason
 from src.utils.execution.process import is_gone
 from src.utils.layout import LOGS, Experiment
+from src.utils.store.address import without_password
 from src.utils.store.sqlite import create
 from src.utils.sweep.question import Question
 
@@ -19,6 +22,7 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 DEFAULT = f"sqlite:///{LOGS / 'optuna' / 'optuna.db'}"
 HEARTBEAT, GRACE_PERIOD = 15, 60  # seconds; for trials of other machines
@@ -42,14 +46,24 @@ def open_storage(url: str | None = None, ready: bool = False) -> BaseStorage:
     `ready` is for the processes of trials: the sweep has looked after the tables before them.
     """
     url = url or DEFAULT
-    if url.startswith("redis"):
-        return optuna.storages.get_storage(url)
+    try:
+        return _database(url, ready)
+    except (
+        ImportError,
+        SQLAlchemyError,
+    ) as error:  # no address, no driver, no server, no permission
+        why = reason(error.__context__ or error if isinstance(error, ImportError) else error)
+        raise UserError(f"the study store {without_password(url)} can't be opened: {why}") from None
+
+
+def _database(url: str, ready: bool) -> RDBStorage:
     options: dict[str, Any] = {}
     if url.startswith("sqlite:///"):
         if not ready:
             _create_once(Path(url.removeprefix("sqlite:///")))
         options = {"connect_args": {"timeout": 60}}
-    storage = RDBStorage(
+    opened = partial(
+        RDBStorage,
         url,
         options,
         skip_compatibility_check=ready,
@@ -58,6 +72,11 @@ def open_storage(url: str | None = None, ready: bool = False) -> BaseStorage:
         grace_period=GRACE_PERIOD,
         heartbeat_stale_trial_callback=_interrupted,
     )
+    try:
+        storage = opened()
+    except (IntegrityError, ProgrammingError):  # another machine was creating the same tables
+        time.sleep(1)
+        storage = opened()
     if storage.engine.dialect.name == "sqlite":
         _lock_first(storage.engine)
     return storage

@@ -1,5 +1,6 @@
 """What a person sees when a search is over: its best trials, and how to go on."""
 
+import shlex
 from collections import Counter
 
 from src.utils.execution import commands
@@ -17,8 +18,8 @@ SHOWN = 5  # trials
 STATES = {"fail": "failed"}
 
 
-def say_study(study: optuna.Study, here: Experiment) -> None:
-    """Print what a search has found, and how to go on."""
+def say_study(study: optuna.Study, here: Experiment, typed: list[str]) -> None:
+    """Print what a search has found, and how to go on; `typed` tells where it is stored, if anything."""
     trials = study.get_trials(deepcopy=False)
     states = Counter(t.state.name.lower() for t in trials if t.user_attrs.get(REASON) != SURPLUS)
     counts = ", ".join(f"{number} {STATES.get(state, state)}" for state, number in states.items())
@@ -32,12 +33,15 @@ def say_study(study: optuna.Study, here: Experiment) -> None:
         table.add_row(str(trial.number), values, escape(spelled(trial.params)), run_id[:8])
     if table.rows:
         get_console().print(table)
+    stored = [one for one in typed if one.startswith("hydra.sweeper.storage=")]
+    place = [f"OPTUNA_STORAGE={shlex.quote(one.partition('=')[2])}" for one in stored]
+    again = [commands.run(here), "-m", f"resume={study.study_name}", *map(shlex.quote, stored)]
     commands.say(
         {
             "browse": "bash scripts/mlflow_ui.sh",
-            "study": "bash scripts/optuna_dashboard.sh",
+            "study": " ".join([*place, "bash scripts/optuna_dashboard.sh"]),
             **({"reload": commands.reload(study.study_name)} if states["complete"] else {}),
-            "go on": f"{commands.run(here)} -m resume={study.study_name}{_more(study)}",
+            "go on": " ".join([*again, *_more(study)]),
         }
     )
 
@@ -51,8 +55,8 @@ def _shown(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(done, key=lambda one: one.value or 0.0, reverse=upwards)[:SHOWN]
 
 
-def _more(study: optuna.Study) -> str:
+def _more(study: optuna.Study) -> list[str]:
     """A study that has all its trials goes on only with a new total; a grid has no more."""
     if study.user_attrs[GRID] or count(study, *FINISHED) < total(study):
-        return ""
-    return f" hydra.sweeper.n_trials={2 * total(study)}"
+        return []
+    return [f"hydra.sweeper.n_trials={2 * total(study)}"]

@@ -1,0 +1,125 @@
+"""Studies and runs in a PostgreSQL database, which several machines can share."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import psycopg
+import pytest
+from conftest import MODEL, QUICK, Lab
+from laboratory import said
+from sweeps import TOY, SweepLab, a_fresh_one, states, until  # noqa: F401  a fixture
+
+PLACES = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+INITDB = shutil.which("initdb", path=os.pathsep.join([os.environ["PATH"], *PLACES]))
+THEIRS = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}  # root may not
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of a PostgreSQL server of our own."""
+    if INITDB is None:
+        pytest.skip("PostgreSQL is not installed")
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
+        if THEIRS:
+            shutil.chown(folder, **THEIRS)
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        make = [INITDB, "-D", folder, "--auth=trust", "--username=postgres", "--no-sync"]
+        subprocess.run(make, check=True, capture_output=True, cwd="/", **THEIRS)
+        run = [Path(INITDB).with_name("postgres"), "-D", folder, "-k", folder, "-p", str(port)]
+        process = subprocess.Popen(run, stderr=subprocess.DEVNULL, cwd="/", **THEIRS)
+        address = f"postgresql://postgres@127.0.0.1:{port}"
+        try:
+            until(lambda: answers(address))
+            yield address
+        finally:
+            process.send_signal(signal.SIGINT)  # without waiting for whoever is still connected
+            process.wait(30)
+
+
+def answers(address: str) -> bool:
+    try:
+        psycopg.connect(address).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@pytest.fixture
+def database(server: str, request: pytest.FixtureRequest) -> str:
+    """The address of an empty database."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {request.node.name}")
+    return f"{server}/{request.node.name}"
+
+
+@contextmanager
+def studied(database: str) -> Iterator[optuna.Study]:
+    """The only study in a database."""
+    storage = optuna.storages.RDBStorage(database)
+    try:
+        yield optuna.load_study(study_name=None, storage=storage)
+    finally:
+        storage.engine.dispose()
+
+
+def test_sharing(fresh_toys: SweepLab, database: str) -> None:
+    """Processes that begin at the same moment on an empty database share one study, to one total."""
+    name = "hydra.sweeper.study_name=shared"
+    asked = ["-m", "x=interval(0,1)", "hydra.sweeper.n_trials=12", "hydra.sweeper.n_jobs=1", name]
+    command = [sys.executable, fresh_toys.root / TOY, *asked]
+    processes = [fresh_toys.start(*command, OPTUNA_STORAGE=database) for _ in range(3)]
+    for process in processes:
+        out, err = process.communicate(timeout=240)
+        assert (process.returncode, err) == (0, ""), out + err
+    with studied(database) as study:
+        assert states(study) == {"COMPLETE": 12}
+        assert len(fresh_toys.children(study)) == 12
+
+
+def test_resuming(fresh_toys: SweepLab, database: str) -> None:
+    """A sweep that was killed goes on to its total; the command that goes on further is told in full."""
+    place = f"hydra.sweeper.storage={database}"
+    asked = ["x=interval(0,1)", "seconds=0.5", "hydra.sweeper.n_trials=6", place]
+    process = fresh_toys.begin(TOY, *asked)
+    until(lambda: len(fresh_toys.folders()) > 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+    end = fresh_toys.sweep(TOY, "resume=latest", place)
+    with studied(database) as study:
+        assert states(study)["COMPLETE"] == 6
+        assert states(study)["RUNNING"] == 0
+        assert f"-m resume={study.study_name} {place} hydra.sweeper.n_trials=12" in end
+    assert f"OPTUNA_STORAGE={database} bash scripts/optuna_dashboard.sh" in end
+
+
+def test_runs(fresh: Lab, database: str) -> None:
+    """With MLFLOW_TRACKING_URI runs are in the database, their artifacts in logs/mlruns, and models load."""
+    remote = {"MLFLOW_TRACKING_URI": database}
+    fresh.done(MODEL, *QUICK, **remote)
+    run = json.loads(said(fresh, "show", "latest", "--json", **remote))
+    assert run["status"] == "finished"
+    assert (
+        len(list((fresh.root / "logs/mlruns/model/model01").glob(f"{run['id']}/artifacts/*"))) == 6
+    )
+    assert not (fresh.root / "mlruns").exists()
+    printed, _ = fresh.python(
+        f"""
+        from src.utils.tracking import load_model
+        print(load_model("{run["id"][:6]}", trust_source=True).config.hidden)
+        """,
+        **remote,
+    )
+    assert printed == "32\n"
