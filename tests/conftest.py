@@ -37,6 +37,7 @@ CARRIED = [
 ]
 NOT_INHERITED = (
     "MLFLOW_",
+    "OPTUNA_",
     "HYDRA_",
     "GIT_",
     "JIKKEN_",

@@ -1,31 +1,22 @@
-"""An Optuna study: where it is stored, how far it has come, and what a killed sweep left behind."""
+"""An Optuna study: what it asks, how far it has come, and what a killed sweep left behind."""
 
-import time
 import warnings
 from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import partial
-from pathlib import Path
-from typing import Any
 
-from src.utils.errors import UserError, reason
+from src.utils.errors import UserError
 from src.utils.execution.process import is_gone
 from src.utils.layout import LOGS, Experiment
-from src.utils.store.address import without_password
-from src.utils.store.sqlite import create
 from src.utils.sweep.question import Question
 
 import optuna
-import sqlalchemy
 from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
-DEFAULT = f"sqlite:///{LOGS / 'optuna' / 'optuna.db'}"
-HEARTBEAT, GRACE_PERIOD = 15, 60  # seconds; for trials of other machines
+GRACE_PERIOD = 60  # seconds without a sign of life
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 # What is written on a study
 EXPERIMENT, QUESTION, ARGUMENTS, N_TRIALS = "experiment", "question", "arguments", "n_trials"
@@ -38,68 +29,6 @@ SURPLUS = "another process had finished the study"
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # the sweep tells the story
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats, and retries
-
-
-def open_storage(url: str | None = None, ready: bool = False) -> BaseStorage:
-    """Any Optuna storage URL; by default one SQLite file in WAL mode for all studies.
-
-    `ready` is for the processes of trials: the sweep has looked after the tables before them.
-    """
-    url = url or DEFAULT
-    try:
-        return _database(url, ready)
-    except (
-        ImportError,
-        SQLAlchemyError,
-    ) as error:  # no address, no driver, no server, no permission
-        why = reason(error.__context__ or error if isinstance(error, ImportError) else error)
-        raise UserError(f"the study store {without_password(url)} can't be opened: {why}") from None
-
-
-def _database(url: str, ready: bool) -> RDBStorage:
-    options: dict[str, Any] = {}
-    if url.startswith("sqlite:///"):
-        if not ready:
-            _create_once(Path(url.removeprefix("sqlite:///")))
-        options = {"connect_args": {"timeout": 60}}
-    opened = partial(
-        RDBStorage,
-        url,
-        options,
-        skip_compatibility_check=ready,
-        skip_table_creation=ready,
-        heartbeat_interval=HEARTBEAT,
-        grace_period=GRACE_PERIOD,
-        heartbeat_stale_trial_callback=_interrupted,
-    )
-    try:
-        storage = opened()
-    except (IntegrityError, ProgrammingError):  # another machine was creating the same tables
-        time.sleep(1)
-        storage = opened()
-    if storage.engine.dialect.name == "sqlite":
-        _lock_first(storage.engine)
-    return storage
-
-
-def _lock_first(engine: sqlalchemy.Engine) -> None:
-    """Transactions that take SQLite's lock when they begin: otherwise two workers may read that the
-    same trial waits, and both run it."""
-
-    @sqlalchemy.event.listens_for(engine, "connect")
-    def leave_transactions_to_us(connection: Any, _: Any) -> None:
-        connection.isolation_level = None
-
-    @sqlalchemy.event.listens_for(engine, "begin")
-    def begin(connection: sqlalchemy.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _create_once(database: Path) -> None:
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(database.with_suffix(".lock")):
-        if not database.exists():
-            create(database, lambda draft: RDBStorage(f"sqlite:///{draft}").engine.dispose())
 
 
 def find_study(storage: BaseStorage, reference: str, here: Experiment) -> FrozenStudy:
@@ -196,7 +125,7 @@ def reclaim(study: optuna.Study) -> list[FrozenTrial]:
     for trial in filter(_is_lost, running):
         with suppress(UpdateFinishedTrialError):  # another process was faster
             study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
-            _interrupted(study, trial)
+            interrupted(study, trial)
     now = study.get_trials(deepcopy=False)
     return [now[one.number] for one in running if now[one.number].state is TrialState.FAIL]
 
@@ -209,7 +138,7 @@ def _is_lost(trial: FrozenTrial) -> bool:
     return is_gone(owner)
 
 
-def _interrupted(study: optuna.Study, trial: FrozenTrial) -> None:
+def interrupted(study: optuna.Study, trial: FrozenTrial) -> None:
     """What a trial's sweep would have done, had it not been killed."""
     queue_again(study, trial, failures(trial))
 

@@ -19,6 +19,7 @@ from src.utils.sweep.launcher import ForkLauncher
 from src.utils.sweep.question import Question, sampler_of
 from src.utils.sweep.report import StudyReport
 from src.utils.sweep.search import Search
+from src.utils.sweep.storage import open_storage
 
 import optuna
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -62,7 +63,7 @@ class SearchSweeper(Sweeper):
         configure_log(self.cfg.hydra.hydra_logging, self.cfg.hydra.verbose)
         here = Experiment.named(self.cfg.hydra.job.name)
         typed = [one for one in arguments if not one.startswith("resume=")]
-        storage = studies.open_storage(self.settings.storage)
+        storage = open_storage(self.settings.storage)
         name, typed, known = self._which(storage, here, typed)
         as_search = any(map(self._chose, ("hydra/sweeper/sampler", "hydra.sweeper.n_trials")))
         grid = known.get(studies.GRID)

@@ -65,7 +65,7 @@ class TrialLink:
 @lru_cache(maxsize=1)
 def _opened(link: TrialLink) -> "optuna.Trial":
     """With a cheap sampler, since nothing is suggested; the sweep has looked after the tables."""
-    from src.utils.sweep.study import open_storage
+    from src.utils.sweep.storage import open_storage
 
     import optuna
     from hydra.utils import instantiate
