@@ -3,13 +3,15 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from filelock import FileLock
@@ -175,6 +177,24 @@ class Lab:
     def copied(self, to: Path) -> "Lab":
         shutil.copytree(self.root, to, symlinks=True)
         return Lab(to)
+
+
+def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    """Wait for something; returns it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it never happened")
+
+
+def free_port() -> int:
+    """One that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def copy_experiment(lab: Lab, old: str, new: str) -> None:

@@ -4,12 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
@@ -105,17 +102,6 @@ def states(study: optuna.Study) -> Counter[str]:
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
-
-
-def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    """Wait for something; returns it."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it never happened")
 
 
 def alive(pid: int) -> bool:

@@ -2,14 +2,14 @@
 
 import json
 import os
+import socket
 import sys
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FEATURE, MODEL, QUICK, Lab
+from conftest import FEATURE, MODEL, QUICK, Lab, free_port, until
 from laboratory import SEEDS, a_changeable_one, a_laboratory, refused, said  # noqa: F401  fixtures
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -292,8 +292,8 @@ def test_server(laboratory: Lab, tmp_path: Path) -> None:
     copy = laboratory.copied(tmp_path / "served")
     said(copy, "runs")  # puts the paths of the copy right
     database = f"sqlite:///{copy.root}/logs/mlruns/mlflow.db"
-    port = str(20000 + os.getpid() % 20000)
-    options = ["--backend-store-uri", database, "--port", port, "--workers", "1"]
+    port = free_port()
+    options = ["--backend-store-uri", database, "--port", str(port), "--workers", "1"]
     server = copy.start(
         sys.executable,
         "-m",
@@ -307,7 +307,7 @@ def test_server(laboratory: Lab, tmp_path: Path) -> None:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     }
     try:
-        _answered(port)
+        until(lambda: _answers(port), 90)
         remote = json.loads(said(copy, "runs", "--json", "--sort", "val_acc", **address))
         assert remote == json.loads(said(copy, "runs", "--json", "--sort", "val_acc"))
         for command in (("show", "best", "--json"), ("diff", "best", "model01/latest")):
@@ -317,16 +317,9 @@ def test_server(laboratory: Lab, tmp_path: Path) -> None:
         server.communicate()
 
 
-def _answered(port: str) -> None:
-    import socket
-
-    end = time.monotonic() + 90
-    while time.monotonic() < end:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", int(port))) == 0:
-                return
-        time.sleep(0.2)
-    raise AssertionError("the server does not answer")
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_not_a_number(fresh: Lab) -> None:

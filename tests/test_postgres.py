@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,9 +14,9 @@ from pathlib import Path
 import optuna
 import psycopg
 import pytest
-from conftest import MODEL, QUICK, Lab
+from conftest import MODEL, QUICK, Lab, free_port, until
 from laboratory import said
-from sweeps import TOY, SweepLab, a_fresh_one, states, until  # noqa: F401  a fixture
+from sweeps import TOY, SweepLab, a_fresh_one, states  # noqa: F401  a fixture
 
 PLACES = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
 INITDB = shutil.which("initdb", path=os.pathsep.join([os.environ["PATH"], *PLACES]))
@@ -29,12 +28,10 @@ def server() -> Iterator[str]:
     """The address of a PostgreSQL server of our own."""
     if INITDB is None:
         pytest.skip("PostgreSQL is not installed")
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
+    with tempfile.TemporaryDirectory() as folder:
         if THEIRS:
             shutil.chown(folder, **THEIRS)
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+        port = free_port()
         make = [INITDB, "-D", folder, "--auth=trust", "--username=postgres", "--no-sync"]
         subprocess.run(make, check=True, capture_output=True, cwd="/", **THEIRS)
         run = [Path(INITDB).with_name("postgres"), "-D", folder, "-k", folder, "-p", str(port)]

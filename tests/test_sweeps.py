@@ -5,14 +5,13 @@ import os
 import random
 import signal
 import time
-from pathlib import Path
 
 import optuna
 import pytest
-from conftest import MODEL, QUICK, Lab
+from conftest import MODEL, QUICK, Lab, until
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
-from sweeps import TOY, SweepLab, a_fresh_one, alive, finished, states, until  # noqa: F401  a fixture
+from sweeps import TOY, SweepLab, a_fresh_one, alive, finished, states  # noqa: F401  a fixture
 
 TWO = "hydra.sweeper.n_jobs=2"
 
@@ -401,10 +400,9 @@ REFUSED = {
 }
 
 
-def test_refusals(clone: Lab, tmp_path: Path) -> None:
+def test_refusals(fresh_toys: SweepLab) -> None:
     """A search space that makes no sense is refused in one line, before anything is written."""
-    lab = SweepLab(clone.copied(tmp_path / "lab").root)
-    lab.add_toy()
+    lab = fresh_toys
     before = set(lab.files())
     tries = [lab.begin(TOY, space) for space in REFUSED]
     for process, reason in zip(tries, REFUSED.values(), strict=True):

@@ -1,6 +1,5 @@
 """The MLflow store: many at once, moved about, or on a server."""
 
-import socket
 import sqlite3
 import sys
 import time
@@ -11,7 +10,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
-from conftest import DATASET, MODEL, QUICK, Lab, copy_experiment
+from conftest import DATASET, MODEL, QUICK, Lab, copy_experiment, free_port
 from mlflow.tracking import MlflowClient
 
 TEN_AT_ONCE = """
@@ -147,9 +146,7 @@ def test_no_such_store(lab: Lab, address: str, reason: str) -> None:
 @pytest.fixture
 def server(tmp_path: Path, lab: Lab) -> Iterator[str]:
     """The address of a real tracking server, which also keeps the artifacts."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     store = tmp_path / "server"
     store.mkdir()
     process = lab.start(

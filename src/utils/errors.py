@@ -9,6 +9,11 @@ class UserError(Exception):
     """A mistake that a person can mend: one line, saying what is wrong and what to do."""
 
 
+def one_line(text: object) -> str:
+    """A message of several lines as one."""
+    return " ".join(str(text).split())
+
+
 def reason(error: BaseException) -> str:
     """Why, in the first line of an exception, or of the driver's that it wraps."""
     return str(getattr(error, "orig", None) or error).strip().split("\n")[0]
@@ -24,5 +29,5 @@ def plain_errors(*kinds: type[Exception]) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, (UserError, *kinds)):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)

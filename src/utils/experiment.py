@@ -14,19 +14,17 @@ from types import ModuleType, TracebackType
 from typing import Any, ClassVar, get_type_hints
 
 from src.utils.errors import UserError, plain_errors
-from src.utils.execution.composition import asks_question, asks_sweep, hydra_program
+from src.utils.execution.composition import MISCOMPOSED, asks_question, asks_sweep, hydra_program
 from src.utils.layout import ROOT, Experiment
 from src.utils.settings import Settings, as_text, unknown, validated
 from src.utils.startup import Departure, keep_imports, pause_collector
 from src.utils.sweep.trial import PRUNED, Pruned
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import ConfigCompositionException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 Main = Callable[[Any, Any], Any]
 
@@ -46,7 +44,7 @@ class Program:
         Program.running = self
         sys.argv[1:] = [as_text(argument, self.settings) for argument in sys.argv[1:]]
         keep_imports()
-        with plain_errors(HydraException, OmegaConfBaseException, YAMLError):
+        with plain_errors(*MISCOMPOSED):
             try:
                 hydra_program(self.here, self.run)()
             except ConfigCompositionException as error:
@@ -152,7 +150,7 @@ def _answer_questions() -> None:
     imported: before torch, in a fraction of a second."""
     here = _own_script()
     if here is not None and asks_question(sys.argv[1:]):
-        with plain_errors(HydraException, OmegaConfBaseException, YAMLError):
+        with plain_errors(*MISCOMPOSED):
             hydra_program(here, lambda cfg: None)()
         sys.exit()
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = {"dataset": ROOT / "_data" / "data", "feature": ROOT / "_data" / "feature"}
 STAGES = ("dataset", "feature", "model")
 LOGS = ROOT / "logs"
+STUDIES = LOGS / "optuna" / "optuna.db"
 
 
 def near(path: Path) -> Path:

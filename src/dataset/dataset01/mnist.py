@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from src.utils.experiment import experiment
-from src.utils.errors import UserError
+from src.utils.errors import UserError, one_line
 from src.utils.idx import read_bytes, read_idx
 from src.utils.layout import ROOT
 from src.utils.run import Run
@@ -65,7 +65,7 @@ def find(cfg: Config, place: Path, scratch: Path) -> tuple[dict[str, Path], str]
     try:
         return idx_files(download(scratch)), "full"
     except Exception as error:
-        reason = " ".join(str(error).split())  # torchvision takes a few lines for each mirror
+        reason = one_line(error)  # torchvision takes a few lines for each mirror
         if cfg.source == "download":
             raise UserError(f"MNIST could not be downloaded ({reason}): see source=local") from None
         log.warning("MNIST could not be downloaded (%s)", reason)

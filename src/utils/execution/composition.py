@@ -24,6 +24,7 @@ from yaml import YAMLError
 
 # What a config may name as `_target_`: an override can't make the program call anything else.
 TRUSTED = ("src.utils.*", "optuna.*", "hydra_plugins.*", "hydra._internal.*")
+MISCOMPOSED = (HydraException, OmegaConfBaseException, YAMLError)  # mistakes in settings
 QUESTIONS = (
     "-h",
     "--help",
@@ -72,11 +73,7 @@ def defaults(here: Experiment) -> dict[str, str] | None:
     try:
         with initialize_config_dir(str(here.config)):
             values = OmegaConf.to_container(compose("config"), resolve=True)
-    except (
-        HydraException,
-        OmegaConfBaseException,
-        YAMLError,
-    ):  # as when half an experiment is written
+    except MISCOMPOSED:  # as when half an experiment is written
         return None
     assert isinstance(values, dict)
     return {name: str(value) for name, value in flat({str(k): v for k, v in values.items()})}

@@ -13,7 +13,7 @@ from src.utils.execution.wording import size
 from src.utils.lab.installation import check_installation
 from src.utils.lab.orphans import close, orphans
 from src.utils.lab.symptom import Symptom
-from src.utils.layout import LOGS, ROOT, near
+from src.utils.layout import LOGS, ROOT, STUDIES, near
 from src.utils.store.address import local_database
 from src.utils.store.ledger import open_ledger
 
@@ -37,9 +37,8 @@ def _databases() -> Iterator[Symptom]:
     else:
         yield from _database("store", database)
         yield from _opened(database)
-    studies = LOGS / "optuna" / "optuna.db"
-    if studies.exists():
-        yield from _database("studies", studies)
+    if STUDIES.exists():
+        yield from _database("studies", STUDIES)
 
 
 def _database(subject: str, file: Path) -> Iterator[Symptom]:

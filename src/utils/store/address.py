@@ -17,6 +17,11 @@ def tracking_uri() -> str:
     return f"{SQLITE}{database}" if database else os.environ["MLFLOW_TRACKING_URI"]
 
 
+def is_server(uri: str) -> bool:
+    """Whether it is one that keeps the artifacts, too."""
+    return uri.startswith("http")
+
+
 def without_password(url: str) -> str:
     """An address as it may be shown."""
     return re.sub(r"(//[^:/@]*):[^/@]*@", r"\1:***@", url)

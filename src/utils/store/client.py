@@ -9,11 +9,19 @@ import logging
 import os
 import sqlite3
 from contextlib import closing
+from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from src.utils.errors import UserError, plain_errors, reason
-from src.utils.store.address import OWN, local_database, old_homes, tracking_uri, without_password
+from src.utils.store.address import (
+    OWN,
+    is_server,
+    local_database,
+    old_homes,
+    tracking_uri,
+    without_password,
+)
 from src.utils.store.sqlite import create
 
 from filelock import FileLock
@@ -52,11 +60,12 @@ def open_store() -> MlflowClient:
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(database.with_name(".lock")):
             create(database, _tables) if not database.exists() else _relocate(database)
-    mlflow.set_tracking_uri(tracking_uri())
-    shown = without_password(tracking_uri())
-    _knock(tracking_uri())
+    uri = tracking_uri()
+    shown = without_password(uri)
+    mlflow.set_tracking_uri(uri)
+    _knock(uri)
     try:
-        return MlflowClient(tracking_uri())
+        return MlflowClient(uri)
     except (ImportError, SQLAlchemyError) as error:  # no driver, no database, no permission
         raise UserError(f"MLFLOW_TRACKING_URI={shown} can't be opened: {reason(error)}") from None
     except MlflowException:
@@ -66,13 +75,15 @@ def open_store() -> MlflowClient:
         ) from None
 
 
+@cache  # once in a process
 def _knock(uri: str) -> None:
     """A server that isn't there is told of at once; MLflow would try for minutes, silently."""
-    if not uri.startswith("http"):
+    if not is_server(uri):
         return
-    host, ask = (cast(Any, part) for part in (get_default_host_creds, http_request))  # no types
+    credentials: Any = get_default_host_creds  # these two have no types
+    ask: Any = http_request
     try:
-        ask(host(uri), "/health", "GET", max_retries=0, timeout=10, raise_on_status=False)
+        ask(credentials(uri), "/health", "GET", max_retries=0, timeout=10, raise_on_status=False)
     except MlflowException as error:
         why = reason(error).rpartition(": ")[2].strip('()" ')
         shown = without_password(uri)
@@ -106,7 +117,7 @@ def artifact(client: MlflowClient, run: StoredRun, path: str) -> Path:
 
 def _create_experiment(client: MlflowClient, name: str) -> StoredExperiment:
     """With its artifacts beside a local store, in ours for any other database; a server knows itself."""
-    place = None if tracking_uri().startswith("http") else local_store() or OWN.parent
+    place = None if is_server(tracking_uri()) else local_store() or OWN.parent
     try:
         number = client.create_experiment(name, str(place / name) if place else None)
         return client.get_experiment(number)

@@ -44,7 +44,9 @@ class Entry:
     def best(self) -> dict[str, str]:
         """Of a study: what its run tells of the best trial (`run_id`, `value` and its parameters)."""
         tags = self.tags.items()
-        return {name[5:]: value for name, value in tags if name.startswith("best.")}
+        return {
+            name.removeprefix("best."): value for name, value in tags if name.startswith("best.")
+        }
 
     @property
     def is_study(self) -> bool:

@@ -10,7 +10,7 @@ from src.utils.store.entry import Entry
 LOWER = re.compile(r"loss|err|mae|mse|nll|perplexity|ppl|latency|seconds|bytes", re.IGNORECASE)
 SHOWN = ("val_acc", "val_loss", "test_acc", "test_loss", "train_acc", "train_loss")
 TIMINGS = ("system/", "epoch_seconds", "samples_per_second")  # metrics that no two runs share
-NOT_RESULTS = ("system/", "epoch", "lr", "samples_per_second", "train_loss_step")
+NOT_RESULTS = (*TIMINGS, "epoch", "lr", "train_loss_step")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from src.utils.errors import one_line
 from src.utils.sweep.trial import ENV as TRIAL
 
 import cloudpickle
@@ -74,7 +75,7 @@ def run_job_sent(
 
 def spelled(error: Any) -> str:
     """An exception in one line."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     kind = type(error).__name__
     return f"{kind}: {text}" if text else kind
 

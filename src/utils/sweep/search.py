@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from src.utils.errors import UserError
+from src.utils.errors import UserError, one_line
 from src.utils.execution.log import say_at_once
 from src.utils.execution.process import this_process
 from src.utils.sweep import study as studies
@@ -138,7 +138,7 @@ class Search:
         return [float(one) for one in values]
 
     def _failure(self, trial: optuna.Trial, reason: str) -> JobFailed:
-        trial.set_user_attr(REASON, " ".join(reason.split()))
+        trial.set_user_attr(REASON, one_line(reason))
         return JobFailed(reason)
 
     def _after_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:

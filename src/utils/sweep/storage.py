@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError, reason
-from src.utils.layout import LOGS
+from src.utils.layout import STUDIES
 from src.utils.store.address import without_password
 from src.utils.store.sqlite import create
 from src.utils.sweep.study import GRACE_PERIOD, interrupted
@@ -16,7 +16,6 @@ from filelock import FileLock
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
-DEFAULT = f"sqlite:///{LOGS / 'optuna' / 'optuna.db'}"
 HEARTBEAT = 15  # seconds; by it, trials of other machines are known to live
 
 
@@ -25,11 +24,12 @@ def open_storage(url: str | None = None, ready: bool = False) -> BaseStorage:
 
     `ready` is for the processes of trials: the sweep has looked after the tables before them.
     """
-    url = url or DEFAULT
+    url = url or f"sqlite:///{STUDIES}"
     try:
         return _database(url, ready)
     except (ImportError, SQLAlchemyError) as error:  # no driver; no address, server, permission
-        why = reason(error.__context__ or error if isinstance(error, ImportError) else error)
+        hidden = error.__context__ if isinstance(error, ImportError) else None  # names the driver
+        why = reason(hidden or error)
         raise UserError(f"the study store {without_password(url)} can't be opened: {why}") from None
 
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from src.utils.errors import UserError
 from src.utils.execution.process import is_gone
-from src.utils.layout import LOGS, Experiment
+from src.utils.layout import STUDIES, Experiment
 from src.utils.sweep.question import Question
 
 import optuna
@@ -45,9 +45,8 @@ def find_study(storage: BaseStorage, reference: str, here: Experiment) -> Frozen
 
 def beginning(study_name: str) -> FileLock:
     """Held while a study is written down, so that processes that share it do that once."""
-    place = LOGS / "optuna"
-    place.mkdir(parents=True, exist_ok=True)
-    return FileLock(place / f".{study_name.replace('/', '-')}.lock")
+    STUDIES.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(STUDIES.with_name(f".{study_name.replace('/', '-')}.lock"))
 
 
 def begin(
