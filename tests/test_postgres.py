@@ -81,7 +81,10 @@ def test_sharing(fresh_toys: SweepLab, database: str) -> None:
         out, err = process.communicate(timeout=240)
         assert (process.returncode, err) == (0, ""), out + err
     with studied(database) as study:
-        assert states(study) == {"COMPLETE": 12}
+        assert states(study)["COMPLETE"] == 12
+        failed = [trial for trial in study.trials if trial.state.name != "COMPLETE"]
+        reasons = {trial.user_attrs["reason"] for trial in failed}
+        assert reasons <= {"another process had finished the study"}  # begun by several at once
         assert len(fresh_toys.children(study)) == 12
 
 
