@@ -13,7 +13,7 @@ from src.utils.layout import Experiment
 from src.utils.run import Run, create_run
 from src.utils.store.client import experiment_id, open_store
 from src.utils.sweep.plots import draw
-from src.utils.sweep.study import INTERRUPTED, REASON, best_trials
+from src.utils.sweep.study import INTERRUPTED, REASON, beginning, best_trials
 from src.utils.sweep.summary import say_study
 
 import optuna
@@ -64,7 +64,8 @@ class StudyReport:
         self._ended.put(None)
         self._writer.join()
         self.refresh()
-        self._settle()
+        with beginning(self.study.study_name):
+            self._settle()
         self._summarise()
         stopped = isinstance(error, SystemExit | KeyboardInterrupt)
         self.run.close("KILLED" if stopped else "FAILED" if error else "FINISHED")
@@ -115,7 +116,12 @@ class StudyReport:
         say_study(self.study, self.here, list(self.config.hydra.overrides.hydra))
 
     def refresh(self) -> None:
-        """Write the best so far, the table and the plots."""
+        """Write the best so far, the table and the plots; one process of those that share it at a time:
+        MLflow fails where two set the same tag."""
+        with beginning(self.study.study_name):
+            self._refresh()
+
+    def _refresh(self) -> None:
         frame = self.study.trials_dataframe()
         frame.to_csv(self.run.folder / "trials.csv", index=False)
         done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

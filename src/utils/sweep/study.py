@@ -44,7 +44,7 @@ def find_study(storage: BaseStorage, reference: str, here: Experiment) -> Frozen
 
 
 def beginning(study_name: str) -> FileLock:
-    """Held while a study is written down, so that processes that share it do that once."""
+    """Held while a study is written down, so that processes that share it do not get in each other's way."""
     STUDIES.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(STUDIES.with_name(f".{study_name.replace('/', '-')}.lock"))
 
