@@ -78,7 +78,8 @@ class StudyReport:
         due = time.monotonic() + REFRESH
         while (trial := self._ended.get()) is not None:
             if RUN_ID in trial.user_attrs:
-                self._close(trial.user_attrs[RUN_ID], trial)
+                with beginning(self.study.study_name):
+                    self._close(trial.user_attrs[RUN_ID], trial)
             began = time.monotonic()
             if began > due:
                 self.refresh()
