@@ -27,7 +27,7 @@ class Config(StageSettings):
 @experiment
 def main(cfg: Config, run: Run) -> None:
     random = np.random.default_rng(0)
-    symbols = random.integers(0, 256, (10, 7, 7)).repeat(4, axis=1).repeat(4, axis=2)
+    symbols = random.normal(128, 20, (10, 7, 7)).repeat(4, axis=1).repeat(4, axis=2)
     arrays = {}
     for split, size in SIZES.items():
         labels = np.arange(size) % 10
