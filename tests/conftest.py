@@ -22,16 +22,18 @@ from mlflow.tracking import MlflowClient
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
-DATASET = "src/dataset/dataset01/mnist.py"
-FEATURE = "src/feature/feature01/mnist_tensors.py"
-MODEL = "src/model/model01/image_classifier_models.py"
+PROJECT = ROOT / "tests" / "project"
+NO_CACHE = shutil.ignore_patterns("__pycache__")
+# The experiments of the tests (tests/project): a small project of their own, whatever this one holds.
+DATASET = "src/dataset/dataset01/digits.py"
+FEATURE = "src/feature/feature01/digit_tensors.py"
+MODEL = "src/model/model01/digit_classifier.py"
 
-CARRIED = [
-    "src",
-    "config",
+ENGINE = [
+    "src/__init__.py",
+    "src/utils",
+    "config/utils",
     "scripts",
-    "notebooks",
-    "_data/sample",
     "README.md",
     "pyproject.toml",
     "poetry.lock",
@@ -220,30 +222,41 @@ def made_once(root: Path, make: Callable[[Lab], None]) -> Lab:
     return lab
 
 
+def carry(names: list[str], to: Path) -> None:
+    """Copy files and folders of this repository."""
+    for name in names:
+        source, copy = ROOT / name, to / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, copy, ignore=NO_CACHE)
+        else:
+            shutil.copy(source, copy)
+
+
+def commit(lab: Lab) -> None:
+    """Make a folder a repository with one commit, and give it the environment of the tests."""
+    (lab.root / ".venv").symlink_to(sys.prefix)
+    lab.git("init", "--quiet", "--initial-branch=main")
+    (lab.root / ".git" / "info" / "exclude").write_text(".venv\n")
+    lab.git("add", ".")
+    lab.git("commit", "--quiet", "--message=Start")
+
+
 @pytest.fixture(scope="session")
 def clone(shared: Path) -> Lab:
-    """The repository as one commit, in which nothing has run yet. To be read only."""
+    """Engine and experiments of the tests as one commit; nothing has run yet. To be read only."""
 
     def make(lab: Lab) -> None:
-        for name in CARRIED:
-            source, copy = ROOT / name, lab.root / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(source, copy)
-        (lab.root / ".venv").symlink_to(sys.prefix)
-        lab.git("init", "--quiet", "--initial-branch=main")
-        (lab.root / ".git" / "info" / "exclude").write_text(".venv\n")
-        lab.git("add", ".")
-        lab.git("commit", "--quiet", "--message=Start")
+        carry(ENGINE, lab.root)
+        shutil.copytree(PROJECT, lab.root, dirs_exist_ok=True, ignore=NO_CACHE)
+        commit(lab)
 
     return made_once(shared / "clone", make)
 
 
 @pytest.fixture(scope="session")
 def lab(shared: Path, clone: Lab) -> Lab:
-    """A copy in which the sample became a dataset, a feature and one quick model. To be read only."""
+    """A copy in which the data became a dataset, a feature and one quick model. To be read only."""
 
     def make(lab: Lab) -> None:
         clone.copied(lab.root)

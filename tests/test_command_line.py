@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import DATASET, FEATURE, MODEL, QUICK, ROOT, Lab
+from conftest import DATASET, FEATURE, MODEL, QUICK, Lab
 
 SLOW = ("torch", "mlflow", "pytorch_lightning", "matplotlib", "pandas", "sklearn", "optuna")
 QUESTIONS = {
@@ -74,18 +74,6 @@ def test_broken_yaml(fresh: Lab, question: str) -> None:
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert f'"{file}", line 2' in refused.stderr
-
-
-@pytest.mark.parametrize("path", ["with", "without"])
-def test_pythonpath_is_not_needed(tmp_path: Path, path: str) -> None:
-    """The installed repository runs by path from any directory, with PYTHONPATH or without."""
-    environment = {"with": {"PYTHONPATH": str(ROOT)}, "without": {"PYTHONPATH": ""}}[path]
-    here = Lab(ROOT)
-    shown = here.run(MODEL, "--cfg", "job", "--resolve", cwd=tmp_path, **environment)
-    assert "max_epochs: 5\n" in shown.stdout, shown.stderr
-    refused = here.run(DATASET, "source=moon", cwd=tmp_path, **environment)
-    assert "source=moon is refused" in refused.stderr
-    assert not list(tmp_path.iterdir())
 
 
 def test_any_directory(fresh: Lab, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import ROOT, Lab
+from mnist import a_clone, a_fresh_one, a_trained_one, needed  # noqa: F401  fixtures
 
+pytestmark = needed
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 RUN = """
     import nbclient, nbformat
@@ -35,23 +37,23 @@ def test_committed_notebooks(file: Path) -> None:
     assert notebook.metadata.kernelspec.name == "python3"
 
 
-def test_load_model(fresh: Lab) -> None:
+def test_load_model(fresh_mnist: Lab) -> None:
     """load_model.ipynb reloads the newest run, shows its errors, and writes its predictions to a file."""
-    file = fresh.root / "notebooks/load_model.ipynb"
-    fresh.python(RUN.format(file=file, where=file.parent))
-    run = fresh.newest()
+    file = fresh_mnist.root / "notebooks/load_model.ipynb"
+    fresh_mnist.python(RUN.format(file=file, where=file.parent))
+    run = fresh_mnist.newest()
     assert pictures(file) == 2
     assert any(run.info.run_id in output.get("text", "") for output in outputs(file))
-    (table,) = (fresh.root / "outputs").rglob("*.csv")
+    (table,) = (fresh_mnist.root / "outputs").rglob("*.csv")
     with table.open() as lines:
         rows = list(csv.DictReader(lines))
     right = sum(row["label"] == row["predicted"] for row in rows)
     assert right / len(rows) == pytest.approx(run.data.metrics["test_acc"])
 
 
-def test_eda(fresh: Lab) -> None:
+def test_eda(fresh_mnist: Lab) -> None:
     """eda.ipynb draws the classes, their images and their pixels, from the root of the repository too."""
-    file = fresh.root / "notebooks/eda.ipynb"
-    fresh.python(RUN.format(file=file, where=fresh.root))
+    file = fresh_mnist.root / "notebooks/eda.ipynb"
+    fresh_mnist.python(RUN.format(file=file, where=fresh_mnist.root))
     assert pictures(file) == 4
     assert any("4500" in output.get("data", {}).get("text/plain", "") for output in outputs(file))

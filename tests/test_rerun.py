@@ -2,7 +2,7 @@
 
 import shutil
 
-from conftest import MODEL, QUICK, Lab
+from conftest import FEATURE, MODEL, QUICK, Lab
 from laboratory import typed
 
 IDENTICAL = ("weights: the same to the bit", "verdict: identical")
@@ -70,7 +70,7 @@ def test_another_setting(fresh: Lab) -> None:
 def test_other_data_are_named(fresh: Lab) -> None:
     """Where the data are not those the run had, it says so before it runs."""
     run_id = fresh.newest().info.run_id
-    fresh.done("src/feature/feature01/mnist_tensors.py", "val_fraction=0.2")
+    fresh.done(FEATURE, "val_fraction=0.2")
     done = typed(fresh, "rerun", run_id)
     assert "data feature/feature01:" in done.stdout
     assert "verdict: different" in done.stdout

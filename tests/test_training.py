@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -36,18 +35,6 @@ def checkpoint(lab: Lab, run: Run, name: str = "best") -> dict[str, dict[str, Te
 
 def weights(lab: Lab, run: Run) -> dict[str, list[float]]:
     return {name: tensor.tolist() for name, tensor in checkpoint(lab, run)["state_dict"].items()}
-
-
-def test_accuracy(fresh: Lab) -> None:
-    """The CNN's defaults reach 96 % on the sample's test images, with a minute of processor time at most."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    said = fresh.done(MODEL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 60
-    run = fresh.newest()
-    assert run.data.metrics["test_acc"] >= 0.96
-    assert f"{run.data.metrics['test_acc']:.4f}" in said
-    assert run.info.run_id in said
 
 
 def test_seed(lab: Lab, fresh: Lab) -> None:
