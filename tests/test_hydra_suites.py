@@ -1,8 +1,10 @@
-"""Hydra's own suites for launchers, on ours: programs that are nobody's experiment run on it as on Hydra's."""
+"""Hydra's own suites for launchers, on ours: it runs programs that are no experiment as Hydra's do."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
+
+from src.utils.sweep.config import register
+from src.utils.sweep.launcher import ForkLauncher
 
 import pytest
 from conftest import ROOT
@@ -17,21 +19,20 @@ from src.utils.sweep.launcher import ForkLauncher
 register()
 """
 
+Plugins.instance()  # with Hydra's own settings, which the suites' fixture would lose
+register()
 
-@pytest.fixture(scope="module", autouse=True)
-def known_launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """`hydra/launcher=fork` in this process and in those that the suites start."""
-    from src.utils.sweep.config import register
-    from src.utils.sweep.launcher import ForkLauncher
 
-    folder = tmp_path_factory.mktemp("plugin")
-    (folder / "hydra_plugins").mkdir()
-    (folder / "hydra_plugins" / "jikken.py").write_text(PLUGIN)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(ROOT)]))
-        register()
-        Plugins.instance().register(ForkLauncher)
-        yield
+@pytest.fixture(autouse=True)
+def known_launcher(
+    hydra_restore_singletons: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`hydra/launcher=fork` in this process, and in those that the suites start."""
+    Plugins.instance().register(ForkLauncher)
+    package = tmp_path / "plugin" / "hydra_plugins"
+    package.mkdir(parents=True)
+    (package / "jikken.py").write_text(PLUGIN)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(package.parent), str(ROOT)]))
 
 
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("fork", [])])

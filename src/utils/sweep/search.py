@@ -121,6 +121,8 @@ class Search:
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             # before or beside the job, or Ctrl-C in it; what else it raises is in its result
             raise self._failure(trial, self._cause(spelled(error))) from error
+        if self.study._storage.get_trial(trial._trial_id).state.is_finished():
+            log.warning("trial %d was taken over: its result is not used", trial.number)
         return self._value(trial, plain(result))
 
     def _launched(self, trial: optuna.Trial) -> JobReturn:
