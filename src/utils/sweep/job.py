@@ -21,7 +21,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-GRACE = 10.0  # seconds that a job has to save its state when it is told to stop
+GRACE = 30.0  # seconds that a job has to save its state when it is told to stop
 START_METHOD: str | None = None  # of multiprocessing, where the program has chosen one
 
 
@@ -92,6 +92,7 @@ def _speak_to(file: Path) -> None:
 
 
 def _interrupt(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: the job's run is being closed
     raise KeyboardInterrupt
 
 

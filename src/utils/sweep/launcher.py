@@ -71,12 +71,11 @@ class ForkLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         setup_globals()
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        if len(job_overrides) == 1:
-            return [self._launch(job_overrides[0], initial_job_idx)]
-        with ThreadPoolExecutor(self.slots.number) as pool:
+        with ThreadPoolExecutor(min(self.slots.number, len(numbers) or 1)) as pool:
             try:
                 return list(pool.map(self._launch, job_overrides, numbers))
             except KeyboardInterrupt:
+                log.warning("stopping the running jobs")
                 self.stop()
                 raise
 
@@ -112,10 +111,6 @@ class ForkLauncher(Launcher):
                 if self.stopped.is_set():  # meanwhile
                     _end(process)
                 return self._wait(process, receiver)
-            except KeyboardInterrupt:
-                _end(process)
-                process.join()
-                raise
             finally:
                 self.jobs.discard(process)
 
