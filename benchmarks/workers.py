@@ -51,7 +51,7 @@ def main() -> None:
             (copy / path).parent.mkdir(parents=True)
             (copy / path).write_text(text)
         alone, trial = seconds(copy), seconds(copy, "-m", "x=choice(1)")
-    print(f"alone {alone:.2f} s, in a trial {trial:.2f} s: {trial / alone:.2f} ×")
+    print(f"alone {alone:.2f} s, in a trial {trial:.2f} s: {trial / alone:.2f} times")
 
 
 def seconds(copy: Path, *arguments: str) -> float:

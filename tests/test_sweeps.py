@@ -390,7 +390,7 @@ def test_ctrl_c(fresh_toys: SweepLab, times: int) -> None:
 def test_ctrl_c_on_a_terminal(fresh_toys: SweepLab) -> None:
     """What Ctrl-C did stands under the live table as long as it holds; a narrow terminal shows the running
     trials a line each."""
-    lab, once = fresh_toys, "stopping: the running trials finish"
+    lab, once = fresh_toys, "stopping after the running trials; Ctrl-C again stops now"
     space = ("x=interval(0,1)", "y=choice(low,high)", "+trainer.gradient_clip_val=choice(1,2)")
     terminal = lab.on_terminal(60, TOY, *space, "seconds=60", "hydra.sweeper.n_trials=6", TWO)
     until(lambda: lab.at_work(2))

@@ -134,8 +134,8 @@ def best_so_far(study: optuna.Study) -> str:
 
 def _stopping(interrupts: int) -> str:
     if interrupts > 1:
-        return "stopping the running trials"
-    return "stopping: the running trials finish; Ctrl-C again stops them now"
+        return "stopping the running trials now"
+    return "stopping after the running trials; Ctrl-C again stops now"
 
 
 def _running(trials: list[FrozenTrial], width: int) -> Table:
@@ -152,9 +152,10 @@ def _running(trials: list[FrozenTrial], width: int) -> Table:
 
 
 def _narrow(trials: list[FrozenTrial]) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for column in ("trial", "value", "time", "settings"):
-        table.add_column(column, no_wrap=True, overflow="ellipsis")
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), expand=True)
+    for column in ("trial", "value", "time"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("settings", no_wrap=True, overflow="ellipsis", ratio=1)
     for one in trials:
         cells = (str(one.number), _values(one), _time(one), spelled(one.params))
         table.add_row(*map(escape, cells))
