@@ -1,16 +1,20 @@
 """What tests of sweeps share: a laboratory with a toy model, and a look at its studies."""
 
 import os
+import pty
 import shutil
 import subprocess
 import sys
+import termios
+import threading
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 import pytest
-from conftest import Lab
+from conftest import NOT_INHERITED, Lab
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
@@ -25,6 +29,27 @@ y: middle
 seconds: 0.0
 end: value
 """
+
+
+class Terminal:
+    """A process on a terminal, and all that it has written there."""
+
+    def __init__(self, process: subprocess.Popen[bytes], screen: int) -> None:
+        self.process, self.screen, self.text = process, screen, ""
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # when the process has ended
+            while written := os.read(self.screen, 4096):
+                self.text += written.decode(errors="replace")
+        os.close(self.screen)
+
+    def end(self) -> int:
+        """Wait until the process has ended; returns its exit code."""
+        code = self.process.wait(120)
+        self.reader.join(10)
+        return code
 
 
 @dataclass(frozen=True)
@@ -43,6 +68,23 @@ class SweepLab(Lab):
     def begin(self, program: str, *arguments: str) -> subprocess.Popen[str]:
         """A sweep, while it runs."""
         return self.start(sys.executable, self.root / program, "-m", *arguments)
+
+    def on_terminal(self, columns: int, program: str, *arguments: str) -> "Terminal":
+        """A sweep, while it runs on a terminal of so many columns."""
+        ours, its = pty.openpty()
+        termios.tcsetwinsize(its, (40, columns))
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(NOT_INHERITED)}
+        process = subprocess.Popen(
+            [sys.executable, self.root / program, "-m", *arguments],
+            cwd=self.root,
+            env=inherited | {"PYTHONPATH": str(self.root), "TERM": "xterm"},
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            start_new_session=True,
+        )
+        os.close(its)
+        return Terminal(process, ours)
 
     def sweep(self, program: str, *arguments: str, code: int = 0, **environment: str) -> str:
         """What a sweep printed, which must end with `code`, and without warnings or tracebacks."""

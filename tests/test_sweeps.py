@@ -1,8 +1,10 @@
 """Sweeps, as they are typed: what they search, what they leave behind, and what they survive."""
 
 import importlib.util
+import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 
@@ -200,6 +202,64 @@ def test_failures(toys: SweepLab) -> None:
         assert said.count(reason) == 2
 
 
+RESULTS = {
+    "number": "COMPLETE",  # a np.float32
+    "tensor": "COMPLETE",
+    "array": "COMPLETE",
+    "workers": "COMPLETE",
+    "pruned": "PRUNED",
+    "lost": "FAIL",
+}
+
+
+@pytest.fixture(scope="module")
+def results(toys: SweepLab) -> tuple[str, optuna.Study]:
+    """A sweep of trials that end as other people's code ends them: what it printed, and its study."""
+    policy = ("hydra.sweeper.max_retries=0", "hydra.sweeper.max_failure_rate=1")
+    said = toys.sweep(TOY, f"end={','.join(RESULTS)},raise", "x=0.25", *policy, TWO)
+    return said, toys.study()
+
+
+def trial_that(study: optuna.Study, end: str) -> optuna.trial.FrozenTrial:
+    (trial,) = [one for one in study.trials if one.params["end"] == end]
+    return trial
+
+
+def test_results(results: tuple[str, optuna.Study]) -> None:
+    """Numbers of NumPy and torch are numbers, `optuna.TrialPruned` is a pruned trial, and a trial that
+    another process has taken over is a lost one and no crash."""
+    said, study = results
+    assert {end: trial_that(study, end).state.name for end in RESULTS} == RESULTS
+    for end in ("number", "tensor", "array"):
+        assert trial_that(study, end).value == 0.25
+    assert len(trial_that(study, "pruned").intermediate_values) == 50
+    assert f"trial {trial_that(study, 'lost').number} was taken over" in said
+
+
+def test_workers(toys: SweepLab, results: tuple[str, optuna.Study]) -> None:
+    """A trial starts processes as a program that is run alone: a DataLoader's workers are forked, and
+    need not pickle what they are given."""
+    _, study = results
+    trial = trial_that(study, "workers")
+    assert trial.value == sum(range(8)) + 2  # in two batches
+    (run,) = [one for one in toys.children(study) if one.info.run_id == trial.user_attrs["run_id"]]
+    assert run.data.tags["start_method"] == multiprocessing.get_all_start_methods()[0]
+
+
+def test_line_of_a_failure(toys: SweepLab, results: tuple[str, optuna.Study]) -> None:
+    """A failed trial names the line of the experiment on the screen; the whole traceback is in its run and
+    in its output."""
+    said, study = results
+    code = (toys.root / TOY).read_text().splitlines()
+    number = 1 + next(i for i, line in enumerate(code) if "raise ValueError" in line)
+    assert f"ValueError: x makes no sense ({TOY}:{number})" in said
+    trial = trial_that(study, "raise")
+    (run,) = [one for one in toys.children(study) if one.info.run_id == trial.user_attrs["run_id"]]
+    (output,) = toys.root.glob(f"multirun/**/{study.study_name[-13:]}/{trial.number}/output.txt")
+    for file in (toys.artifacts(run) / "logs/traceback.txt", output):
+        assert f'{TOY}", line {number}, in main' in file.read_text()
+
+
 def test_too_many_failures(toys: SweepLab) -> None:
     """A sweep stops when more trials fail than max_failure_rate allows, with one line that says why."""
     policy = ("hydra.sweeper.max_retries=0", "hydra.sweeper.n_trials=10", "hydra.sweeper.n_jobs=1")
@@ -327,6 +387,26 @@ def test_ctrl_c(fresh_toys: SweepLab, times: int) -> None:
     assert lab.parent(lab.study()).info.status == "KILLED"
 
 
+def test_ctrl_c_on_a_terminal(fresh_toys: SweepLab) -> None:
+    """What Ctrl-C did stands under the live table as long as it holds; a narrow terminal shows the running
+    trials a line each."""
+    lab, once = fresh_toys, "stopping after the running trials; Ctrl-C again stops now"
+    space = ("x=interval(0,1)", "y=choice(low,high)", "+trainer.gradient_clip_val=choice(1,2)")
+    terminal = lab.on_terminal(60, TOY, *space, "seconds=60", "hydra.sweeper.n_trials=6", TWO)
+    until(lambda: lab.at_work(2))
+    os.killpg(terminal.process.pid, signal.SIGINT)
+    until(lambda: terminal.text.count(once) > 2)  # drawn again and again
+    os.killpg(terminal.process.pid, signal.SIGINT)
+    assert terminal.end() == 130
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.text)
+    rows = {
+        line.split()[0]: line for line in shown.splitlines() if "x=0." in line and " s " in line
+    }
+    assert {"0", "1"} <= set(rows)
+    assert max(map(len, rows.values())) <= 60
+    assert states(lab.study()) == {"FAIL": 2, "WAITING": 2}
+
+
 def test_grid(toys: SweepLab) -> None:
     """`-m a=1,2 b=3,4` runs every combination once."""
     toys.sweep(TOY, "x=0.1,0.2", "y=low,high")
@@ -397,6 +477,8 @@ REFUSED = {
     "hydra.sweeper.storage=studies.db": "study store studies.db can't be opened: Could not parse",
     "hydra.sweeper.storage=postgresql://me:secret@127.0.0.1:1/x": "postgresql://me:***@127.0.0.1:1/x",
     "hydra.sweeper.storage=mysql://here/x": "No module named 'MySQLdb'",
+    "hydra.sweeper.storage=sqlite:////proc/x.db": "can't be opened: No such file or directory",
+    "hydra.sweeper.storage=sqlite:////proc/x/y.db": "can't be opened: No such file or directory",
 }
 
 
@@ -460,6 +542,28 @@ def test_other_sweepers(fresh_toys: SweepLab, arguments: list[str]) -> None:
     runs = fresh_toys.runs("model/model90")
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
     assert len({run.data.tags["pid"] for run in runs}) == 2
+
+
+def test_failure_in_another_sweeper(toys: SweepLab) -> None:
+    """Under Hydra's own sweeper a failed job ends the program with one line."""
+    said = toys.sweep(TOY, "hydra/sweeper=basic", "x=0.1,0.2", "end=raise", code=2)
+    (line,) = said.splitlines()
+    assert line.startswith("error: the job x=0.1 end=raise failed: ValueError: x makes no sense (")
+
+
+@pytest.mark.parametrize("sweeper", ["basic", "optuna"])
+def test_ctrl_c_in_another_sweeper(fresh_toys: SweepLab, sweeper: str) -> None:
+    """Ctrl-C stops the jobs of Hydra's own sweepers: their runs are KILLED at once, and nothing is left."""
+    lab = fresh_toys
+    length = ("x=choice(0.1,0.2,0.3)", "seconds=100")
+    process = lab.begin(TOY, f"hydra/sweeper={sweeper}", *length)
+    jobs = until(lambda: [run for run in lab.runs("model/model90") if "pid" in run.data.tags])
+    os.killpg(process.pid, signal.SIGINT)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, out + errors
+    assert out + errors == "stopping the running jobs\n"
+    assert {run.info.status for run in lab.runs("model/model90")} == {"KILLED"}
+    assert not [run for run in jobs if alive(int(run.data.tags["pid"]))]
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])

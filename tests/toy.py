@@ -4,6 +4,7 @@ python src/model/model90/toy.py -m 'x=interval(0,1)'
 """
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import time
@@ -19,7 +20,21 @@ class Config(TrainingSettings):
     y: Literal["low", "middle", "high"]
     seconds: float
     end: Literal[
-        "value", "values", "raise", "undefined", "none", "exit", "segfault", "kill", "hang"
+        "value",
+        "values",
+        "number",
+        "tensor",
+        "array",
+        "pruned",
+        "lost",
+        "workers",
+        "raise",
+        "undefined",
+        "none",
+        "exit",
+        "segfault",
+        "kill",
+        "hang",
     ]
 
 
@@ -31,6 +46,14 @@ def main(cfg: Config, run: Run):
     match cfg.end:
         case "values":
             return cfg.x, 1 - cfg.x
+        case "number" | "tensor" | "array":
+            return number(cfg.x, cfg.end)
+        case "pruned":
+            prune(run, cfg.x)
+        case "lost":
+            lose(run)
+        case "workers":
+            return batches(run)
         case "raise":
             raise ValueError("x makes no sense")
         case "undefined":
@@ -46,6 +69,39 @@ def main(cfg: Config, run: Run):
         case "hang":
             time.sleep(600)
     return (cfg.x - 0.3) ** 2
+
+
+def number(x: float, kind: str):
+    """As NumPy and torch have them."""
+    import numpy as np
+    import torch
+
+    return {"number": np.float32, "tensor": torch.tensor, "array": lambda x: np.array([x])}[kind](x)
+
+
+def prune(run: Run, x: float):
+    """As a library's own callback does, that is asked after each tree."""
+    import optuna
+
+    for step in range(50):
+        run.trial.open().report(x, step)
+    raise optuna.TrialPruned("not worth it")
+
+
+def lose(run: Run):
+    """As where a sweep stood still, and another one took its trial over."""
+    from optuna.trial import TrialState
+
+    run.trial.open().storage.set_trial_state_values(run.trial.trial_id, TrialState.FAIL)
+
+
+def batches(run: Run):
+    """From two processes, with what can't be pickled; returns their sum."""
+    from torch.utils.data import DataLoader
+
+    run.tag({"start_method": multiprocessing.get_start_method()})
+    data = DataLoader(range(8), batch_size=4, num_workers=2, collate_fn=lambda one: sum(one) + 1)
+    return sum(data)
 
 
 def extend(cfg, trial):

@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from types import TracebackType
 
+from src.utils.execution.log import say_at_once
 from src.utils.execution.wording import duration, figure, spelled
 from src.utils.sweep.study import FINISHED, INTERRUPTED, REASON, SURPLUS, best_trials, total
 
@@ -15,6 +16,7 @@ from rich import get_console
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -31,6 +33,7 @@ class Board:
     def __init__(self, study: optuna.Study, n_jobs: int) -> None:
         self.study, self.n_trials, self.n_jobs = study, total(study), n_jobs
         self.live = Live(console=get_console(), auto_refresh=False, transient=True)
+        self.interrupts = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -69,6 +72,13 @@ class Board:
         ]
         log.log(logging.WARNING if failed else logging.INFO, "  ".join(filter(None, parts)))
 
+    def interrupted(self, times: int) -> None:
+        """Ctrl-C. This is called in a signal handler, which must not print on the live table: its thread
+        shows it within a second, and as long as the sweep goes on."""
+        self.interrupts = times
+        if not self.live.is_started:
+            say_at_once(_stopping(times))
+
     def _leads(self, trial: FrozenTrial) -> bool:
         done = trial.state is TrialState.COMPLETE
         return done and trial.number in {one.number for one in best_trials(self.study)}
@@ -82,11 +92,14 @@ class Board:
         running = [one for one in trials if one.state is TrialState.RUNNING]
         done = sum(one.state in FINISHED for one in trials)
         progress = Table.grid(padding=(0, 1))
-        progress.add_row(ProgressBar(self.n_trials, done, 40), self._counts(trials, done))
+        width = get_console().width
+        bar = ProgressBar(self.n_trials, done, min(40, width // 3))
+        progress.add_row(bar, self._counts(trials, done))
         best, left = best_so_far(self.study), self._time_left(trials, self.n_trials - done)
-        return Group(
-            "", _running(running), "", progress, Text(" · ".join(filter(None, (best, left))))
-        )
+        lines = [Text(" · ".join(filter(None, (best, left))))]
+        if self.interrupts:
+            lines.append(Text(_stopping(self.interrupts), style="yellow"))
+        return Group("", _running(running, width), "", progress, *lines)
 
     def _counts(self, trials: list[FrozenTrial], done: int) -> str:
         counts = Counter(one.state for one in trials if one.user_attrs.get(REASON) != SURPLUS)
@@ -119,16 +132,44 @@ def best_so_far(study: optuna.Study) -> str:
             return f"{len(front)} trials on the Pareto front"
 
 
-def _running(trials: list[FrozenTrial]) -> Table:
+def _stopping(interrupts: int) -> str:
+    if interrupts > 1:
+        return "stopping the running trials now"
+    return "stopping after the running trials; Ctrl-C again stops now"
+
+
+def _running(trials: list[FrozenTrial], width: int) -> Table:
+    """A column a setting, where the screen is wide enough; else the settings are one column, cut."""
     names = list(dict.fromkeys(name for one in trials for name in one.params))
-    columns = ("trial", *names, "value", "", "time")
-    table = Table(*map(escape, columns), box=None, header_style="dim", padding=(0, 3, 0, 0))
+    table = Table(box=None, header_style="dim", padding=(0, 3, 0, 0))
+    for column in ("trial", *names, "value", "", "time"):
+        table.add_column(escape(column), no_wrap=True)
     for one in trials:
         params = (spelled({name: one.params.get(name, "")}).split("=", 1)[1] for name in names)
-        time = duration(datetime.now() - one.datetime_start if one.datetime_start else None)
-        cells = (str(one.number), *params, _values(one), curve(one.intermediate_values), time)
+        cells = (str(one.number), *params, _values(one), curve(one.intermediate_values), _time(one))
+        table.add_row(*map(escape, cells))
+    return table if _width(table) <= width else _narrow(trials)
+
+
+def _narrow(trials: list[FrozenTrial]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), expand=True)
+    for column in ("trial", "value", "time"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("settings", no_wrap=True, overflow="ellipsis", ratio=1)
+    for one in trials:
+        cells = (str(one.number), _values(one), _time(one), spelled(one.params))
         table.add_row(*map(escape, cells))
     return table
+
+
+def _width(table: Table) -> int:
+    """How wide it would like to be."""
+    console = get_console()
+    return Measurement.get(console, console.options.update(width=1000), table).maximum
+
+
+def _time(trial: FrozenTrial) -> str:
+    return duration(datetime.now() - trial.datetime_start if trial.datetime_start else None)
 
 
 def _values(trial: FrozenTrial) -> str:

@@ -6,11 +6,12 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from src.utils.errors import one_line
+from src.utils.sweep.result import described, failure, plain, spelled
 from src.utils.sweep.trial import ENV as TRIAL
 
 import cloudpickle
@@ -20,11 +21,8 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-GRACE = 10.0  # seconds that a job has to save its state when it is told to stop
-
-
-class JobFailed(Exception):
-    """A job that ended without a result; the message is the reason."""
+GRACE = 30.0  # seconds that a job has to save its state when it is told to stop
+START_METHOD: str | None = None  # of multiprocessing, where the program has chosen one
 
 
 class Jobs:
@@ -42,17 +40,29 @@ class Jobs:
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number
-        if any(TRIAL in override for override in overrides):
+        is_trial = any(TRIAL in override for override in overrides)
+        if is_trial:
             _speak_to(Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir / "output.txt")
         tasks = list(config.hydra.overrides.task)
         sys.argv = [sys.argv[0], *tasks]  # as if this job alone had been typed: DDP repeats it
-        return run_job(
+        result = run_job(
             hydra_context=self.context,
             task_function=self.task,
             config=config,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
+        return self._told(plain(result), is_trial)
+
+    def _told(self, result: JobReturn, is_trial: bool) -> JobReturn:
+        """A failure, in one line; the traceback is in the job's files. Another program's is raised
+        in the sweep as it was raised here: Hydra's results carry its frames."""
+        is_ours = hasattr(self.task, "__self__")  # the experiment's Program
+        if result.status is JobStatus.COMPLETED or not is_ours:
+            return result
+        if is_trial:
+            traceback.print_exception(result._return_value)
+        return failure(described(result))
 
 
 def run_job_sent(
@@ -60,40 +70,17 @@ def run_job_sent(
 ) -> None:
     """What a job's process does from its first line to its last."""
     signal.signal(signal.SIGTERM, _interrupt)
+    multiprocessing.set_start_method(START_METHOD, force=True)  # not the sweep's: as if run alone
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(environment)
     if "OMP_NUM_THREADS" in environment and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
     try:
         result = cloudpickle.loads(jobs).run(overrides, number)
-        if result.status is not JobStatus.COMPLETED:
-            result.return_value = JobFailed(spelled(result._return_value))
+        sent = cloudpickle.dumps(result)  # by value: the pipe's own pickle would share tensors
     except Exception as error:  # its settings could not be composed, for one
-        result = failure(spelled(error))
-    sender.send(result)
-
-
-def spelled(error: Any) -> str:
-    """An exception in one line."""
-    text = one_line(error)
-    kind = type(error).__name__
-    return f"{kind}: {text}" if text else kind
-
-
-def failure(reason: str) -> JobReturn:
-    """The result of a job that has none."""
-    result = JobReturn()
-    result.status, result.return_value = JobStatus.FAILED, JobFailed(reason)
-    return result
-
-
-def death(exitcode: int | None) -> JobReturn:
-    """The result of a job whose process died without a word."""
-    if exitcode is None or exitcode >= 0:
-        return failure(f"its process ended with exit code {exitcode} and no result")
-    name = signal.Signals(-exitcode).name
-    hint = " (out of memory?)" if name == "SIGKILL" else ""
-    return failure(f"its process was killed by {name}{hint}")
+        sent = cloudpickle.dumps(failure(spelled(error)))
+    sender.send_bytes(sent)
 
 
 def _speak_to(file: Path) -> None:
@@ -105,6 +92,7 @@ def _speak_to(file: Path) -> None:
 
 
 def _interrupt(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: the job's run is being closed
     raise KeyboardInterrupt
 
 

@@ -9,6 +9,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Sequence
@@ -19,8 +20,9 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from src.utils.sweep.job import GRACE, Jobs, death, failure, run_job_sent
+from src.utils.sweep.job import GRACE, Jobs, run_job_sent
 from src.utils.sweep.machine import Slots
+from src.utils.sweep.result import death, failure
 
 import cloudpickle
 from hydra.core.utils import JobReturn, setup_globals
@@ -38,7 +40,9 @@ def start_server() -> None:
     """Start importing what jobs need, while this process goes on importing it for itself."""
     os.environ[PROGRAM] = str(sys.modules["__main__"].__file__)
     FORK.set_forkserver_preload(["src.utils.sweep.preloaded"])
+    chosen = multiprocessing.get_start_method(allow_none=True)
     forkserver.ensure_running()
+    multiprocessing.set_start_method(chosen, force=True)  # the program may still choose one
 
 
 class ForkLauncher(Launcher):
@@ -55,6 +59,8 @@ class ForkLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self.common = (task_function, hydra_context, config)
+        # Jobs know the program's file by this name; so do the exceptions that they send.
+        sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
 
     @cached_property
     def _sent(self) -> bytes:
@@ -65,10 +71,13 @@ class ForkLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         setup_globals()
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        if len(job_overrides) == 1:
-            return [self._launch(job_overrides[0], initial_job_idx)]
-        with ThreadPoolExecutor(self.slots.number) as pool:
-            return list(pool.map(self._launch, job_overrides, numbers))
+        with ThreadPoolExecutor(min(self.slots.number, len(numbers) or 1)) as pool:
+            try:
+                return list(pool.map(self._launch, job_overrides, numbers))
+            except KeyboardInterrupt:
+                log.warning("stopping the running jobs")
+                self.stop()
+                raise
 
     def wait(self) -> None:
         """Until the server is ready: the first job's time is its own, too."""
@@ -83,16 +92,24 @@ class ForkLauncher(Launcher):
             _end(job)
 
     def _launch(self, overrides: Sequence[str], number: int) -> JobReturn:
+        with self.slots.lease() as environment:
+            result = self._run(overrides, number, environment)
+        result.overrides = list(overrides) if result.overrides is None else result.overrides
+        return result
+
+    def _run(self, overrides: Sequence[str], number: int, environment: dict[str, str]) -> JobReturn:
+        if self.stopped.is_set():
+            return failure(STOPPED)
         receiver, sender = FORK.Pipe(duplex=False)
-        with self.slots.lease() as environment, receiver:
-            if self.stopped.is_set():
-                return failure(STOPPED)
-            job = (self._sent, list(overrides), number, environment, sender)
-            process = FORK.Process(target=run_job_sent, args=job, name=f"job {number}")
+        job = (self._sent, list(overrides), number, environment, sender)
+        process = FORK.Process(target=run_job_sent, args=job, name=f"job {number}")
+        with receiver:
             process.start()
             sender.close()
             self.jobs.add(process)
             try:
+                if self.stopped.is_set():  # meanwhile
+                    _end(process)
                 return self._wait(process, receiver)
             finally:
                 self.jobs.discard(process)
@@ -100,8 +117,8 @@ class ForkLauncher(Launcher):
     def _wait(self, process: BaseProcess, receiver: Connection) -> JobReturn:
         result = None
         if receiver.poll(self.timeout):
-            with suppress(EOFError):  # it died without a word
-                result = receiver.recv()
+            with suppress(EOFError, ConnectionResetError):  # it died without a word
+                result = pickle.loads(receiver.recv_bytes())
         else:
             _end(process)
             result = failure(f"timed out after {self.timeout:g} s")

@@ -8,10 +8,23 @@ import gc
 gc.disable()
 
 import atexit
+import multiprocessing
 import os
 import signal
 import string
 from multiprocessing import spawn
+
+SWEEP = os.getppid()
+
+
+def leave_with_sweep(*_: object) -> None:
+    """A sweep that was refused, or killed, while this was still importing."""
+    if os.getppid() != SWEEP:
+        os._exit(1)
+
+
+signal.signal(signal.SIGALRM, leave_with_sweep)
+signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
 
 import src.utils.execution.stages
 import src.utils.sweep.sweeper
@@ -19,6 +32,7 @@ import src.utils.tracking  # noqa: F401
 from src.utils.execution import composition, provenance, snapshot
 from src.utils.layout import Experiment
 from src.utils.store import client as store
+from src.utils.sweep import job
 from src.utils.sweep.launcher import PROGRAM
 
 import optuna
@@ -63,8 +77,11 @@ def open_stores_once() -> None:
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep to handle
 import_program(os.environ[PROGRAM])
+job.START_METHOD = multiprocessing.get_start_method(allow_none=True)
 draw_once()
 open_stores_once()
+signal.setitimer(signal.ITIMER_REAL, 0)  # from here on Python's own server watches
+signal.signal(signal.SIGALRM, signal.SIG_DFL)
 gc.enable()
 gc.freeze()  # jobs share this memory as long as nothing writes to it
 atexit.register(gc.unfreeze)

@@ -2,19 +2,20 @@
 
 import logging
 import math
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 from src.utils.errors import UserError, one_line
-from src.utils.execution.log import say_at_once
 from src.utils.execution.process import this_process
 from src.utils.sweep import study as studies
-from src.utils.sweep.job import JobFailed, spelled
 from src.utils.sweep.launcher import ForkLauncher
 from src.utils.sweep.question import Question
+from src.utils.sweep.result import JobFailed, described, plain, spelled
 from src.utils.sweep.study import INTERRUPTED, REASON, SURPLUS
 from src.utils.sweep.trial import PRUNED, TrialLink
 
@@ -22,10 +23,15 @@ import optuna
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 log = logging.getLogger(__name__)
 TrialEnded = Callable[[FrozenTrial], None]
+Interrupted = Callable[[int], None]  # how often there was a Ctrl-C; called in a signal handler
+LOST = re.compile(
+    "Cannot tell a|Should not reach"
+)  # what Optuna says of a trial that has ended meanwhile
 
 
 class Search:
@@ -48,9 +54,9 @@ class Search:
         self.interrupts = 0
         self.listeners: Sequence[TrialEnded] = ()
 
-    def run(self, n_jobs: int, listeners: Sequence[TrialEnded]) -> None:
+    def run(self, n_jobs: int, listeners: Sequence[TrialEnded], interrupted: Interrupted) -> None:
         """Until `n_trials` are finished, too many have failed, or Ctrl-C."""
-        self.listeners = listeners
+        self.listeners, self.interrupted = listeners, interrupted
         previous = signal.signal(signal.SIGINT, self._interrupt)
         try:
             if isinstance(self.launcher, ForkLauncher):
@@ -62,15 +68,25 @@ class Search:
                 if wanted <= 0:  # other processes are at the last ones
                     time.sleep(1)
                     continue
-                self.study.optimize(
-                    self._objective,
-                    wanted,
-                    n_jobs=min(n_jobs, wanted),
-                    catch=(Exception,),
-                    callbacks=[self._after_trial],
-                )
+                self._optimize(wanted, min(n_jobs, wanted))
         finally:
             signal.signal(signal.SIGINT, previous)
+
+    def _optimize(self, wanted: int, n_jobs: int) -> None:
+        try:
+            self.study.optimize(
+                self._objective,
+                wanted,
+                n_jobs=n_jobs,
+                catch=(Exception,),
+                callbacks=[self._after_trial],
+            )
+        except (AssertionError, ValueError, UpdateFinishedTrialError) as error:
+            if not isinstance(error, UpdateFinishedTrialError) and LOST.match(str(error)) is None:
+                raise
+            log.warning(
+                "another process had taken over a trial of this one: its result is not used"
+            )
 
     def verdict(self) -> None:
         """Ends the program as what happened asks for."""
@@ -102,9 +118,12 @@ class Search:
             raise self._failure(trial, SURPLUS)
         try:
             result = self._launched(trial)
-        except Exception as error:  # before or beside the job; what the job raises is in its result
-            raise self._failure(trial, spelled(error)) from error
-        return self._value(trial, result)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            # before or beside the job, or Ctrl-C in it; what else it raises is in its result
+            raise self._failure(trial, self._cause(spelled(error))) from error
+        if self.study._storage.get_trial(trial._trial_id).state.is_finished():
+            log.warning("trial %d was taken over: its result is not used", trial.number)
+        return self._value(trial, plain(result))
 
     def _launched(self, trial: optuna.Trial) -> JobReturn:
         for name, distribution in self.question.space.items():
@@ -125,17 +144,21 @@ class Search:
     def _value(self, trial: optuna.Trial, result: JobReturn) -> float | list[float]:
         value = result._return_value  # the property would print, and raise what is no surprise here
         if result.status is not JobStatus.COMPLETED:
-            known = str(value) if isinstance(value, JobFailed) else spelled(value)
-            raise self._failure(trial, INTERRUPTED if self.interrupts > 1 else known)
-        if value == PRUNED:
+            raise self._failure(trial, self._cause(described(result)))
+        if isinstance(value, str) and value == PRUNED:
             raise optuna.TrialPruned
         values = list(value) if isinstance(value, list | tuple) else [value]
         if len(values) != len(self.study.directions):
             asked = len(self.study.directions)
             raise self._failure(trial, f"main returned {value}, not {asked} number(s)")
-        if not all(isinstance(one, int | float) and math.isfinite(one) for one in values):
+        if not all(isinstance(one, Real) and math.isfinite(one) for one in values):
             raise self._failure(trial, f"main returned {value}: no finite number")
         return [float(one) for one in values]
+
+    def _cause(self, reason: str) -> str:
+        """After a second Ctrl-C jobs end by that; where others launch them, the first reaches them, too."""
+        stopped = self.interrupts > (1 if isinstance(self.launcher, ForkLauncher) else 0)
+        return INTERRUPTED if stopped else reason
 
     def _failure(self, trial: optuna.Trial, reason: str) -> JobFailed:
         trial.set_user_attr(REASON, one_line(reason))
@@ -165,9 +188,10 @@ class Search:
     def _interrupt(self, *_: Any) -> None:
         """Ctrl-C: once, let the running trials finish; twice, stop them."""
         self.interrupts += 1
+        self.interrupted(self.interrupts)
         if self.interrupts == 1:
-            say_at_once("finishing the running trials; Ctrl-C again stops them now")
-        elif isinstance(self.launcher, ForkLauncher):
+            return
+        if isinstance(self.launcher, ForkLauncher):
             self.launcher.stop()
         else:
             raise KeyboardInterrupt

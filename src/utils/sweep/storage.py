@@ -3,6 +3,7 @@
 import time
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from src.utils.errors import UserError, reason
@@ -27,9 +28,13 @@ def open_storage(url: str | None = None, ready: bool = False) -> BaseStorage:
     url = url or f"sqlite:///{STUDIES}"
     try:
         return _database(url, ready)
-    except (ImportError, SQLAlchemyError) as error:  # no driver; no address, server, permission
+    except (
+        ImportError,
+        OSError,
+        SQLAlchemyError,
+    ) as error:  # no driver, server, permission, folder
         hidden = error.__context__ if isinstance(error, ImportError) else None  # names the driver
-        why = reason(hidden or error)
+        why = getattr(error, "strerror", None) or reason(hidden or error)
         raise UserError(f"the study store {without_password(url)} can't be opened: {why}") from None
 
 
@@ -74,6 +79,9 @@ def _lock_first(engine: sqlalchemy.Engine) -> None:
 
 def _create_once(database: Path) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
+    if not database.exists():
+        with TemporaryFile(dir=database.parent):  # where that can't be, FileLock tries for ever
+            pass
     with FileLock(database.with_suffix(".lock")):
         if not database.exists():
             create(database, lambda draft: RDBStorage(f"sqlite:///{draft}").engine.dispose())

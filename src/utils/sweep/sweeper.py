@@ -88,7 +88,7 @@ class SearchSweeper(Sweeper):
         board = Board(study, self.n_jobs)
         with report, board:
             search = Search(study, question, self.jobs, report.run.id, self.cfg, extend)
-            search.run(self.n_jobs, [board.trial_ended, report.trial_ended])
+            search.run(self.n_jobs, [board.trial_ended, report.trial_ended], board.interrupted)
             search.verdict()
 
     def _which(
