@@ -41,9 +41,9 @@ def _logged(client: MlflowClient, run: StoredRun, metric: str, value: float) -> 
 
 def add_inputs(client: MlflowClient, study_run: str, trial_run: str) -> None:
     """What a trial has read, its study has read too; MLflow keeps each data set once."""
-    inputs = client.get_run(trial_run).inputs.dataset_inputs
-    if inputs:
-        client.log_inputs(study_run, inputs)
+    inputs = client.get_run(trial_run).inputs
+    if inputs and inputs.dataset_inputs:
+        client.log_inputs(study_run, inputs.dataset_inputs)
 
 
 def keep_settings(run: Run, best_run: str) -> None:
