@@ -24,6 +24,7 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}  # else a page on l
 PRIMARY = "mlflow.experiment.primaryMetric.name"
 ATTRIBUTES = ("Description", "Dataset")
 MOST_METRICS, MOST_SETTINGS = 3, 6  # columns
+WIDE = 260  # pixels
 MODEL, SYSTEM = "Model metrics", "System metrics"  # MLflow's names of its sections of charts
 
 
@@ -65,12 +66,15 @@ def _settings(entries: Sequence[Entry]) -> list[str]:
 
 def _state(metrics: list[str], settings: list[str]) -> dict[str, Any]:
     """As MLflow's page keeps it: what is searched for, columns, charts."""
-    columns = {"metrics": metrics[:MOST_METRICS], "params": settings[:MOST_SETTINGS]}
-    columns["attributes"] = list(ATTRIBUTES)
+    chosen = {"metrics": metrics[:MOST_METRICS], "params": settings[:MOST_SETTINGS]}
+    chosen["attributes"] = list(ATTRIBUTES)
+    columns = [f"{kind}.`{key}`" for kind, keys in chosen.items() for key in keys]
     return {
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
-        "selectedColumns": [f"{kind}.`{key}`" for kind, keys in columns.items() for key in keys],
+        "selectedColumns": columns,
+        "columnOrder": ["attributes.`Run Name`", *columns],
+        "columnWidths": {"attributes.`Run Name`": WIDE, "attributes.`Dataset`": WIDE},
         "compareRunCharts": [_chart(name) for name in metrics],
         "compareRunSections": [_section(MODEL, opened=True), _section(SYSTEM, opened=False)],
     }

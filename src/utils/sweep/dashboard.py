@@ -46,4 +46,5 @@ def _linked(run: StoredRun, trial: FrozenTrial) -> str:
 def page(run: StoredRun, run_id: str) -> str:
     """The address of a run of the same MLflow experiment."""
     server = tracking_uri() if is_server(tracking_uri()) else LOCAL
-    return f"{server.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{run_id}"
+    place = f"#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    return f"{server.rstrip('/')}/{place}"
