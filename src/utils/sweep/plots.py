@@ -35,13 +35,12 @@ def draw(study: optuna.Study, folder: Path) -> None:
     matplotlib.use("Agg")
     folder.mkdir(exist_ok=True)
     page: list[str] = []
-    for name in _wanted(study):
+    for name in wanted(study):
         try:
-            figure, axes = _plots(study, name)
+            figure, axes = figures(study, name)
         except (ValueError, RuntimeError) as error:  # too few trials for it
             log.debug("no plot of %s yet: %s", name, error)
             continue
-        _add_pruned(study, name, figure, axes)
         page.append(plotly.io.to_html(figure, include_plotlyjs=not page, full_html=False))
         still = _figure_of(axes)
         if name == "parallel_coordinate":  # else its last axis runs into its colours
@@ -53,7 +52,8 @@ def draw(study: optuna.Study, folder: Path) -> None:
     (folder / "study.html").write_text(f"<title>{study.study_name}</title>\n" + "\n".join(page))
 
 
-def _wanted(study: optuna.Study) -> list[str]:
+def wanted(study: optuna.Study) -> list[str]:
+    """The plots that say something of this study."""
     if len(study.directions) > 1:
         return list(MULTIPLE)
     trials = study.get_trials(deepcopy=False)
@@ -67,13 +67,16 @@ def _wanted(study: optuna.Study) -> list[str]:
     return [name for name in SINGLE if name not in without]
 
 
-def _plots(study: optuna.Study, name: str) -> tuple[Any, Any]:
+def figures(study: optuna.Study, name: str) -> tuple[Any, Any]:
+    """A plot twice: as plotly draws it, and matplotlib's axes. ValueError where there are too few trials."""
     from optuna.visualization import matplotlib as still
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         moving = getattr(optuna.visualization, f"plot_{name}")(study)
-        return moving, getattr(still, f"plot_{name}")(study)
+        axes = getattr(still, f"plot_{name}")(study)
+    _add_pruned(study, name, moving, axes)
+    return moving, axes
 
 
 def _add_pruned(study: optuna.Study, name: str, figure: Any, axes: Any) -> None:

@@ -159,19 +159,20 @@ class StudyReport:
     def _log_best(self, best: list[FrozenTrial], step: int) -> None:
         """The best value under the objective's own name, and as tags what it was reached with; as
         parameters, too, once all trials are done."""
+        single = len(self.study.directions) == 1
         tags = {
             f"best.{name.lstrip('+')}": str(value)  # MLflow takes no +, as typed for an added key
             for name, value in best[0].params.items()
         }
         best_run = best[0].user_attrs.get(RUN_ID, "")
         tags |= {"best.value": str(best[0].values), "best.run_id": best_run}
-        if len(self.study.directions) == 1:
+        if single:
             (name,) = self.study.metric_names or [OBJECTIVE]
             self.run.log(dict.fromkeys(("best_value", name), best[0].value or 0.0), step)
             self.run.metrics.flush()
             tags["monitor"] = f"{name} {MODES[self.study.direction.name]}"
         self.run.tag(tags)
-        if best_run and count(self.study, *FINISHED) >= total(self.study):
+        if single and best_run and count(self.study, *FINISHED) >= total(self.study):
             keep_settings(self.run, best_run)
 
 
