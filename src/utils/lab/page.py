@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from src.utils.errors import plain_errors
-from src.utils.lab.leaderboard import differences
+from src.utils.lab.leaderboard import NOT_CHANGES, differences
 from src.utils.store.client import open_store
 from src.utils.store.entry import Entry
 from src.utils.store.finding import CANDIDATES, models
@@ -23,7 +23,7 @@ TAG = f"mlflow.sharedViewState.{VIEW}"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else a page on language models
 PRIMARY = "mlflow.experiment.primaryMetric.name"
 ATTRIBUTES = ("Description", "Dataset")
-MOST_METRICS, MOST_SETTINGS = 3, 6  # columns
+MOST_METRICS, MOST_SETTINGS = 2, 6  # columns
 WIDE = 260  # pixels
 MODEL, SYSTEM = "Model metrics", "System metrics"  # MLflow's names of its sections of charts
 
@@ -61,7 +61,8 @@ def _metrics(entries: Sequence[Entry]) -> list[str]:
 def _settings(entries: Sequence[Entry]) -> list[str]:
     """Those that differ; where none does, the first ones."""
     varied = dict.fromkeys(name for one in differences(entries).values() for name in one)
-    return [*(varied or {name: "" for name in entries[0].params if "." not in name})]
+    top = [one for one in entries[0].params if "." not in one and one not in NOT_CHANGES]
+    return [*varied] or top
 
 
 def _state(metrics: list[str], settings: list[str]) -> dict[str, Any]:
