@@ -1,5 +1,6 @@
 """What a person sees in a browser: MLflow's pages of the runs, served by scripts/mlflow_ui.sh."""
 
+import json
 import os
 import re
 import signal
@@ -19,17 +20,23 @@ def script(lab: Lab, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def address(lab: Lab) -> Iterator[str]:
-    """Where the pages are, while the script runs; Ctrl-C ends it and its server."""
+def page(lab: Lab) -> Iterator[str]:
+    """The page that the script tells to open, while it runs; Ctrl-C ends it and its server."""
     process = script(lab)
     assert process.stdout is not None
     said = "".join(iter(lambda: process.stdout.read(1), ")"))  # type: ignore[union-attr]
-    found = re.search(r"http://127\.0\.0\.1:\d+", said)
+    found = re.search(r"http://127\.0\.0\.1:\d+/\S+", said)
     assert found, said
     yield found[0]
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert errors == ""
+
+
+@pytest.fixture(scope="module")
+def address(page: str) -> str:
+    """Where all pages are."""
+    return page.split("/#", maxsplit=1)[0]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +52,28 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 def shows(text: str) -> str:
     return f"document.body.innerText.includes('{text}')"
+
+
+def test_opened_page(lab: Lab, page: str, browser: Browser) -> None:
+    """The page that the script tells to open lists the newest model's runs, with what they are after, their
+    settings and their notes; its charts begin with what they are after, and end with the machine's."""
+    run = lab.newest().info
+    browser.open(page)
+    browser.see(shows(run.run_name))
+    assert browser.see("location.href").startswith(
+        f"{page.split('/#', maxsplit=1)[0]}/#/experiments/{run.experiment_id}/runs?"
+    )
+    browser.see(
+        "[...document.querySelectorAll('.ag-header-cell')].map(c => c.innerText.trim()).join()"
+        ".includes('val_acc,test_acc,seed')"
+    )
+    view = lab.client.get_experiment(run.experiment_id).tags["mlflow.sharedViewState.results"]
+    assert "attributes.`Description`" in json.loads(json.loads(view)["state"])["selectedColumns"]
+    browser.open(f"{page}&compareRunsMode=CHART")
+    browser.see(f"{CHARTS} >= 1")
+    text = browser.text()
+    assert text.index("val_acc") < text.index("test_acc") < text.index("System metrics")
+    assert "cpu_utilization" not in text
 
 
 def test_runs_are_listed(lab: Lab, address: str, browser: Browser) -> None:

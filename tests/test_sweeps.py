@@ -13,6 +13,7 @@ import pytest
 from conftest import MODEL, QUICK, Lab, until
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
+from optuna_dashboard import get_note
 from sweeps import TOY, SweepLab, a_fresh_one, alive, finished, states  # noqa: F401  a fixture
 
 TWO = "hydra.sweeper.n_jobs=2"
@@ -87,12 +88,42 @@ def test_study_in_mlflow(example: tuple[SweepLab, str]) -> None:
     best = study.best_trial
     assert parent.data.tags["best.run_id"] == best.user_attrs["run_id"]
     assert float(parent.data.tags["best.learning_rate"]) == best.params["learning_rate"]
-    assert parent.data.metrics["best_value"] == best.value
+    assert parent.data.metrics["best_value"] == parent.data.metrics["val_acc"] == best.value
+    assert parent.data.params == children[best.number].data.params
     assert len((lab.artifacts(parent) / "trials.csv").read_text().splitlines()) == 5
-    plots = {file.name: file.stat().st_size for file in (lab.artifacts(parent) / "plots").iterdir()}
-    drawn = {"optimization_history.png", "slice.png", "timeline.png", "study.html"}
-    assert drawn <= set(plots)
-    assert min(plots.values()) > 5000
+    place = lab.artifacts(parent) / "plots"
+    sizes = {file.name: file.stat().st_size for file in place.iterdir()}
+    expected = {"optimization_history.png", "slice.png", "timeline.png", "study.html"}
+    assert expected | {"intermediate_values.png"} <= set(sizes)
+    assert "param_importances.png" not in sizes  # four trials do not tell it
+    assert min(sizes.values()) > 5000
+
+
+def test_names(example: tuple[SweepLab, str]) -> None:
+    """The name of a study begins with its time and what it searches, that of a trial with what it tried;
+    the objective is called as its metric, and optuna-dashboard links to the runs in MLflow."""
+    lab, _ = example
+    study = lab.study()
+    assert re.fullmatch(r"(\d\d-){4}learning_rate-[0-9a-f]{4}", study.study_name)
+    assert study.metric_names == ["val_acc"]
+    for trial, run in zip(study.trials, lab.children(study), strict=True):
+        pruned = " (pruned)" * (trial.state is TrialState.PRUNED)
+        assert run.info.run_name.startswith(f"trial {trial.number}{pruned} learning_rate=0.001")
+    note = get_note(study)
+    assert f"runs/{study.best_trial.user_attrs['run_id']}" in note
+    assert "a first look" in note
+
+
+def test_data_of_a_study(example: tuple[SweepLab, str]) -> None:
+    """A study has read what its trials have read."""
+    lab, _ = example
+    parent, *children = (lab.parent(lab.study()), *lab.children(lab.study()))
+    read = [
+        {(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs}
+        for run in (parent, *children)
+    ]
+    assert read[0]
+    assert all(one == read[0] for one in read)
 
 
 def test_load_best_model(example: tuple[SweepLab, str]) -> None:
@@ -139,6 +170,7 @@ def test_pruning(mnist: SweepLab) -> None:
         assert trial.intermediate_values[1] == mnist.history(run, "val_acc")[0][1]
         assert len(mnist.history(run, "val_acc")) == 1
         assert (run.info.status, run.data.tags["optuna.state"]) == ("FINISHED", "pruned")
+        assert run.info.run_name.startswith(f"trial {trial.number} (pruned) ")
 
 
 def test_pruning_when_distributed(mnist: SweepLab) -> None:
@@ -352,10 +384,22 @@ def test_same_question(toys: SweepLab, searched: optuna.Study) -> None:
 
 
 def test_more_trials(toys: SweepLab, searched: optuna.Study) -> None:
-    """`resume=NAME` with a larger total goes on to that total, in the same run."""
+    """`resume=NAME` with a larger total goes on to that total, in the same run, whose parameters are then
+    those of the trial that is the best now; what is no metric of a run is its `objective`."""
+    searched.enqueue_trial({"x": 0.3})  # nothing is better
+    before = toys.parent(searched).data.params["x"]
     toys.sweep(TOY, "resume=over", "hydra.sweeper.n_trials=5")
-    assert states(toys.study("over")) == {"COMPLETE": 5}
-    assert len(toys.children(toys.study("over"))) == 5
+    study = toys.study("over")
+    parent, children = toys.parent(study), toys.children(study)
+    assert states(study) == {"COMPLETE": 5}
+    assert len(children) == 5
+    assert before != parent.data.params["x"] == "0.3"
+    assert study.metric_names == ["objective"]
+    assert parent.data.metrics["objective"] == study.best_value
+    assert [one.data.metrics["objective"] for one in children] == [
+        one.value for one in study.trials
+    ]
+    assert parent.data.tags["monitor"] == children[0].data.tags["monitor"] == "objective min"
 
 
 def test_nothing_to_resume(toys: SweepLab, searched: optuna.Study) -> None:
@@ -460,8 +504,8 @@ def test_several_objectives(toys: SweepLab) -> None:
     study = toys.study()
     assert "nothing is pruned" in said
     assert "Pareto" in said
-    plots = toys.artifacts(toys.parent(study)) / "plots"
-    assert (plots / "pareto_front.png").stat().st_size > 5000
+    place = toys.artifacts(toys.parent(study)) / "plots"
+    assert (place / "pareto_front.png").stat().st_size > 5000
     results = OmegaConf.load(toys.artifacts(toys.parent(study)) / "optimization_results.yaml")
     assert len(results.solutions) == len(study.best_trials)
 

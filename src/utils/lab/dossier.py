@@ -78,7 +78,8 @@ def _trials(ledger: Ledger, study: Entry) -> Iterator[str]:
     for one in trials[:MOST_TRIALS]:
         names = [name for name in results(one.metrics) if name.startswith("val")][:1]
         value = "".join(f"{name} {figure(one.metrics[name])}" for name in names)
-        yield f"{one.short}  {one.name:9} {one.state:9} {value:16} {spelled(changes[one.id])}"
+        trial = f"trial {one.tags.get('optuna.trial', '?')}"
+        yield f"{one.short}  {trial:9} {one.state:9} {value:16} {spelled(changes[one.id])}"
     if len(trials) > MOST_TRIALS:
         yield f"… and {len(trials) - MOST_TRIALS} more: lab runs --where study={study.name} --limit 0"
 

@@ -12,8 +12,18 @@ from src.utils.execution.record import record
 from src.utils.layout import Experiment
 from src.utils.run import Run, create_run
 from src.utils.store.client import experiment_id, open_store
+from src.utils.sweep.dashboard import save_note
 from src.utils.sweep.plots import draw
-from src.utils.sweep.study import INTERRUPTED, REASON, beginning, best_trials
+from src.utils.sweep.study import (
+    FINISHED,
+    INTERRUPTED,
+    REASON,
+    beginning,
+    best_trials,
+    count,
+    total,
+)
+from src.utils.sweep.study_run import MODES, OBJECTIVE, add_inputs, keep_settings, name_objective
 from src.utils.sweep.summary import say_study
 
 import optuna
@@ -25,6 +35,8 @@ RUN_ID = "run_id"  # user attribute of the study, and of each trial
 MOST_RUNS = 50_000  # MLflow's limit for one search
 REFRESH = 20.0  # seconds between two redrawings while the sweep runs
 SHARE = 0.05  # of the time, at most, is spent on drawing
+PRUNED = "(pruned)"
+MOST_LINKS = 20  # to trials, of a Pareto front
 
 
 class StudyReport:
@@ -63,9 +75,9 @@ class StudyReport:
     ) -> None:
         self._ended.put(None)
         self._writer.join()
-        self.refresh()
         with beginning(self.study.study_name):
             self._settle()
+            self._refresh()
         self._summarise()
         stopped = isinstance(error, SystemExit | KeyboardInterrupt)
         self.run.close("KILLED" if stopped else "FAILED" if error else "FINISHED")
@@ -88,12 +100,23 @@ class StudyReport:
     def _close(self, run_id: str, trial: FrozenTrial) -> None:
         """Say on a trial's run how it ended, and end the run where its process could not."""
         self.client.set_tag(run_id, "optuna.state", trial.state.name.lower())
+        add_inputs(self.client, self.run.id, run_id)
+        if trial.state is TrialState.COMPLETE:
+            name_objective(self.client, self.study, trial)
+        if trial.state is TrialState.PRUNED:  # MLflow knows no such status: finished
+            self._mark_pruned(run_id, f"trial {trial.number}")
         if trial.state is TrialState.FAIL:
             reason = trial.user_attrs.get(REASON, INTERRUPTED)
             self.client.set_tag(run_id, "reason", reason)
             if self.client.get_run(run_id).info.status == "RUNNING":
                 status = "KILLED" if reason == INTERRUPTED else "FAILED"
                 self.client.set_terminated(run_id, status)
+
+    def _mark_pruned(self, run_id: str, trial: str) -> None:
+        """In its name, `trial 7 (pruned) …`, which every table and chart shows."""
+        name = self.client.get_run(run_id).info.run_name
+        if PRUNED not in name:
+            self.client.update_run(run_id, name=name.replace(trial, f"{trial} {PRUNED}", 1))
 
     def _settle(self) -> None:
         """Close what a killed sweep had no time to: runs that still run, or don't say how they ended."""
@@ -129,17 +152,28 @@ class StudyReport:
         if not done:
             return
         best = best_trials(self.study)
-        if len(self.study.directions) == 1:
-            self.run.log({"best_value": best[0].value or 0.0}, len(done))
-            self.run.metrics.flush()
-        params = best[0].params.items()  # MLflow takes no +, as typed for a key that is added
-        tags = {f"best.{name.lstrip('+')}": str(value) for name, value in params}
-        tags |= {
-            "best.value": str(best[0].values),
-            "best.run_id": best[0].user_attrs.get(RUN_ID, ""),
-        }
-        self.run.tag(tags)
+        self._log_best(best, len(done))
+        save_note(self.study, self.client.get_run(self.run.id), best[:MOST_LINKS])
         draw(self.study, self.run.folder / "plots")
+
+    def _log_best(self, best: list[FrozenTrial], step: int) -> None:
+        """The best value under the objective's own name, and as tags what it was reached with; as
+        parameters, too, once all trials are done."""
+        single = len(self.study.directions) == 1
+        tags = {
+            f"best.{name.lstrip('+')}": str(value)  # MLflow takes no +, as typed for an added key
+            for name, value in best[0].params.items()
+        }
+        best_run = best[0].user_attrs.get(RUN_ID, "")
+        tags |= {"best.value": str(best[0].values), "best.run_id": best_run}
+        if single:
+            (name,) = self.study.metric_names or [OBJECTIVE]
+            self.run.log(dict.fromkeys(("best_value", name), best[0].value or 0.0), step)
+            self.run.metrics.flush()
+            tags["monitor"] = f"{name} {MODES[self.study.direction.name]}"
+        self.run.tag(tags)
+        if single and best_run and count(self.study, *FINISHED) >= total(self.study):
+            keep_settings(self.run, best_run)
 
 
 def results_of(study: optuna.Study) -> dict[str, Any]:

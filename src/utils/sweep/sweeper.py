@@ -16,6 +16,7 @@ from src.utils.layout import Experiment
 from src.utils.sweep import study as studies
 from src.utils.sweep.board import Board
 from src.utils.sweep.launcher import ForkLauncher
+from src.utils.sweep.name import study_name
 from src.utils.sweep.question import Question, sampler_of
 from src.utils.sweep.report import StudyReport
 from src.utils.sweep.search import Search
@@ -68,6 +69,7 @@ class SearchSweeper(Sweeper):
         as_search = any(map(self._chose, ("hydra/sweeper/sampler", "hydra.sweeper.n_trials")))
         grid = known.get(studies.GRID)
         question = Question.of(typed, self.settings, as_search if grid is None else not grid)
+        name = name or study_name(here, Path(self.cfg.hydra.sweep.dir), question.space)
         self._check(question)
         extend = self._extender()
 
@@ -94,11 +96,11 @@ class SearchSweeper(Sweeper):
     def _which(
         self, storage: BaseStorage, here: Experiment, typed: list[str]
     ) -> tuple[str, list[str], dict[str, Any]]:
-        """The name of the study, its question (as before where none was typed), and what is known of it."""
+        """The name of the study ("" for a new one that was given none), its question (as before where
+        none was typed), and what is known of it."""
         resume = self.cfg.get("resume")
         if not resume:
-            moment = "-".join(Path(self.cfg.hydra.sweep.dir).parts[-2:])
-            return self.settings.study_name or f"{here.name}-{moment}", typed, {}
+            return self.settings.study_name or "", typed, {}
         study = studies.find_study(storage, str(resume), here)
         attributes = study.user_attrs
         return study.study_name, typed or list(attributes[studies.ARGUMENTS]), attributes

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from src.utils.execution.wording import spelled
+
 from hydra.core.hydra_config import HydraConfig
 
 if TYPE_CHECKING:
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
 ENV = "JIKKEN_TRIAL"
 SEPARATOR = " | "
+LONGEST = 60  # letters of a run's name
 PRUNED = "pruned"  # what a program returns, instead of a value, when its trial was pruned
 
 
@@ -44,7 +47,10 @@ class TrialLink:
 
     @property
     def name(self) -> str:
-        return f"trial {self.number}"
+        """`trial 7 learning_rate=0.002 hidden=64`, or the number alone where that gets long."""
+        params = {name.lstrip("+"): value for name, value in self.open().params.items()}
+        tried = f"trial {self.number} {spelled(params)}"
+        return tried if len(tried) <= LONGEST else f"trial {self.number}"
 
     def tags(self) -> dict[str, str]:
         return {
