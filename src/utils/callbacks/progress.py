@@ -96,10 +96,15 @@ class Progress(pl.Callback):
         new = {
             name: value
             for name, value in metrics.items()
-            if name not in hidden and before.get(name) is not value
+            if name not in hidden and before.get(name) is not value and not _is_form(name, metrics)
         }
         values = "  ".join(f"{name} {float(value):.4f}" for name, value in sorted(new.items()))
         log.info("%s", "  ".join(part for part in (moment, values, speed) if part))
+
+
+def _is_form(name: str, metrics: dict[str, Tensor]) -> bool:
+    """Whether it is `loss_step` or `loss_epoch` beside `loss`, as Lightning names its two forms."""
+    return name.endswith(("_step", "_epoch")) and name.rpartition("_")[0] in metrics
 
 
 def _total(trainer: pl.Trainer) -> float | None:

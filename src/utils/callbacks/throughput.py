@@ -41,4 +41,5 @@ class Throughput:
     def text(self, processes: int) -> str:
         """`1.2 s  3,800 samples/s`"""
         (_, seconds), (name, rate) = self.metrics(processes).items()
-        return f"{seconds:.3g} s  {rate:,.4g} {name.removesuffix('_per_second')}/s"
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        return f"{seconds:.3g} s  {speed} {name.removesuffix('_per_second')}/s"
