@@ -121,7 +121,7 @@ class Killed(pl.Callback):
     """Ends the process when the step KILL is saved as the best."""
 
     def on_fit_start(self, trainer, module):
-        save, step = trainer.save_checkpoint, int(os.environ.get("KILL", -1))
+        save, step = trainer.save_checkpoint, int(os.environ.get("KILL", "-1"))
 
         def and_die(path, *arguments):
             save(path, *arguments)
