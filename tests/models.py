@@ -24,7 +24,17 @@ from torch.utils.data import DataLoader, IterableDataset
 
 class Config(TrainingSettings):
     kind: Literal[
-        "gan", "language", "interval", "seldom", "unknown", "twice", "folds", "pruned", "alone"
+        "gan",
+        "language",
+        "interval",
+        "seldom",
+        "unknown",
+        "twice",
+        "folds",
+        "pruned",
+        "alone",
+        "nan",
+        "training",
     ]
     dropout: float
 
@@ -98,6 +108,19 @@ def twice(cfg: Config, run: Run) -> float:
 def folds(cfg: Config, run: Run) -> float:
     tracked_trainer(run, cfg, "val_loss").fit(Regression(), train(), validation())
     return refused(run, lambda: tracked_trainer(run, cfg, "val_loss"))
+
+
+def nan(cfg: Config, run: Run) -> float:
+    model, trainer = Gan(), tracked_trainer(run, cfg)
+    nn.init.constant_(model.critic.weight, float("nan"))
+    return refused(run, lambda: trainer.fit(model, DataLoader([{"real": torch.ones(1)}] * 8)))
+
+
+def training(cfg: Config, run: Run) -> float:
+    trainer = tracked_trainer(run, changed(cfg, val_check_interval=2), "train_loss")
+    trainer.fit(Regression(), train(), validation())
+    run.tag({"best": str(best_score(trainer))})
+    return best_score(trainer)
 
 
 def pruned(cfg: Config, run: Run) -> float:

@@ -20,7 +20,18 @@ defaults:
 kind: gan
 dropout: 0.75
 """
-KINDS = ("gan", "language", "interval", "seldom", "unknown", "twice", "folds", "pruned")
+KINDS = (
+    "gan",
+    "language",
+    "interval",
+    "seldom",
+    "unknown",
+    "twice",
+    "folds",
+    "pruned",
+    "nan",
+    "training",
+)
 FEW = ("max_epochs=3", "trainer.accelerator=cpu", "trainer.log_every_n_steps=2")
 ONE_PROCESS = ("hydra/sweeper=basic", "hydra/launcher=basic")
 
@@ -102,6 +113,20 @@ def test_best_follows_each_validation(trained: Trained) -> None:
         "newest.ckpt",
         "step=6.ckpt",
     ]
+
+
+def test_best_of_training(trained: Trained) -> None:
+    """A monitor that is a metric of training is looked at when an epoch ends, where it is complete."""
+    run = trained.run("training")
+    losses = [value for _, value in trained.lab.history(run, "train_loss")]
+    assert float(run.data.tags["best"]) == pytest.approx(min(losses))
+    assert trained.checkpoints("training") == ["best.ckpt", "last.ckpt"]
+
+
+def test_nan_by_hand(trained: Trained) -> None:
+    """A logged loss that is no number stops a training that optimizes by hand, and is named."""
+    refused = trained.run("nan").data.tags["refused"]
+    assert refused.startswith("critic_loss is nan at step 2")
 
 
 def test_lines_of_an_epoch(trained: Trained) -> None:

@@ -56,7 +56,7 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
         elif self.validated or self.of_training:
             raise self._unknown(trainer)
-        elif not trainer.enable_validation and not self.warned:
+        elif not trainer.enable_validation and trainer.is_global_zero and not self.warned:
             self.warned = True
             log.warning(
                 "%s is not measured without validation: only last.ckpt is kept", self.monitor
