@@ -36,6 +36,7 @@ class Run:
     output: Path  # where a dataset or feature writes; a model has none
     resume_from: Path | None = None  # the checkpoint that a training goes on from
     weights_from: Path | None = None  # … or only begins with
+    has_trainer = False  # a run holds one training
 
     def __init__(
         self, client: MlflowClient, run_id: str, here: Experiment, sources: list[Manifest]

@@ -7,6 +7,7 @@ from typing import Any
 
 from src.utils.batches import BatchLoader
 from src.utils.run import Run
+from src.utils.score import Score
 
 import numpy as np
 import pytorch_lightning as pl
@@ -64,17 +65,21 @@ class Continuity(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.epoch_ends = True
 
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.epoch_ends = False
+
     def on_save_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if self.epoch_ends:  # Lightning would log them after the checkpoint
             step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
-            self.run.log(trainer.callback_metrics, step)
+            metrics = trainer._logger_connector.metrics["log"]  # of this epoch, and no others
+            self.run.log({**metrics, "epoch": trainer.current_epoch}, step)
         self.run.metrics.flush()
         checkpoint["continuity"] = {
             "random": _random_state(),
             "loader": loader.state_dict() if (loader := _loader(trainer)) else None,
-            "scores": {split: score.sums for split, score in _scores(module).items()},
+            "scores": {name: score.sums for name, score in _scores(module).items()},
         }
 
     def on_load_checkpoint(
@@ -89,8 +94,8 @@ class Continuity(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not self.kept:
             return
-        for split, sums in self.kept["scores"].items():
-            _scores(module)[split].sums = sums
+        for name, score in _scores(module).items():
+            score.sums = self.kept["scores"].get(name)
         # Lightning would do this, but not for a module that asks how many steps there will be
         if (loader := _loader(trainer)) and self.kept["loader"]:
             loader.load_state_dict(self.kept["loader"])
@@ -108,9 +113,13 @@ def _moved(value: Any, old: str, new: str) -> Any:
     return new + value[len(old) :] if isinstance(value, str) and value.startswith(old) else value
 
 
-def _scores(module: pl.LightningModule) -> dict[str, Any]:
-    """The sums (`src/utils/score.py`) that a module keeps by split, if it does."""
-    return getattr(module, "scores", {})
+def _scores(module: pl.LightningModule) -> dict[str, Score]:
+    """The Scores that a module has, each alone or in a dict of them."""
+    found: dict[str, object] = {}
+    for name, value in vars(module).items():
+        several = value if isinstance(value, dict) else {"": value}
+        found |= {f"{name}.{key}": one for key, one in several.items()}
+    return {name: one for name, one in found.items() if isinstance(one, Score)}
 
 
 def _loader(trainer: pl.Trainer) -> BatchLoader | None:
