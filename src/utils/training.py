@@ -76,7 +76,7 @@ def _pruning(run: Run, monitor: str) -> list[pl.Callback]:
 
 def _every(run: Run, steps: int | None) -> list[pl.Callback]:
     """The last checkpoint more often than once an epoch."""
-    return [MidEpoch(run.checkpoints, "last", **LAST, every_n_train_steps=steps)] if steps else []
+    return [MidEpoch(run, steps)] if steps else []
 
 
 def best_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint:
