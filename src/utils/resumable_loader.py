@@ -68,8 +68,7 @@ class Stream(Iterator[Any]):
 
     def _pass_over(self) -> None:
         assert self.iterator is not None
-        alone = isinstance(self.iterator, _SingleProcessDataLoaderIter)
-        if alone and is_map_style(self.loader):
+        if isinstance(self.iterator, _SingleProcessDataLoaderIter) and is_map_style(self.loader):
             next(self.iterator._sampler_iter)
         else:
             next(self.iterator, None)
@@ -82,7 +81,7 @@ class ResumableLoader(CombinedLoader):
     late: dict[str, Any] | None = None  # random states, where that batch was fetched ahead
 
     def __iter__(self) -> Self:
-        streams = [Stream(loader) for loader in self.flattened]
+        streams: list[Any] = [Stream(loader) for loader in self.flattened]
         self._iterator = iter(_SUPPORTED_MODES[self._mode]["iterator"](streams, self._limits))
         return self
 
@@ -114,8 +113,7 @@ class ResumableLoader(CombinedLoader):
             set_generator_states(loader, own)
 
     def _go_on(self, kept: dict[str, Any]) -> None:
-        iterator = self._iterator
-        assert iterator is not None
+        iterator: Any = self._iterator
         for stream, state in zip(iterator.iterables, kept["streams"], strict=True):
             stream.go_on(state, kept["ahead"])
         iterator._idx = kept["index"] - kept["ahead"]

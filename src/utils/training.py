@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 from src.utils.callbacks.checkpoint import Continuity, FirstWeights, MidEpoch, NameModel
 from src.utils.callbacks.interruption import Interruption
+from src.utils.callbacks.loading import CheckLoading
 from src.utils.callbacks.logger import RunLogger
 from src.utils.callbacks.loss import StepLoss
 from src.utils.callbacks.profiler import NoProfiler
 from src.utils.callbacks.progress import Progress
+from src.utils.callbacks.schedule import CheckSchedule
 from src.utils.layout import LOGS
 from src.utils.run import Run
 from src.utils.settings import TrainingSettings
@@ -50,6 +52,8 @@ def tracked_trainer(
             *_every(run, cfg.checkpoint_every),
             LearningRateMonitor(logging_interval="step"),
             NameModel(run),
+            CheckLoading(run),
+            *([CheckSchedule()] if run.longer else []),
             *([FirstWeights(run.weights_from)] if run.weights_from else []),
             StepLoss(run, cfg.trainer["log_every_n_steps"]),
             Continuity(run),
