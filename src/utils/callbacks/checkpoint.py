@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from src.utils.errors import UserError
 from src.utils.resumable_loader import ResumableLoader, TrainingSource, inexact
 from src.utils.run import Run
 
@@ -131,7 +132,11 @@ class Continuity(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            self.kept = checkpoint["continuity"]
+            self.kept = checkpoint.get("continuity", {})
+            if "data" not in self.kept:
+                raise UserError(
+                    "this checkpoint lacks the place in the data: only fork=true can use it"
+                )
             for state in checkpoint["callbacks"].values():
                 if "dirpath" in state:  # the repository may lie elsewhere now
                     state.update(_moved(state, state["dirpath"], str(self.run.checkpoints)))
