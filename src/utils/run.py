@@ -38,6 +38,7 @@ class Run:
     resume_from: Path | None = None  # the checkpoint that a training goes on from
     weights_from: Path | None = None  # … or only begins with
     longer = False  # it goes on with more epochs than were planned
+    has_trainer = False  # a run holds one training
 
     def __init__(
         self, client: MlflowClient, run_id: str, here: Experiment, sources: list[Manifest]

@@ -1,24 +1,31 @@
 """A Lightning trainer that tells the run everything."""
 
 import logging
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from src.utils.callbacks.checkpoint import Continuity, FirstWeights, MidEpoch, NameModel
+from src.utils.callbacks.checkpoint import FirstWeights, MidEpoch, NameModel
+from src.utils.callbacks.continuity import Continuity
+from src.utils.callbacks.fit import ONE_TRAINING, Compile, OneFit
 from src.utils.callbacks.interruption import Interruption
+from src.utils.callbacks.learning_rate import LearningRate
 from src.utils.callbacks.loading import CheckLoading
 from src.utils.callbacks.logger import RunLogger
 from src.utils.callbacks.loss import StepLoss
+from src.utils.callbacks.model_checkpoint import BestCheckpoint, LastCheckpoint
 from src.utils.callbacks.profiler import NoProfiler
 from src.utils.callbacks.progress import Progress
 from src.utils.callbacks.schedule import CheckSchedule
+from src.utils.errors import UserError
+from src.utils.execution.metrics import legal
 from src.utils.layout import LOGS
 from src.utils.run import Run
 from src.utils.settings import TrainingSettings
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its banners and tips
 warnings.filterwarnings("ignore", r"`isinstance\(treespec")  # Lightning, with today's torch
@@ -34,36 +41,44 @@ LAST: dict[str, Any] = {"enable_version_counter": False}  # always the same file
 def tracked_trainer(
     run: Run,
     cfg: TrainingSettings,
-    monitor: str,
-    mode: Literal["min", "max"],
+    monitor: str | None = None,
+    mode: Literal["min", "max"] = "min",
     callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
-    """A trainer whose metrics and checkpoints belong to `run`; `monitor` says which epoch is best."""
-    if run.leads:
-        run.tag({"monitor": f"{monitor} {mode}"})  # what leaderboards sort by
+    """A trainer whose metrics and checkpoints belong to `run`; by `monitor` the best one is kept.
+
+    Raises:
+        UserError: the run has a trainer already.
+    """
+    if run.has_trainer:
+        raise UserError(ONE_TRAINING)
+    run.has_trainer = True
+    if run.leads and monitor is not None:
+        run.tag({"monitor": f"{legal(monitor)} {mode}"})  # what leaderboards sort by
+    every = cfg.trainer["log_every_n_steps"]
     return pl.Trainer(
         **{"profiler": NoProfiler(), **cfg.trainer},
         logger=RunLogger(run),
         callbacks=[
-            ModelCheckpoint(
-                run.checkpoints, "best", monitor=monitor, mode=mode, save_on_train_epoch_end=True
-            ),
-            ModelCheckpoint(run.checkpoints, "last", **LAST, save_on_train_epoch_end=True),
+            OneFit(),
+            *([Compile()] if cfg.compile else []),
+            *([BestCheckpoint(run, monitor, mode)] if monitor is not None else []),
+            LastCheckpoint(run),
             *_every(run, cfg.checkpoint_every),
-            LearningRateMonitor(logging_interval="step"),
+            LearningRate(run, every),
             NameModel(run),
             CheckLoading(run),
             *([CheckSchedule()] if run.longer else []),
             *([FirstWeights(run.weights_from)] if run.weights_from else []),
-            StepLoss(run, cfg.trainer["log_every_n_steps"]),
+            StepLoss(run, every),
             Continuity(run),
             Progress(),
             Interruption(run),
-            *_pruning(run, monitor),
+            *(_pruning(run, monitor) if monitor is not None else []),
             *callbacks,
         ],
         default_root_dir=LOGS / "lightning",
-        enable_progress_bar=False,  # ours
+        enable_progress_bar=any(isinstance(one, ProgressBar) for one in callbacks),  # else ours
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
@@ -84,7 +99,13 @@ def _every(run: Run, steps: int | None) -> list[pl.Callback]:
 
 
 def best_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint:
-    """The best epoch: its `best_model_path` and `best_model_score`."""
-    best = trainer.checkpoint_callback
-    assert isinstance(best, ModelCheckpoint)
-    return best
+    """The best one, with its `best_model_path`; the last one where nothing was measured."""
+    kept = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+    order = [one for kind in (BestCheckpoint, LastCheckpoint) for one in kept if type(one) is kind]
+    return next((one for one in order if one.best_model_path), order[-1])
+
+
+def best_score(trainer: pl.Trainer) -> float:
+    """The best value of the monitored metric; NaN where it was never measured."""
+    score = best_checkpoint(trainer).best_model_score
+    return math.nan if score is None else float(score)

@@ -16,7 +16,7 @@ from src.utils.pictures import confusion_matrix, most_confident_errors
 from src.utils.run import Run
 from src.utils.score import Score
 from src.utils.settings import TrainingSettings
-from src.utils.training import best_checkpoint, tracked_trainer
+from src.utils.training import best_checkpoint, best_score, tracked_trainer
 
 import pytorch_lightning as pl
 import torch
@@ -51,8 +51,6 @@ def main(cfg: Config, run: Run) -> float:
         learning_rate=cfg.learning_rate,
         weight_decay=cfg.weight_decay,
     )
-    if cfg.compile:
-        model.network.compile()
 
     trainer = tracked_trainer(run, cfg, monitor="val_acc", mode="max")
     trainer.fit(model, data, ckpt_path=run.resume_from, weights_only=True)
@@ -63,7 +61,7 @@ def main(cfg: Config, run: Run) -> float:
     logits = model.predict(images)
     run.picture("confusion_matrix", confusion_matrix(logits, labels))
     run.picture("most_confident_errors", most_confident_errors(images, logits, labels))
-    return float(best.best_model_score)
+    return best_score(trainer)
 
 
 class MNIST(pl.LightningDataModule):
@@ -156,7 +154,7 @@ class ImageClassifier(pl.LightningModule):
         optimizer = torch.optim.AdamW(self.parameters(), rate, weight_decay=decay, fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-        return [optimizer], [{"scheduler": schedule, "interval": "step", "name": "lr"}]
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
 class MLP(ImageClassifier):

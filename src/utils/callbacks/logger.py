@@ -17,6 +17,7 @@ class RunLogger(MLFlowLogger):
     def __init__(self, run: Run) -> None:
         super().__init__(str(run.here), tracking_uri=tracking_uri(), run_id=run.id)
         self.run = run
+        self.trained = False
 
     @property
     def save_dir(self) -> str:
@@ -24,9 +25,9 @@ class RunLogger(MLFlowLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if self.trained:  # Lightning would add the number of epochs to what is tested
+            metrics = {name: value for name, value in metrics.items() if name != "epoch"}
         self.run.log(metrics, step or 0)
-        if "epoch" in metrics:  # Lightning adds it at the end of an epoch
-            self.run.metrics.flush()
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """They are among the parameters of the run, which are all of its settings."""
@@ -36,4 +37,5 @@ class RunLogger(MLFlowLogger):
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
+        self.trained = True
         self.run.metrics.flush()

@@ -1,14 +1,20 @@
 """What a training looks like from outside: a bar on a terminal, and a line an epoch everywhere."""
 
 import logging
-import time
+import math
 from typing import Any
+
+from src.utils.callbacks.step import batch_size, loss_of, step_of
+from src.utils.callbacks.throughput import Throughput
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.trainer.states import TrainerFn
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from torch import Tensor
 
 log = logging.getLogger(__name__)
 REFRESH = 0.2  # seconds between two looks of the bar
@@ -18,8 +24,9 @@ class Progress(pl.Callback):
     """Shows the epochs and times them (`epoch_seconds`, `samples_per_second`, without validation)."""
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.seen, self.began, self.trained, self.shown = 0, time.monotonic(), 0.0, 0.0
-        self.unreported = False
+        self.throughput, self.shown = Throughput(), 0.0
+        self.epoch_ended = False
+        self.told: dict[str, Tensor] = {}
         self.bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -31,32 +38,40 @@ class Progress(pl.Callback):
             disable=not get_console().is_terminal or not trainer.is_global_zero,
         )
         self.bar.start()
-        steps = trainer.num_training_batches * (trainer.max_epochs or 1)
-        self.task = self.bar.add_task("training", total=steps, completed=trainer.global_step)
+        done = step_of(trainer) - 1
+        self.task = self.bar.add_task("training", total=_total(trainer), completed=done)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._report(trainer)
-        self.seen, self.began = 0, time.monotonic()
+        self._report_epoch(trainer)
+        self.throughput = Throughput()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        self.trained = time.monotonic()
-        self.seen += len(batch[0])
-        if self.trained - self.shown > REFRESH and not self.bar.disable:
-            self.shown = self.trained
-            loss = f"loss {outputs['loss'].item():.4f}"
-            self.bar.update(self.task, completed=trainer.global_step, description=loss)
+        now = self.throughput.count(batch_size(batch))
+        if now - self.shown > REFRESH and not self.bar.disable:
+            self.shown = now
+            loss = loss_of(outputs)
+            text = "training" if loss is None else f"loss {loss.item():.4f}"
+            self.bar.update(self.task, completed=step_of(trainer), description=text)
             self.bar.refresh()
 
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if _inside_epoch(trainer):
+            self.throughput.pause()
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if _inside_epoch(trainer):
+            self.throughput.go_on()
+            epoch = _of(trainer.current_epoch + 1, trainer.max_epochs)
+            self._say(trainer, f"{epoch}  step {step_of(trainer)}", "")
+
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        seconds = self.trained - self.began
-        rate = self.seen * trainer.world_size / seconds
-        module.log_dict({"epoch_seconds": seconds, "samples_per_second": rate})
-        self.unreported = True
+        module.log_dict(self.throughput.metrics(trainer.world_size))
+        self.epoch_ended = True
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._report(trainer)
+        self._report_epoch(trainer)
         self.bar.stop()
 
     def on_exception(
@@ -65,16 +80,55 @@ class Progress(pl.Callback):
         if hasattr(self, "bar"):
             self.bar.stop()
 
-    @rank_zero_only
-    def _report(self, trainer: pl.Trainer) -> None:
+    def _report_epoch(self, trainer: pl.Trainer) -> None:
         """The line of an epoch, once Lightning has all of its metrics."""
-        if not self.unreported:
-            return
-        self.unreported = False
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        seconds, rate = metrics.pop("epoch_seconds"), metrics.pop("samples_per_second")
-        values = "  ".join(
-            f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if name != "lr"
-        )
-        epoch = f"epoch {trainer.current_epoch}/{trainer.max_epochs}"
-        log.info("%s  %s  %.3g s  %s samples/s", epoch, values, seconds, f"{rate:,.0f}")
+        if self.epoch_ended:
+            self.epoch_ended = False
+            epoch = _of(trainer.current_epoch, trainer.max_epochs)
+            self._say(trainer, epoch, self.throughput.text(trainer.world_size))
+
+    @rank_zero_only
+    def _say(self, trainer: pl.Trainer, moment: str, speed: str) -> None:
+        """A line with the metrics that are new since the one before."""
+        metrics, before = dict(trainer.callback_metrics), self.told
+        self.told = metrics
+        hidden = {*Throughput.NAMES, *_learning_rates(trainer)}
+        new = {
+            name: value
+            for name, value in metrics.items()
+            if name not in hidden and before.get(name) is not value and not _is_form(name, metrics)
+        }
+        values = "  ".join(f"{name} {float(value):.4f}" for name, value in sorted(new.items()))
+        log.info("%s", "  ".join(part for part in (moment, values, speed) if part))
+
+
+def _is_form(name: str, metrics: dict[str, Tensor]) -> bool:
+    """Whether it is `loss_step` or `loss_epoch` beside `loss`, as Lightning names its two forms."""
+    return name.endswith(("_step", "_epoch")) and name.rpartition("_")[0] in metrics
+
+
+def _total(trainer: pl.Trainer) -> float | None:
+    """How many steps there will be, if that is known."""
+    steps = trainer.estimated_stepping_batches
+    return steps if math.isfinite(steps) and steps > 0 else None
+
+
+def _inside_epoch(trainer: pl.Trainer) -> bool:
+    """Whether a validation is one inside an epoch of a training; its last batch ends an epoch."""
+    fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+    return fitting and not trainer.is_last_batch
+
+
+def _of(epoch: int, epochs: int | None) -> str:
+    """`epoch 1/5`; `epoch 1` where their number is open."""
+    return f"epoch {epoch}/{epochs}" if epochs is not None and epochs > 0 else f"epoch {epoch}"
+
+
+def _learning_rates(trainer: pl.Trainer) -> set[str]:
+    """What a LearningRateMonitor of the experiment puts among the metrics."""
+    monitors = [one for one in trainer.callbacks if isinstance(one, LearningRateMonitor)]  # type: ignore[attr-defined]  # it is there
+    return {
+        name
+        for one in monitors
+        for name in (*one.lrs, *one.last_momentum_values, *one.last_weight_decay_values)
+    }

@@ -4,6 +4,7 @@ from src.utils.sweep.trial import Pruned
 
 import optuna
 import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
 
 
 class Pruning(pl.Callback):
@@ -17,8 +18,10 @@ class Pruning(pl.Callback):
         self.validations = 0
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
+        if self.monitor not in trainer.callback_metrics:
+            return  # what is to be said of it, BestCheckpoint says
         self.validations += 1
         hopeless = False
         if self.trial is not None:

@@ -23,9 +23,10 @@ def run(here: Experiment) -> str:
     return f"{python()} src/{here}/{here.program().name}"
 
 
-def reload(reference: str) -> str:
+def reload(reference: str, checkpoint: str = "best") -> str:
     """Loads the model of a run."""
-    code = f'from src.utils.tracking import load_model; print(load_model("{reference}"))'
+    which = "" if checkpoint == "best" else f', checkpoint="{checkpoint}"'
+    code = f'from src.utils.tracking import load_model; print(load_model("{reference}"{which}))'
     return f"{python()} -c '{code}'"
 
 

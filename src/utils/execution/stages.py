@@ -15,6 +15,7 @@ from src.utils.errors import UserError
 from src.utils.execution.manifest import Manifest, digest_of, digests, fingerprint
 from src.utils.layout import DATA, Experiment
 from src.utils.settings import Settings
+from src.utils.sweep.trial import optuna_pruned
 
 from filelock import FileLock
 
@@ -62,9 +63,10 @@ def _train(here: Experiment, main: Main, settings: Settings) -> Any:
         if run.facts.get("source") == "sample":
             log.warning("SAMPLE DATA: a small part of the data set; see README, «Data»")
         seed_everything(settings.seed, workers=True, verbose=False)
-        value = main(settings, run)
+        with optuna_pruned():
+            value = main(settings, run)
     if run.leads and run.trial is None and RERUN not in os.environ:
-        say_summary(run, time.monotonic() - began)
+        say_summary(run, settings, time.monotonic() - began)
     return value
 
 

@@ -9,7 +9,12 @@ from src.utils.store.entry import Entry
 
 LOWER = re.compile(r"loss|err|mae|mse|nll|perplexity|ppl|latency|seconds|bytes", re.IGNORECASE)
 SHOWN = ("val_acc", "val_loss", "test_acc", "test_loss", "train_acc", "train_loss")
-TIMINGS = ("system/", "epoch_seconds", "samples_per_second")  # metrics that no two runs share
+TIMINGS = (
+    "system/",
+    "epoch_seconds",
+    "samples_per_second",
+    "batches_per_second",
+)  # metrics that no two runs share
 NOT_RESULTS = (*TIMINGS, "epoch", "lr", "train_loss_step")
 
 

@@ -1,6 +1,9 @@
 """Which trial of which study this process runs. It travels in the environment, not in the config."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -17,6 +20,18 @@ PRUNED = "pruned"  # what a program returns, instead of a value, when its trial 
 
 class Pruned(Exception):
     """Raised inside a training to end a trial that the pruner gives up."""
+
+
+@contextmanager
+def optuna_pruned() -> Iterator[None]:
+    """optuna.TrialPruned, which the callbacks of other libraries raise, as our own Pruned."""
+    try:
+        yield
+    except Exception as error:
+        optuna = sys.modules.get("optuna")  # else nobody can have raised it
+        if optuna is not None and isinstance(error, optuna.TrialPruned):
+            raise Pruned(str(error)) from error
+        raise
 
 
 @dataclass(frozen=True)
