@@ -33,7 +33,7 @@ class Config(TrainingSettings):
         "folds",
         "pruned",
         "alone",
-        "nan",
+        "diverging",
         "training",
     ]
     dropout: float
@@ -110,7 +110,7 @@ def folds(cfg: Config, run: Run) -> float:
     return refused(run, lambda: tracked_trainer(run, cfg, "val_loss"))
 
 
-def nan(cfg: Config, run: Run) -> float:
+def diverging(cfg: Config, run: Run) -> float:
     model, trainer = Gan(), tracked_trainer(run, cfg)
     nn.init.constant_(model.critic.weight, float("nan"))
     return refused(run, lambda: trainer.fit(model, DataLoader([{"real": torch.ones(1)}] * 8)))

@@ -29,7 +29,7 @@ KINDS = (
     "twice",
     "folds",
     "pruned",
-    "nan",
+    "diverging",
     "training",
 )
 FEW = ("max_epochs=3", "trainer.accelerator=cpu", "trainer.log_every_n_steps=2")
@@ -118,14 +118,14 @@ def test_best_follows_each_validation(trained: Trained) -> None:
 def test_best_of_training(trained: Trained) -> None:
     """A monitor that is a metric of training is looked at when an epoch ends, where it is complete."""
     run = trained.run("training")
-    losses = [value for _, value in trained.lab.history(run, "train_loss")]
+    losses = [value for _, value in trained.lab.history(run, "train_loss_epoch")]
     assert float(run.data.tags["best"]) == pytest.approx(min(losses))
     assert trained.checkpoints("training") == ["best.ckpt", "last.ckpt"]
 
 
 def test_nan_by_hand(trained: Trained) -> None:
     """A logged loss that is no number stops a training that optimizes by hand, and is named."""
-    refused = trained.run("nan").data.tags["refused"]
+    refused = trained.run("diverging").data.tags["refused"]
     assert refused.startswith("critic_loss is nan at step 2")
 
 
