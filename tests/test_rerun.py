@@ -78,9 +78,9 @@ def test_other_data_are_named(fresh: Lab) -> None:
 
 
 def test_resume_by_lab(fresh: Lab) -> None:
-    """`lab resume` of a finished run trains no further, and leaves it finished."""
+    """`lab resume` of a finished run is refused, and the run stays as it is."""
     before = fresh.newest()
     done = typed(fresh, "resume", before.info.run_id[:8])
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert fresh.newest().info.run_id == before.info.run_id
-    assert fresh.newest().info.status == "FINISHED"
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "is finished and stays as it is" in done.stderr
+    assert fresh.newest().to_dictionary() == before.to_dictionary()

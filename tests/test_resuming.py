@@ -150,7 +150,10 @@ def test_a_damaged_checkpoint(fresh: Lab, uninterrupted: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "named"),
-    [("learning_rate=0.5", "learning_rate=0.5 (it had 0.002)"), ("max_epochs=9", "max_epochs=9")],
+    [
+        ("learning_rate=0.5", "learning_rate=0.5 (it had 0.002)"),
+        ("max_epochs=1", "max_epochs=1 (it had 2)"),
+    ],
 )
 def test_another_setting_is_refused(fresh: Lab, typed: str, named: str) -> None:
     """A setting that the run did not have is refused by name, and the run stays as it is."""
@@ -167,7 +170,9 @@ def test_other_code_is_refused(fresh: Lab) -> None:
     """A run is not gone on with by other code than its own."""
     program = fresh.root / MODEL
     program.write_text(program.read_text() + "\n# an afterthought\n")
-    refused = fresh.run(MODEL, f"resume_run={fresh.newest().info.run_id}")
+    run_id = fresh.newest().info.run_id
+    fresh.client.set_terminated(run_id, "KILLED")
+    refused = fresh.run(MODEL, f"resume_run={run_id}")
     assert refused.returncode == 2
     assert "src/model/model01 has changed since" in refused.stderr
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -36,6 +37,7 @@ class Run:
     output: Path  # where a dataset or feature writes; a model has none
     resume_from: Path | None = None  # the checkpoint that a training goes on from
     weights_from: Path | None = None  # … or only begins with
+    longer = False  # it goes on with more epochs than were planned
     has_trainer = False  # a run holds one training
 
     def __init__(
@@ -121,15 +123,17 @@ def create_run(
 
 def _begin(here: Experiment, sources: list[Manifest], resumption: "Resumption | None") -> Run:
     """A new run; or, where one is resumed, that one."""
-    if resumption is not None and not resumption.fork:
+    if resumption is not None and not resumption.new_run:
         return _reopened(here, sources, resumption)
     trial = TrialLink.current()
     run = create_run(here, trial.tags() if trial else {}, sources, trial.name if trial else None)
     if trial is not None:
         trial.note("run_id", run.id)
     if resumption is not None:
-        run.tag({"forked_from": resumption.run.info.run_id})
-        run.weights_from = resumption.checkpoint
+        origin = "forked_from" if resumption.fork else "continued_from"
+        run.tag({origin: resumption.run.info.run_id})
+        if resumption.longer:
+            _keep_checkpoints(resumption, run)
     return run
 
 
@@ -138,7 +142,22 @@ def _reopened(here: Experiment, sources: list[Manifest], resumption: "Resumption
     client.update_run(resumption.run.info.run_id, status="RUNNING")
     run = Run(client, resumption.run.info.run_id, here, sources)
     run.tag({"process": this_process()})
-    run.resume_from = resumption.checkpoint
+    return run
+
+
+def _keep_checkpoints(resumption: "Resumption", run: Run) -> None:
+    """The best one may stay the best, whatever becomes of the run that it is from."""
+    run.checkpoints.mkdir(exist_ok=True)
+    for file in (resumption.folder / "checkpoints").glob("*.ckpt"):
+        shutil.copy2(file, run.checkpoints)
+
+
+def _going_on(run: Run, resumption: "Resumption | None") -> Run:
+    """The run, told from which checkpoint it goes on or begins."""
+    if resumption is not None and resumption.fork:
+        run.weights_from = resumption.checkpoint
+    elif resumption is not None:
+        run.resume_from, run.longer = resumption.checkpoint, resumption.longer
     return run
 
 
@@ -151,17 +170,15 @@ def tracked(
 ) -> Iterator[Run]:
     """A run from its first line to its last, whatever ends it."""
     if follows():
-        run = Run(open_store(), os.environ[FOLLOWED], here, sources)
-        run.resume_from = resumption.checkpoint if resumption else None
-        yield run
+        yield _going_on(Run(open_store(), os.environ[FOLLOWED], here, sources), resumption)
         return
-    run = _begin(here, sources, resumption)
+    run = _going_on(_begin(here, sources, resumption), resumption)
     os.environ[FOLLOWED] = run.id
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, run.terminate)
     status = "FAILED"
     try:
-        if resumption is None or resumption.fork:
+        if resumption is None or resumption.new_run:
             record(run.client, run.id, run.folder, here, settings.note, settings.tags)
             record_settings(run.client, run.id, run.folder, settings)
         with system_metrics(run.id):

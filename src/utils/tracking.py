@@ -11,6 +11,7 @@ The model is built from the source that was kept with the run: editing or deleti
 import logging
 import pickle
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 
@@ -57,7 +58,7 @@ def load_model(
     weights = artifact(client, run, f"checkpoints/{checkpoint}.ckpt")
     where, name = _read_safely(weights)["model_class"]
     module = _snapshot(client, run, where) if where.endswith(".py") else import_module(where)
-    kind: type[pl.LightningModule] = getattr(module, name)
+    kind: type[pl.LightningModule] = attrgetter(name)(module)
     model = kind.load_from_checkpoint(weights, map_location="cpu", weights_only=True)
     settings = OmegaConf.load(artifact(client, run, "config/config.yaml"))
     object.__setattr__(model, "config", settings)  # no parameter, module or buffer of the network

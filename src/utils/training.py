@@ -6,15 +6,18 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from src.utils.callbacks.checkpoint import Continuity, FirstWeights, MidEpoch, NameModel
+from src.utils.callbacks.checkpoint import FirstWeights, MidEpoch, NameModel
+from src.utils.callbacks.continuity import Continuity
 from src.utils.callbacks.fit import ONE_TRAINING, Compile, OneFit
 from src.utils.callbacks.interruption import Interruption
 from src.utils.callbacks.learning_rate import LearningRate
+from src.utils.callbacks.loading import CheckLoading
 from src.utils.callbacks.logger import RunLogger
 from src.utils.callbacks.loss import StepLoss
 from src.utils.callbacks.model_checkpoint import BestCheckpoint, LastCheckpoint
 from src.utils.callbacks.profiler import NoProfiler
 from src.utils.callbacks.progress import Progress
+from src.utils.callbacks.schedule import CheckSchedule
 from src.utils.errors import UserError
 from src.utils.execution.metrics import legal
 from src.utils.layout import LOGS
@@ -64,6 +67,8 @@ def tracked_trainer(
             *_every(run, cfg.checkpoint_every),
             LearningRate(run, every),
             NameModel(run),
+            CheckLoading(run),
+            *([CheckSchedule()] if run.longer else []),
             *([FirstWeights(run.weights_from)] if run.weights_from else []),
             StepLoss(run, every),
             Continuity(run),
@@ -90,7 +95,7 @@ def _pruning(run: Run, monitor: str) -> list[pl.Callback]:
 
 def _every(run: Run, steps: int | None) -> list[pl.Callback]:
     """The last checkpoint more often than once an epoch."""
-    return [MidEpoch(run.checkpoints, "last", **LAST, every_n_train_steps=steps)] if steps else []
+    return [MidEpoch(run, steps)] if steps else []
 
 
 def best_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint:

@@ -4,6 +4,7 @@ import logging
 import signal
 from typing import Any, NoReturn
 
+from src.utils.callbacks.checkpoint import resumable
 from src.utils.execution.log import say_at_once
 from src.utils.run import Run
 
@@ -16,8 +17,8 @@ log = logging.getLogger(__name__)
 class Interruption(pl.Callback):
     """Ctrl-C and SIGTERM end a training after its batch, with a checkpoint to go on from.
 
-    An epoch whose last batch is trained is validated and saved first: from the place between,
-    Lightning would go on with the next epoch.
+    Where a validation or the epoch's end follows, that comes first: from the place between, Lightning
+    would go on without it.
     """
 
     def __init__(self, run: Run) -> None:
@@ -37,7 +38,7 @@ class Interruption(pl.Callback):
         say_at_once("stopping after this batch; once more stops at once")
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self._is_asked(trainer) and not trainer.is_last_batch:
+        if self._is_asked(trainer) and resumable(trainer):
             trainer.save_checkpoint(self.run.checkpoints / "last.ckpt")
             self._stop()
 

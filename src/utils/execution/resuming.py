@@ -1,14 +1,19 @@
-"""`resume_run=ID`: going on with a run that was stopped, or forking it into a new one."""
+"""`resume_run=ID`: going on with a run.
+
+A run that was stopped goes on as itself. A finished one is never touched: with `max_epochs=MORE` a new
+run goes on from all of its state, with `fork=true` a new run begins with its weights alone.
+"""
 
 import logging
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.utils.errors import UserError
+from src.utils.errors import UserError, reason
 from src.utils.execution.manifest import Manifest
 from src.utils.execution.process import follows, is_gone
 from src.utils.execution.snapshot import same_code
@@ -28,12 +33,18 @@ CONTROLS = {"resume", "resume_run", "fork", "note", "tags"}  # they don't change
 
 @dataclass(frozen=True)
 class Resumption:
-    """A stopped run, and the checkpoint to go on from; None where it was stopped before its first."""
+    """A run, and the checkpoint to go on from; None where it was stopped before its first."""
 
     run: StoredRun
     folder: Path
     checkpoint: Path | None
     fork: bool
+    longer: bool = False  # with more epochs than it was to have
+
+    @property
+    def new_run(self) -> bool:
+        """Whether the run itself stays as it is."""
+        return self.fork or self.longer
 
     def check(self, here: Experiment, sources: list[Manifest]) -> None:
         """Refuse to mix code or data of two trainings in one run."""
@@ -47,7 +58,8 @@ def resumed(
     """The settings to train with, and what to go on from, if `resume_run` asks for it.
 
     Raises:
-        UserError: the run still runs, or was typed other settings for without `fork=true`.
+        UserError: the run still runs, is finished, has no sound checkpoint among those it wrote, or was
+            typed other settings for without `fork=true`.
     """
     asked, fork = getattr(settings, "resume_run", None), getattr(settings, "fork", False)
     if asked is None:
@@ -58,11 +70,28 @@ def resumed(
         raise UserError(f"run {run.info.run_id[:8]} is still running: stop it first")
     config = artifact(client, run, "config")
     kept = validated(type(settings), load_config(config / "config.yaml"))
+    changes = dict(_changes(kept, settings))
+    longer = not fork and _is_longer(kept, settings) and bool(changes.pop("max_epochs", None))
     if not fork:
-        _refuse(run, list(_changes(kept, settings)))
-    going_on = _forked(config, settings) if fork else kept
+        _refuse(run, list(changes.values()))
+    if run.info.status == "FINISHED" and not (fork or longer):
+        raise UserError(_finished(run))
+    going_on = _forked(config, settings) if fork or longer else kept
     checkpoint = newest_checkpoint(config.parent / "checkpoints")
-    return going_on, Resumption(run, config.parent, checkpoint, fork)
+    return going_on, Resumption(run, config.parent, checkpoint, fork, longer)
+
+
+def _is_longer(kept: AnySettings, settings: AnySettings) -> bool:
+    """Whether more epochs are asked for than the run had."""
+    epochs: tuple[int, int] = (getattr(settings, "max_epochs", 0), getattr(kept, "max_epochs", 0))
+    return epochs[0] > epochs[1]
+
+
+def _finished(run: StoredRun) -> str:
+    return (
+        f"run {run.info.run_id[:8]} is finished and stays as it is: with a larger max_epochs=… a new "
+        "run goes on from its end; fork=true starts a new run that begins with its weights"
+    )
 
 
 def _refuse(run: StoredRun, differences: list[str]) -> None:
@@ -81,11 +110,12 @@ def _typed(settings: AnySettings) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _changes(kept: AnySettings, settings: AnySettings) -> Iterator[str]:
+def _changes(kept: AnySettings, settings: AnySettings) -> Iterator[tuple[str, str]]:
+    """What was typed otherwise than the run had it: name, and how it is told."""
     before = dict(flat(kept.model_dump()))
     for name, value in _typed(settings):
         if before.get(name) != value:
-            yield f"{name}={value} (it had {before.get(name)})"
+            yield name, f"{name}={value} (it had {before.get(name)})"
 
 
 def _drift(
@@ -111,13 +141,37 @@ def _forked(config: Path, settings: AnySettings) -> AnySettings:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest sound one: a file that was cut off is passed over, and named."""
+    """The newest sound one; a file that was cut off is passed over, and named. None where no checkpoint
+    was written.
+
+    Raises:
+        UserError: there are checkpoints, and none can be read.
+    """
     files = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files:
         try:
             torch.load(file, map_location="cpu", weights_only=True)
             return file
-        except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, OSError):
-            log.warning("%s is damaged: going back to the one before", file.name)
-    log.warning("there is no sound checkpoint: starting from the beginning")
+        except (
+            RuntimeError,
+            EOFError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+            OSError,
+        ) as error:
+            why = _why(error)
+            log.warning("%s is damaged (%s): going back to the one before", file.name, why)
+    if files:
+        raise UserError(
+            f"no checkpoint in {folder} can be read ({files[0].name}: {why}): this run can't be gone on "
+            "with; start a new one"
+        )
+    log.warning("the run was stopped before its first checkpoint: starting from the beginning")
     return None
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        return f"holds a {found[1]}, not only plain values" if found else "is no checkpoint"
+    return reason(error)

@@ -63,7 +63,11 @@ def _family(ledger: Ledger, one: Entry) -> Iterator[str]:
     tags = one.tags
     if "optuna.trial" in tags:
         yield f"trial {tags['optuna.trial']} of {tags.get('optuna.study')}"
-    for tag, said in {"forked_from": "forked from", "rerun_of": "a rerun of"}.items():
+    for tag, said in {
+        "forked_from": "forked from",
+        "continued_from": "continues",
+        "rerun_of": "a rerun of",
+    }.items():
         if tag in tags:
             yield f"{said} {tags[tag][:8]}"
     if "best.run_id" in tags:
