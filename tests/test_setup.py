@@ -3,11 +3,13 @@
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from conftest import ROOT, made_once
+from conftest import ROOT, Lab, made_once
 
 PROJECT = """
     [project]
@@ -154,3 +156,31 @@ def test_shared_environment(project: Path, tmp_path: Path) -> None:
     said = typed(copy, "bash", "scripts/setup.sh", status=1)
     assert said.startswith(f"setup: .venv is a link to that of {original}: remove the link")
     assert files(original) == before
+
+
+def give_environment(project: Lab) -> Path:
+    """A .venv of the project's own, as Poetry alone would leave it; the packages are the tests' own."""
+    own = project.root / ".venv"
+    own.unlink()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", own], check=True)
+    packages = next(own.glob("lib/python*/site-packages"))
+    (packages / "jikken.pth").write_text(f"{project.root}\n")
+    (packages / "others.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    script = f"#!{own}/bin/python\nfrom src.utils.lab.cli import app\napp()\n"
+    (own / "bin/lab").write_text(script)
+    (own / "bin/lab").chmod(0o755)
+    return own
+
+
+def test_doctor_sees_whose_code_runs(bare: Lab, tmp_path: Path) -> None:
+    """`lab doctor` says when .venv belongs to another folder, also where `lab` itself can't start."""
+    give_environment(bare)
+    copy = copied(bare.root, tmp_path / "copy")
+    assert f"code      {bare.root}/src" in typed(bare.root, ".venv/bin/lab", "doctor")
+    said = typed(copy, copy / ".venv/bin/lab", "doctor", status=1)
+    assert f"{copy}/.venv runs the code of {bare.root}" in said
+    assert f"cd {copy} && " in said
+    bare.root.rename(tmp_path / "moved")
+    doctor = ("-m", "src.utils.lab.cli", "doctor")
+    said = typed(copy, ".venv/bin/python", *doctor, status=1)
+    assert f"{copy}/.venv imports no src, not {copy}/src" in said

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -23,6 +24,7 @@ AGAIN = "rm -f .venv/.jikken-ready && bash scripts/setup.sh"
 def check_installation() -> Iterator[Symptom]:
     """One after the other."""
     yield from _python()
+    yield from _code()
     yield from _packages()
     yield from _repository()
     yield from _gpus()
@@ -39,6 +41,35 @@ def _python() -> Iterator[Symptom]:
         yield Symptom("python", version)
     else:
         yield Symptom.bad("python", f"{version}, but {wanted} is needed", f"rm -r .venv && {AGAIN}")
+
+
+def _code() -> Iterator[Symptom]:
+    """Whose code the programs of .venv run: in a copied project it may be the original's."""
+    imported, environment, program = _imported(), Path(sys.prefix), Path(sys.argv[0]).absolute()
+    if imported != ROOT / "src":
+        said = f"{environment} imports {imported or 'no src'}, not {ROOT / 'src'}"
+        yield Symptom.bad("code", said, AGAIN)
+    elif _is_of_another(environment) or _is_of_another(program.parent.parent):
+        copy = environment if _is_of_another(environment) else program.parent.parent
+        mend = f"cd {shlex.quote(str(copy.parent))} && {AGAIN}"
+        yield Symptom.bad("code", f"{copy} runs the code of {ROOT}", mend)
+    else:
+        yield Symptom("code", f"{imported}")
+
+
+def _imported() -> Path | None:
+    """What `import src` finds, wherever it is done."""
+    command = [sys.executable, "-P", "-c", "import src; print(*src.__path__)"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    return Path(found.stdout.strip()).resolve() if found.returncode == 0 else None
+
+
+def _is_of_another(environment: Path) -> bool:
+    """A project's .venv, but not this one's; PYTHONPATH may say that it is meant."""
+    own, said = ROOT / ".venv", os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if environment.name != ".venv" or str(ROOT) in said:
+        return False
+    return not own.exists() or not own.samefile(environment)
 
 
 def _packages() -> Iterator[Symptom]:
