@@ -11,7 +11,7 @@ from src.utils.errors import UserError, plain_errors
 
 import typer
 
-commands = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+commands = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer has no public name for it
 Reference = Annotated[
     str,
