@@ -173,13 +173,18 @@ def give_environment(project: Lab) -> Path:
 
 
 def test_doctor_sees_whose_code_runs(bare: Lab, tmp_path: Path) -> None:
-    """`lab doctor` says when .venv belongs to another folder, also where `lab` itself can't start."""
+    """`lab doctor` says when .venv belongs to another folder, also where `lab` itself can't start; other
+    commands refuse to work on the original's runs."""
     give_environment(bare)
     copy = copied(bare.root, tmp_path / "copy")
     assert f"code      {bare.root}/src" in typed(bare.root, ".venv/bin/lab", "doctor")
     said = typed(copy, copy / ".venv/bin/lab", "doctor", status=1)
     assert f"{copy}/.venv runs the code of {bare.root}" in said
     assert f"cd {copy} && " in said
+    said = typed(copy, copy / ".venv/bin/lab", "gc", "--yes", status=2)
+    assert said.startswith(
+        f"error: {copy}/.venv runs the code of {bare.root}, with its runs: bash "
+    )
     bare.root.rename(tmp_path / "moved")
     doctor = ("-m", "src.utils.lab.cli", "doctor")
     said = typed(copy, ".venv/bin/python", *doctor, status=1)

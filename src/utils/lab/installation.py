@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.execution.provenance import packages
+from src.utils.lab.environment import environment_of_another, imported_source
 from src.utils.lab.symptom import Symptom
 from src.utils.layout import ROOT
 
@@ -45,31 +46,15 @@ def _python() -> Iterator[Symptom]:
 
 def _code() -> Iterator[Symptom]:
     """Whose code the programs of .venv run: in a copied project it may be the original's."""
-    imported, environment, program = _imported(), Path(sys.prefix), Path(sys.argv[0]).absolute()
+    imported, copy = imported_source(), environment_of_another()
     if imported != ROOT / "src":
-        said = f"{environment} imports {imported or 'no src'}, not {ROOT / 'src'}"
+        said = f"{sys.prefix} imports {imported or 'no src'}, not {ROOT / 'src'}"
         yield Symptom.bad("code", said, AGAIN)
-    elif _is_of_another(environment) or _is_of_another(program.parent.parent):
-        copy = environment if _is_of_another(environment) else program.parent.parent
+    elif copy:
         mend = f"cd {shlex.quote(str(copy.parent))} && {AGAIN}"
         yield Symptom.bad("code", f"{copy} runs the code of {ROOT}", mend)
     else:
-        yield Symptom("code", f"{imported}")
-
-
-def _imported() -> Path | None:
-    """What `import src` finds, wherever it is done."""
-    command = [sys.executable, "-P", "-c", "import src; print(*src.__path__)"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    return Path(found.stdout.strip()).resolve() if found.returncode == 0 else None
-
-
-def _is_of_another(environment: Path) -> bool:
-    """A project's .venv, but not this one's; PYTHONPATH may say that it is meant."""
-    own, said = ROOT / ".venv", os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if environment.name != ".venv" or str(ROOT) in said:
-        return False
-    return not own.exists() or not own.samefile(environment)
+        yield Symptom("code", str(imported))
 
 
 def _packages() -> Iterator[Symptom]:
