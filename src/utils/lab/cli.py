@@ -27,10 +27,10 @@ def lab(context: typer.Context) -> None:
 
     RUN is an id or its beginning, a name of a run or study, latest or best; also model01/best, STUDY/7.
     """
-    from src.utils.lab.environment import environment_of_another
+    from src.utils.lab.environment import environment_of_copy
     from src.utils.layout import ROOT
 
-    copy = environment_of_another()
+    copy = environment_of_copy()
     if copy and context.invoked_subcommand != "doctor":
         mend = f"bash {copy.parent}/scripts/setup.sh makes it that folder's own"
         raise UserError(f"{copy} runs the code of {ROOT}, with its runs: {mend}")

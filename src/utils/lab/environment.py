@@ -8,18 +8,19 @@ from pathlib import Path
 from src.utils.layout import ROOT
 
 
-def environment_of_another() -> Path | None:
-    """The .venv of another folder that runs the code of this one, unless PYTHONPATH says so."""
-    if str(ROOT) in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+def environment_of_copy() -> Path | None:
+    """The .venv of a copy that runs the code of this folder, unless PYTHONPATH says so."""
+    typed = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    if ROOT in (Path(folder).resolve() for folder in typed):
         return None
-    program = Path(sys.argv[0]).absolute()
-    environments = (Path(sys.prefix), program.parent.parent)
-    return next((one for one in environments if one.name == ".venv" and not _is_ours(one)), None)
+    environments = (Path(sys.prefix), Path(sys.argv[0]).absolute().parent.parent)
+    return next((one for one in environments if _is_of_a_copy(one.parent)), None)
 
 
-def _is_ours(environment: Path) -> bool:
-    own = ROOT / ".venv"
-    return own.exists() and environment.exists() and own.samefile(environment)
+def _is_of_a_copy(folder: Path) -> bool:
+    """Another project like this one, not just any folder above it."""
+    here = Path(__file__).resolve().relative_to(ROOT)
+    return (folder / here).exists() and not folder.samefile(ROOT)
 
 
 def imported_source() -> Path | None:

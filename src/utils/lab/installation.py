@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.execution.provenance import packages
-from src.utils.lab.environment import environment_of_another, imported_source
+from src.utils.lab.environment import environment_of_copy, imported_source
 from src.utils.lab.symptom import Symptom
 from src.utils.layout import ROOT
 
@@ -46,7 +46,7 @@ def _python() -> Iterator[Symptom]:
 
 def _code() -> Iterator[Symptom]:
     """Whose code the programs of .venv run: in a copied project it may be the original's."""
-    imported, copy = imported_source(), environment_of_another()
+    imported, copy = imported_source(), environment_of_copy()
     if imported != ROOT / "src":
         said = f"{sys.prefix} imports {imported or 'no src'}, not {ROOT / 'src'}"
         yield Symptom.bad("code", said, AGAIN)
