@@ -9,7 +9,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset MLFLOW_RUN_ID MLFLOW_EXPERIMENT_ID
 case ${MLFLOW_TRACKING_URI:-} in *mlflow.db) unset MLFLOW_TRACKING_URI ;; esac
 
-command=(python "$1")
+python=.venv/bin/python
+[ -x "$python" ] || python=python # as in an environment of one's own
+command=("$python" "$1")
 shift
 while [ $# -gt 0 ]; do
     case $1 in

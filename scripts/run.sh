@@ -1,12 +1,23 @@
 #!/usr/bin/env bash
-# The worked example, from nothing to a scored model. Overrides go to the training:
+# The worked example, from nothing to a scored model. Overrides go to the last program, the training:
 #
 #     bash scripts/run.sh
 #     bash scripts/run.sh learning_rate=0.002
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# What is run, in this order: put your own programs here.
+programs=(src/dataset/dataset01/mnist.py src/feature/feature01/mnist_tensors.py src/model/model01/image_classifier_models.py)
+
+for program in "${programs[@]}"; do
+    [ -f "$program" ] && continue
+    echo "run: there is no $program: name the programs of this project in the line programs=(…) of scripts/run.sh" >&2
+    exit 2
+done
 bash scripts/setup.sh
 export PYTHONPATH=$PWD
-.venv/bin/python src/dataset/dataset01/mnist.py
-.venv/bin/python src/feature/feature01/mnist_tensors.py
-exec .venv/bin/python src/model/model01/image_classifier_models.py "$@"
+last=$((${#programs[@]} - 1))
+for program in "${programs[@]:0:last}"; do
+    .venv/bin/python "$program"
+done
+exec .venv/bin/python "${programs[last]}" "$@"

@@ -13,10 +13,14 @@ unfinished=logs/setup.unfinished # lies there while packages are written
 log=logs/setup.log
 
 signature() {
-    cat poetry.lock pyproject.toml scripts/setup.sh .venv/pyvenv.cfg 2>/dev/null | cksum
+    cat poetry.lock pyproject.toml scripts/setup.sh scripts/relocate.py .venv/pyvenv.cfg 2>/dev/null | cksum
     pwd
 }
-ready() { [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$(signature)" ]; }
+# Without PYTHONPATH and the working directory: what any program that runs in .venv imports.
+imports_this_folder() {
+    .venv/bin/python -I -c 'import os, sys, src; sys.exit(not os.path.samefile(src.__path__[0], "src"))' 2>/dev/null
+}
+ready() { [ "$(cat "$stamp" 2>/dev/null)" = "$(signature)" ] && imports_this_folder; }
 ready && exit 0
 
 fail() {
@@ -89,25 +93,18 @@ clear_half_made() {
     rm -rf .venv
 }
 
-# Programs in .venv/bin begin with the absolute path of their Python: when the folder was moved, write the new one,
-# in the form that allows for blanks.
-follow_move() {
-    local old
-    old=$(sed -n 2p "$stamp" 2>/dev/null)
-    [ -z "$old" ] || [ "$old" = "$PWD" ] || .venv/bin/python - "$old" "$PWD" <<'EOF'
-import sys
-from pathlib import Path
+# A copied project that has .venv as a link shares it with the original, and would take it over.
+refuse_shared() {
+    local owner
+    owner=$(sed -n 2p "$stamp" 2>/dev/null)
+    [ ! -L .venv ] || [ -z "$owner" ] || [ "$owner" = "$PWD" ] || [ ! .venv -ef "$owner/.venv" ] ||
+        fail ".venv is a link to that of $owner: remove the link (rm .venv) and call again"
+}
 
-old, new = (f"{root}/.venv".encode() for root in sys.argv[1:])
-head = b"""#!/bin/sh
-'''exec' '%s/bin/python' "$0" "$@"
-' '''
-"""
-for program in filter(Path.is_file, Path(".venv/bin").iterdir()):
-    text = program.read_bytes()
-    if old in text and b"\0" not in text:
-        program.write_bytes(text.replace(b"#!%s/bin/python\n" % old, head % new).replace(old, new))
-EOF
+# A moved or copied .venv belongs to another folder.
+relocate() {
+    .venv/bin/python -I scripts/relocate.py >>"$log" 2>&1 ||
+        fail "the paths in .venv can't be brought up to date: $(tail -n 1 "$log") (see $PWD/$log)"
 }
 
 make_private_poetry() {
@@ -186,13 +183,16 @@ find_python
 take_lock
 ready && exit 0
 trap interrupted INT TERM HUP
+refuse_shared
 clear_half_made
-follow_move
 rm -f "$stamp"
 : >"$log"
+[ ! -d .venv ] || relocate # before Poetry removes what other folders' paths name
 unset VIRTUAL_ENV CONDA_PREFIX # Poetry would install there
 export POETRY_VIRTUALENVS_CREATE=true POETRY_VIRTUALENVS_IN_PROJECT=true
 with_installed_poetry || with_private_poetry
+relocate
+imports_this_folder || fail "this project can't be imported from .venv: does pyproject.toml still say that src is a package?"
 step "[3/4] Bytecode" compile_bytecode
 [ ! -f src/utils/store/client.py ] || step "[4/4] MLflow store" .venv/bin/python -m src.utils.store.client ||
     fail "$(tail -n 1 "$log") (see $PWD/$log)"

@@ -31,12 +31,16 @@ def page(lab: Lab) -> Path:
     ],
 )
 def test_copies(bare: Lab, old: str, new: str, options: list[str]) -> None:
-    """Any stage's experiment is copied with its settings, and the diary has a place for it."""
+    """Any stage's experiment is copied with its settings, its docstrings name the copy, and the diary
+    has a place for it."""
     text = said(bare, "new", new.split("/")[1], *options, "--idea", "more of the same")
     for side in ("src", "config"):
-        assert tree(bare.root / side / new) == tree(bare.root / side / old)
+        renamed = tree(bare.root / side / old)
+        renamed = {name: text.replace(old.encode(), new.encode()) for name, text in renamed.items()}
+        assert tree(bare.root / side / new) == renamed
     program = next((bare.root / "src" / new).glob("*.py")).relative_to(bare.root)
     assert text.rstrip().endswith(f"python {program}")
+    assert f"python {program}\n" in (bare.root / program).read_text().split('"""')[1]
     written = page(bare).read_text()
     assert f"## {new}, from {old}" in written
     assert "more of the same" in written

@@ -18,7 +18,7 @@ def project(
     shutil.copy(ROOT / "MLproject", lab.root)
     settings = [part for one in (*TINY, *parameters) for part in ("-P", one)]
     command = (MLFLOW, "run", ".", "-e", entry, *settings, "--env-manager", "local")
-    path = {"PATH": f"{sys.prefix}/bin:/usr/bin:/bin", "PYTHONPATH": ""}
+    path = {"PATH": "/usr/bin:/bin", "PYTHONPATH": ""}  # the environment is not on it
     process = lab.start(*command, **path, **environment)
     out, err = process.communicate(timeout=240)
     return subprocess.CompletedProcess(command, process.returncode, out, err)

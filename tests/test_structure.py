@@ -180,3 +180,22 @@ def test_readme_commands_exist(readme: str) -> None:
     copies = re.compile(r"0[2-9]/")  # what a reader is about to make
     assert [path for path in named if not copies.search(path) and not (ROOT / path).exists()] == []
     assert len(text.splitlines()) < 200
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.ja.md"])
+def test_readme_makes_each_experiment_once(readme: str) -> None:
+    """Typed from top to bottom, no command of a README makes what one above it has made already."""
+    text = (ROOT / readme).read_text()
+    made = re.findall(r"cp -r src/model/model01 src/model/(\w+)|lab new (\w+)", text)
+    names = [copied or forked for copied, forked in made]
+    assert len(names) == len(set(names)) == 2
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.ja.md"])
+def test_readme_names_the_environment(readme: str) -> None:
+    """Every Python program is typed so that the environment's is called, with and without Poetry."""
+    text = (ROOT / readme).read_text()
+    console = "".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL))
+    commands = re.findall(r"^\$ (.*)$", console, re.MULTILINE)
+    assert not [command for command in commands if re.match(r"(python|lab|mlflow)\b", command)]
+    assert all(f"`.venv/bin/{program} …`" in text for program in ("python", "lab", "mlflow"))

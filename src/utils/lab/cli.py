@@ -11,7 +11,7 @@ from src.utils.errors import UserError, plain_errors
 
 import typer
 
-commands = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+commands = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer has no public name for it
 Reference = Annotated[
     str,
@@ -22,11 +22,18 @@ Reference = Annotated[
 
 
 @commands.callback()
-def lab() -> None:
+def lab(context: typer.Context) -> None:
     """Find, compare, keep and clear away the runs of this laboratory.
 
     RUN is an id or its beginning, a name of a run or study, latest or best; also model01/best, STUDY/7.
     """
+    from src.utils.lab.environment import environment_of_copy
+    from src.utils.layout import ROOT
+
+    copy = environment_of_copy()
+    if copy and context.invoked_subcommand != "doctor":
+        mend = f"bash {copy.parent}/scripts/setup.sh makes it that folder's own"
+        raise UserError(f"{copy} runs the code of {ROOT}, with its runs: {mend}")
 
 
 @commands.command()

@@ -24,11 +24,19 @@ def fork(source: Experiment, name: str) -> Experiment:
     try:
         for old, copy in ((source.source, new.source), (source.config, new.config)):
             shutil.copytree(old, copy, ignore=shutil.ignore_patterns("__pycache__"))
+            _rename(copy, source, new)
     except BaseException:
         for half in (new.source, new.config):
             shutil.rmtree(half, ignore_errors=True)
         raise
     return new
+
+
+def _rename(folder: Path, old: Experiment, new: Experiment) -> None:
+    """Docstrings and comments, such as the command at the head of a program, name the new experiment."""
+    for file in (*folder.rglob("*.py"), *folder.rglob("*.yaml")):
+        text = file.read_text()
+        file.write_text(re.sub(rf"\b{old}\b", str(new), text))
 
 
 def experiments() -> list[Experiment]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.execution.provenance import packages
+from src.utils.lab.environment import environment_of_copy, imported_source
 from src.utils.lab.symptom import Symptom
 from src.utils.layout import ROOT
 
@@ -23,6 +25,7 @@ AGAIN = "rm -f .venv/.jikken-ready && bash scripts/setup.sh"
 def check_installation() -> Iterator[Symptom]:
     """One after the other."""
     yield from _python()
+    yield from _code()
     yield from _packages()
     yield from _repository()
     yield from _gpus()
@@ -39,6 +42,19 @@ def _python() -> Iterator[Symptom]:
         yield Symptom("python", version)
     else:
         yield Symptom.bad("python", f"{version}, but {wanted} is needed", f"rm -r .venv && {AGAIN}")
+
+
+def _code() -> Iterator[Symptom]:
+    """Whose code the programs of .venv run: in a copied project it may be the original's."""
+    imported, copy = imported_source(), environment_of_copy()
+    if imported != ROOT / "src":
+        said = f"{sys.prefix} imports {imported or 'no src'}, not {ROOT / 'src'}"
+        yield Symptom.bad("code", said, AGAIN)
+    elif copy:
+        mend = f"cd {shlex.quote(str(copy.parent))} && {AGAIN}"
+        yield Symptom.bad("code", f"{copy} runs the code of {ROOT}", mend)
+    else:
+        yield Symptom("code", str(imported))
 
 
 def _packages() -> Iterator[Symptom]:
