@@ -4,24 +4,32 @@ Its settings are the mirror of its own folder: `src/model/model01/…py` reads `
 Nothing names the experiment, so a copied folder is a new one.
 """
 
-import re
+import atexit
+import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any, ClassVar, get_type_hints
 
+from src.utils.startup import Departure, Interrupts, keep_imports, pause_collector
+
+# From here on Ctrl-C ends the program without a traceback.
+# isort: split
 from src.utils.errors import UserError, plain_errors
-from src.utils.execution.composition import MISCOMPOSED, asks_question, asks_sweep, hydra_program
+from src.utils.execution.checks import check_hydra, check_inputs, check_output, check_store
+from src.utils.execution.command_line import CommandLine
+from src.utils.execution.composition import MISCOMPOSED, composed, hydra_program, miscomposed
+from src.utils.execution.failure import from_file, wrong_value
+from src.utils.execution.settings_class import settings_class
+from src.utils.execution.trainer_arguments import check_trainer_arguments, limit_epochs
 from src.utils.layout import ROOT, Experiment
-from src.utils.settings import Settings, as_text, unknown, validated
-from src.utils.startup import Departure, keep_imports, pause_collector
+from src.utils.settings import Settings, TrainingSettings, as_text, load_config, validated
+from src.utils.store.address import local_database
 from src.utils.sweep.trial import PRUNED, Pruned
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -32,44 +40,60 @@ Main = Callable[[Any, Any], Any]
 class Program:
     """An experiment's `main` as a command."""
 
+    made: ClassVar["Program | None"] = None
     running: ClassVar["Program | None"] = None
 
     def __init__(self, main: Main) -> None:
         self.main = main
         self.file = Path(main.__code__.co_filename)
         self.settings: type[Settings] = get_type_hints(main)["cfg"]
+        self.began = False
+        Program.made = self
 
     def __call__(self) -> None:
         """Reads the command line: one run, or with -m a sweep."""
         Program.running = self
-        sys.argv[1:] = [as_text(argument, self.settings) for argument in sys.argv[1:]]
         keep_imports()
-        with plain_errors(*MISCOMPOSED):
+        Interrupts.raised_again()
+        with plain_errors():
+            line = _typed(self.settings)
             try:
-                hydra_program(self.here, self.run)()
-            except ConfigCompositionException as error:
-                raise _named(error, self.settings) from None
+                hydra_program(self.here, self.run, line.asks_sweep)()
             except Exception as error:
-                raise error.with_traceback(
-                    _from_file(self.file, error.__traceback__)
-                ) from error.__cause__
+                raise self._told(error) from error.__cause__
         Departure.at_once = True
 
     def run(self, cfg: DictConfig) -> Any:
         """One execution with a composed config: what Hydra and its launchers call."""
         from src.utils.execution.stages import execute  # late: nothing before this needs MLflow
 
+        settings = typed_settings(self.here, self.settings, cfg)
         alone = HydraConfig.get().mode == RunMode.RUN  # else the sweep hears of errors
-        with plain_errors() if alone else nullcontext():
-            try:
-                return execute(self.here, self.main, self.check(cfg))
-            except Pruned:
-                return PRUNED
+        self.began = alone
+        try:
+            return execute(self.here, self.main, settings)
+        except Pruned:
+            return PRUNED
+        except Exception as error:
+            line = wrong_value(error, self.file) if alone else None
+            if line is None:
+                raise
+            print(f"error: {line}", file=sys.stderr)
+            sys.exit(1)
 
     def check(self, cfg: DictConfig) -> Settings:
         """The settings, typed; UserError where they are not what the experiment asks for."""
-        names = [str(name) for name in cfg if name != "hydra"]
-        return validated(self.settings, OmegaConf.masked_copy(cfg, names))
+        settings = typed_settings(self.here, self.settings, cfg)
+        if isinstance(settings, TrainingSettings):
+            check_trainer_arguments(settings.trainer)
+        check_store(self.here, getattr(settings, "resume_run", None))
+        return settings
+
+    def _told(self, error: Exception) -> Exception:
+        """As it is told at the terminal: a mistake in the settings, or a bug."""
+        if isinstance(error, MISCOMPOSED) and not self.began:
+            return miscomposed(error, self.here, list(self.settings.model_fields))
+        return error.with_traceback(from_file(self.file, error.__traceback__))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Launchers send it to other processes, which find it by its file."""
@@ -83,17 +107,41 @@ class Program:
         return here
 
 
+def typed_settings(here: Experiment, kind: type[Settings], cfg: DictConfig) -> Settings:
+    """The composed settings as `kind`; UserError where they can't be."""
+    _limit_epochs(here, cfg)
+    names = [str(name) for name in cfg if name != "hydra"]
+    settings = validated(kind, OmegaConf.masked_copy(cfg, names))
+    check_inputs(settings)
+    return settings
+
+
+def _limit_epochs(here: Experiment, cfg: DictConfig) -> None:
+    hydra = cfg.hydra if "hydra" in cfg else HydraConfig.get()
+    typed = {one.lstrip("+").split("=")[0] for one in hydra.overrides.task}
+    limit_epochs(cfg, typed, lambda: load_config(here.config / "config.yaml"))
+
+
 class CheckSettings(Callback):
     """Refuses bad settings before Hydra makes a folder."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        if Program.running is not None:
-            with plain_errors():
-                Program.running.check(config)
-                if config.get("resume"):
-                    raise UserError(
-                        "resume= goes on with a search: add -m; resume_run= goes on with a run"
-                    )
+        program = Program.running
+        if program is None:
+            return
+        with plain_errors():
+            try:
+                program.check(config)
+                _check_run(config)
+                check_output(config.hydra.run.dir)
+            except MISCOMPOSED as error:
+                raise program._told(error) from None
+
+
+def _check_run(config: DictConfig) -> None:
+    check_hydra(config.hydra)
+    if config.get("resume"):
+        raise UserError("resume= goes on with a search: add -m; resume_run= goes on with a run")
 
 
 def experiment(main: Main) -> Program:
@@ -123,47 +171,76 @@ def _program_in(module: ModuleType) -> Program:
     return next(value for value in vars(module).values() if isinstance(value, Program))
 
 
-def _named(error: ConfigCompositionException, settings: type[Settings]) -> Exception:
-    """An unknown key, with its nearest names, instead of Hydra's hint to add it."""
-    match = re.match(r"Could not override '(\w+)'", str(error))
-    if match:
-        return UserError(unknown(match[1], list(settings.model_fields)))
-    return error
+def _typed(kind: type[Settings] | None) -> CommandLine:
+    """What was typed, with texts in quotes where Hydra needs them."""
+    line = CommandLine.typed()
+    if kind is not None:
+        sys.argv[1:] = [as_text(argument, kind, line.asks_sweep) for argument in sys.argv[1:]]
+    return CommandLine.typed()
 
 
-def _from_file(file: Path, frames: TracebackType | None) -> TracebackType | None:
-    """A traceback that begins in the experiment, without Hydra's own frames."""
-    inner = frames.tb_next if frames else None  # the first is always the file: its last line
-    while inner and inner.tb_frame.f_code.co_filename != str(file):
-        inner = inner.tb_next
-    return inner or frames
+def _check_early(here: Experiment, kind: type[Settings] | None, line: CommandLine) -> None:
+    """Refuses what can be refused without the program: in half a second, instead of after torch."""
+    known = list((kind or TrainingSettings).model_fields)
+    try:
+        config = composed(here, line.one_run(), line.options.config_name or "config")
+    except Exception as error:  # Hydra raises anything for a command line that it did not expect
+        raise miscomposed(error, here, known) from None
+    try:
+        if not line.asks_sweep:
+            _check_run(config)
+        settings = typed_settings(here, kind, config) if kind else None
+    except MISCOMPOSED as error:
+        raise miscomposed(error, here, known) from None
+    if local_database() is not None:  # it takes no MLflow to read
+        check_store(here, getattr(settings, "resume_run", None))
 
 
-def _own_script() -> Experiment | None:
-    """The experiment whose program this process was started with."""
+def _answer(here: Experiment) -> None:
+    """`--help`, `--cfg` and shell completion, before torch is imported."""
+    try:
+        hydra_program(here, lambda cfg: None)()
+    except Exception as error:
+        raise miscomposed(error, here, list(TrainingSettings.model_fields)) from None
+    sys.exit()
+
+
+def _begin() -> None:
+    """What is done while the first line of a program is imported, before it imports torch."""
     script = getattr(sys.modules["__main__"], "__file__", None)
-    return Experiment.of(script) if script else None
-
-
-def _answer_questions() -> None:
-    """`--help`, `--cfg` and shell completion are answered while the experiment's first line is
-    imported: before torch, in a fraction of a second."""
-    here = _own_script()
-    if here is not None and asks_question(sys.argv[1:]):
-        with plain_errors(*MISCOMPOSED):
-            hydra_program(here, lambda cfg: None)()
-        sys.exit()
-
-
-def _warm_up() -> None:
-    """A sweep's fork server imports torch while the sweep itself still does."""
-    if asks_sweep(sys.argv[1:]) and _own_script() is not None:
+    here = Experiment.of(script) if script else None
+    if script is None or here is None:
+        return
+    with plain_errors():
+        if CommandLine.typed().asks_question:
+            _answer(here)
+        kind = settings_class(Path(script))
+        line = _typed(kind)
+        if line.is_usual:
+            _check_early(here, kind, line)
+    atexit.register(_tell_if_never_called, script)
+    if sys.stderr.isatty():
+        print(f"{here}: importing …", file=sys.stderr)
+    pause_collector()
+    if line.asks_sweep:
         from src.utils.sweep.launcher import start_server
 
-        start_server()
+        start_server()  # it imports torch while this process still does
 
 
-_answer_questions()
-if _own_script() is not None:
-    pause_collector()
-_warm_up()
+def _tell_if_never_called(script: str) -> None:
+    made = Program.made
+    if made is None or Program.running is not None or hasattr(sys, "last_value"):
+        return
+    if made.file.resolve() == Path(script).resolve():
+        name = made.main.__name__
+        print(
+            f"error: {made.file.name} never calls {name}: its last lines should be "
+            f'`if __name__ == "__main__":` and `    {name}()`',
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)
+
+
+_begin()

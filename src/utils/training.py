@@ -11,6 +11,7 @@ from src.utils.callbacks.logger import RunLogger
 from src.utils.callbacks.loss import StepLoss
 from src.utils.callbacks.profiler import NoProfiler
 from src.utils.callbacks.progress import Progress
+from src.utils.execution.trainer_arguments import trainer_arguments
 from src.utils.layout import LOGS
 from src.utils.run import Run
 from src.utils.settings import TrainingSettings
@@ -26,6 +27,8 @@ warnings.filterwarnings("ignore", "The number of training batches .* is smaller 
 warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers")  # in memory
 
 
+# What is Lightning's own unless `trainer` says otherwise: its bar, tables and checks
+OURS = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
 LAST: dict[str, Any] = {"enable_version_counter": False}  # always the same file, last.ckpt
 
 
@@ -39,8 +42,9 @@ def tracked_trainer(
     """A trainer whose metrics and checkpoints belong to `run`; `monitor` says which epoch is best."""
     if run.leads:
         run.tag({"monitor": f"{monitor} {mode}"})  # what leaderboards sort by
+    ours = {"profiler": NoProfiler(), **OURS}
     return pl.Trainer(
-        **{"profiler": NoProfiler(), **cfg.trainer},
+        **{**ours, **trainer_arguments(cfg.trainer)},
         logger=RunLogger(run),
         callbacks=[
             ModelCheckpoint(
@@ -51,17 +55,14 @@ def tracked_trainer(
             LearningRateMonitor(logging_interval="step"),
             NameModel(run),
             *([FirstWeights(run.weights_from)] if run.weights_from else []),
-            StepLoss(run, cfg.trainer["log_every_n_steps"]),
+            StepLoss(run, cfg.trainer.get("log_every_n_steps", 50)),
             Continuity(run),
-            Progress(),
+            Progress(bar="enable_progress_bar" not in cfg.trainer),
             Interruption(run),
             *_pruning(run, monitor),
             *callbacks,
         ],
         default_root_dir=LOGS / "lightning",
-        enable_progress_bar=False,  # ours
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
     )
 
 
