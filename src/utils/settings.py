@@ -134,7 +134,7 @@ def load_config(file: Path) -> DictConfig:
 
 def unknown(key: str, known: list[str]) -> str:
     """«not a setting», with the nearest names there are."""
-    near = get_close_matches(key, known, n=3)
+    near = get_close_matches(key, known, n=2)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
     return f"{key} is not a setting: {hint}"
 
@@ -148,7 +148,15 @@ def _problem(error: dict[str, Any], kind: type[Settings]) -> str:
     expected = error["msg"]
     for prefix in ("Input ", "String ", "List ", "Value error, "):
         expected = expected.removeprefix(prefix)
-    example = f", as in {key}=[{error['input']}]" if error["type"] == "list_type" else ""
-    value = str(error["input"])
-    shown = value if len(value) <= 100 else f"{value[:100]}…"
-    return f"{key}={shown} is refused: it {expected}{example}"
+    if error["type"] == "int_parsing_size":
+        expected = f"should be at most {LARGEST}"
+    if error["type"] == "list_type" and isinstance(error["input"], str):
+        expected += f", as in {key}=[{error['input'] or 'one,two'}]"
+    return f"{key}={as_typed(error['input'])} is refused: it {expected}"
+
+
+def as_typed(value: Any) -> str:
+    """A value as it is typed on the command line; of a long one the beginning."""
+    typed = {None: "null", True: "true", False: "false"}
+    text = typed[value] if value is None or isinstance(value, bool) else str(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"

@@ -10,13 +10,13 @@ from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.layout import DATA, ROOT, Experiment
-from src.utils.settings import Settings
+from src.utils.settings import Settings, as_typed
 from src.utils.store.address import local_database
 from src.utils.store.finding import find
 
 from omegaconf import DictConfig, OmegaConf
 
-NAME = re.compile(r"\w[\w.-]*")
+NAME = re.compile(r"\w[\w.-]{,99}")
 
 
 def check_inputs(settings: Settings) -> None:
@@ -36,20 +36,22 @@ def _check_input(stage: str, name: str) -> None:
     near = get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise UserError(
-        f"{stage}={name} is refused: src/{stage} has {', '.join(known) or 'none yet'}{hint}"
+        f"{stage}={as_typed(name)} is refused: src/{stage} has {', '.join(known) or 'none yet'}{hint}"
     )
 
 
 def check_hydra(hydra: DictConfig) -> None:
     """UserError for settings of Hydra's own that it would fail on later, or leave files behind."""
     verbose = hydra.verbose
-    if not isinstance(verbose, bool | str) and not OmegaConf.is_list(verbose):
+    names = verbose if OmegaConf.is_list(verbose) else [verbose]
+    if not isinstance(verbose, bool) and not all(isinstance(name, str) for name in names):
         raise UserError(
             f"hydra.verbose={verbose} is refused: it should be true, false or loggers' names"
         )
     if hydra.output_subdir != ".hydra":
         raise UserError(
-            f"hydra.output_subdir={hydra.output_subdir} is refused: a run keeps its settings from .hydra"
+            f"hydra.output_subdir={as_typed(hydra.output_subdir)} is refused: it should be .hydra, "
+            "from where a run keeps its settings"
         )
     for name in ("job_logging", "hydra_logging"):
         logs = OmegaConf.to_container(hydra[name]) or {}

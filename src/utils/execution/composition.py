@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import warnings
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -58,9 +59,13 @@ def hydra_program(
 
 
 def composed(here: Experiment, overrides: list[str], name: str = "config") -> DictConfig:
-    """The settings of one run, with Hydra's own."""
+    """The settings of one run, with Hydra's own. A folder to search that isn't there is an error."""
     _register(here)
-    with initialize_config_dir(str(here.config), job_name=str(here)):
+    with (
+        warnings.catch_warnings(),
+        initialize_config_dir(str(here.config), job_name=str(here)),
+    ):
+        warnings.filterwarnings("error", ".* is not available", UserWarning)
         return compose(name, overrides, return_hydra_config=True)
 
 
@@ -96,6 +101,8 @@ def miscomposed(error: Exception, here: Experiment, known: list[str]) -> UserErr
     if not parent and key in known:
         return UserError(f"{key} is not in the settings that were composed: +{key}=… adds it")
     names = known if not parent else _names_in(here, parent)
+    if not names:
+        return UserError(_explained(error))
     return UserError(unknown(match[1], [f"{parent}.{name}".lstrip(".") for name in names]))
 
 

@@ -83,6 +83,12 @@ def _batches(value: Any) -> Any:
     return value
 
 
+def _yes_no_or_warn(value: Any) -> Any:
+    if value is not None and not isinstance(value, bool) and value != "warn":
+        raise ValueError("should be true, false or warn")
+    return value
+
+
 def _is_number(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and math.isfinite(value) and value >= 0
@@ -123,6 +129,7 @@ class TrainerArguments(TypedDict, total=False):
     num_nodes: PositiveInt
     enable_progress_bar: bool | None
     enable_model_summary: bool | None
+    deterministic: Annotated[Any, AfterValidator(_yes_no_or_warn)]
     benchmark: bool | None
     inference_mode: bool
     use_distributed_sampler: bool
@@ -205,7 +212,8 @@ def check_trainer_arguments(trainer: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         alone = _refusal({name: value})
         if alone is not None:
-            raise UserError(f"trainer.{name}={value} is refused: {alone}")
+            typed = "null" if value is None else value
+            raise UserError(f"trainer.{name}={typed} is refused: {alone}")
     raise UserError(f"these trainer arguments don't go together: {refusal}")
 
 
