@@ -18,21 +18,21 @@ from src.utils.startup import Departure, Interrupts, keep_imports, pause_collect
 # From here on Ctrl-C ends the program without a traceback.
 # isort: split
 from src.utils.errors import UserError, plain_errors
-from src.utils.execution.checks import check_hydra, check_inputs, check_output, check_store
+from src.utils.execution.checks import check_output, check_store
 from src.utils.execution.command_line import CommandLine
-from src.utils.execution.composition import MISCOMPOSED, composed, hydra_program, miscomposed
+from src.utils.execution.composition import MISCOMPOSED, hydra_program, miscomposed
+from src.utils.execution.early import answer, check_early, check_run, typed_line, typed_settings
 from src.utils.execution.failure import from_file, wrong_value
 from src.utils.execution.settings_class import settings_class
-from src.utils.execution.trainer_arguments import check_trainer_arguments, limit_epochs
+from src.utils.execution.trainer_arguments import check_trainer_arguments
 from src.utils.layout import ROOT, Experiment
-from src.utils.settings import Settings, TrainingSettings, as_text, load_config, validated
-from src.utils.store.address import local_database
+from src.utils.settings import Settings, TrainingSettings
 from src.utils.sweep.trial import PRUNED, Pruned
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 Main = Callable[[Any, Any], Any]
 
@@ -56,7 +56,7 @@ class Program:
         keep_imports()
         Interrupts.raised_again()
         with plain_errors():
-            line = _typed(self.settings)
+            line = typed_line(self.settings)
             try:
                 hydra_program(self.here, self.run, line.asks_sweep)()
             except Exception as error:
@@ -107,21 +107,6 @@ class Program:
         return here
 
 
-def typed_settings(here: Experiment, kind: type[Settings], cfg: DictConfig) -> Settings:
-    """The composed settings as `kind`; UserError where they can't be."""
-    _limit_epochs(here, cfg)
-    names = [str(name) for name in cfg if name != "hydra"]
-    settings = validated(kind, OmegaConf.masked_copy(cfg, names))
-    check_inputs(settings)
-    return settings
-
-
-def _limit_epochs(here: Experiment, cfg: DictConfig) -> None:
-    hydra = cfg.hydra if "hydra" in cfg else HydraConfig.get()
-    typed = {one.lstrip("+").split("=")[0] for one in hydra.overrides.task}
-    limit_epochs(cfg, typed, lambda: load_config(here.config / "config.yaml"))
-
-
 class CheckSettings(Callback):
     """Refuses bad settings before Hydra makes a folder."""
 
@@ -132,16 +117,10 @@ class CheckSettings(Callback):
         with plain_errors():
             try:
                 program.check(config)
-                _check_run(config)
+                check_run(config)
                 check_output(config.hydra.run.dir)
             except MISCOMPOSED as error:
                 raise program._told(error) from None
-
-
-def _check_run(config: DictConfig) -> None:
-    check_hydra(config.hydra)
-    if config.get("resume"):
-        raise UserError("resume= goes on with a search: add -m; resume_run= goes on with a run")
 
 
 def experiment(main: Main) -> Program:
@@ -171,40 +150,6 @@ def _program_in(module: ModuleType) -> Program:
     return next(value for value in vars(module).values() if isinstance(value, Program))
 
 
-def _typed(kind: type[Settings] | None) -> CommandLine:
-    """What was typed, with texts in quotes where Hydra needs them."""
-    line = CommandLine.typed()
-    if kind is not None:
-        sys.argv[1:] = [as_text(argument, kind, line.asks_sweep) for argument in sys.argv[1:]]
-    return CommandLine.typed()
-
-
-def _check_early(here: Experiment, kind: type[Settings] | None, line: CommandLine) -> None:
-    """Refuses what can be refused without the program: in half a second, instead of after torch."""
-    known = list((kind or TrainingSettings).model_fields)
-    try:
-        config = composed(here, line.one_run(), line.options.config_name or "config")
-    except Exception as error:  # Hydra raises anything for a command line that it did not expect
-        raise miscomposed(error, here, known) from None
-    try:
-        if not line.asks_sweep:
-            _check_run(config)
-        settings = typed_settings(here, kind, config) if kind else None
-    except MISCOMPOSED as error:
-        raise miscomposed(error, here, known) from None
-    if local_database() is not None:  # it takes no MLflow to read
-        check_store(here, getattr(settings, "resume_run", None))
-
-
-def _answer(here: Experiment) -> None:
-    """`--help`, `--cfg` and shell completion, before torch is imported."""
-    try:
-        hydra_program(here, lambda cfg: None)()
-    except Exception as error:
-        raise miscomposed(error, here, list(TrainingSettings.model_fields)) from None
-    sys.exit()
-
-
 def _begin() -> None:
     """What is done while the first line of a program is imported, before it imports torch."""
     script = getattr(sys.modules["__main__"], "__file__", None)
@@ -213,13 +158,13 @@ def _begin() -> None:
         return
     with plain_errors():
         if CommandLine.typed().asks_question:
-            _answer(here)
+            answer(here)
         kind = settings_class(Path(script))
-        line = _typed(kind)
+        line = typed_line(kind)
         if line.is_usual:
-            _check_early(here, kind, line)
+            check_early(here, kind, line)
     atexit.register(_tell_if_never_called, script)
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and "LOCAL_RANK" not in os.environ:  # one of several processes is enough
         print(f"{here}: importing …", file=sys.stderr)
     pause_collector()
     if line.asks_sweep:
