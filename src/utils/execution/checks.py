@@ -40,8 +40,9 @@ def _check_input(stage: str, name: str) -> None:
     )
 
 
-def check_hydra(hydra: DictConfig) -> None:
+def check_hydra(config: DictConfig) -> None:
     """UserError for settings of Hydra's own that it would fail on later, or leave files behind."""
+    hydra = config.hydra
     verbose = hydra.verbose
     names = verbose if OmegaConf.is_list(verbose) else [verbose]
     if not isinstance(verbose, bool) and not all(isinstance(name, str) for name in names):

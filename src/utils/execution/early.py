@@ -35,7 +35,7 @@ def _limit_epochs(here: Experiment, cfg: DictConfig) -> None:
 
 
 def check_run(config: DictConfig) -> None:
-    check_hydra(config.hydra)
+    check_hydra(config)
     if config.get("resume"):
         raise UserError("resume= goes on with a search: add -m; resume_run= goes on with a run")
 
@@ -56,8 +56,7 @@ def check_early(here: Experiment, kind: type[Settings] | None, line: CommandLine
     except Exception as error:  # Hydra raises anything for a command line that it did not expect
         raise miscomposed(error, here, known) from None
     try:
-        if not line.asks_sweep:
-            check_run(config)
+        (check_hydra if line.asks_sweep else check_run)(config)
         settings = typed_settings(here, kind, config) if kind else None
     except MISCOMPOSED as error:
         raise miscomposed(error, here, known) from None
