@@ -11,7 +11,8 @@ from conftest import DATASET, MODEL, ROOT, Lab
 # What people typed that ended in a traceback, in a failed run, or left files behind.
 KNOWN = """
 =1 | hydra=1 | -sc | --run --multirun | --resolve | --cfg job -m | --multi hidden=x,8
-hydra.mode=MULTIRUN hidden=x | hydra.mode=BOTH | hydra.job_logging.root.level=LOUD | hydra.verbose=3 | -m hydra.verbose=null
+hydra.mode=MULTIRUN hidden=x | hydra.mode=BOTH | hydra.job_logging.root.level=LOUD | hydra.verbose=3
+-m hydra.verbose=null | hydra.verbose=[[]]
 hydra.run.dir=/proc/nope | hydra.output_subdir=null | hydra.output_subdir=x
 hydra.sweeper.n_trials=abc | -m hidden=8,9 hydra.sweeper.n_trial=3 | -m hidden=x,8
 note=${foo} | note=${nope:} | note=${seed | tags=baseline | tags=[a+b] | tags=null
