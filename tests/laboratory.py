@@ -64,6 +64,6 @@ def live(place: Lab) -> None:
     program.write_text(f"{clean}\n# a change that was not committed\n")
     place.done(MODEL, *QUICK, "learning_rate=0.01", "note=faster")
     program.write_text(clean)
-    assert place.run(MODEL, *QUICK, "trainer.precision=nonsense", "note=doomed").returncode == 1
+    assert place.run(MODEL, *QUICK, "hidden=9000000000000", "note=doomed").returncode == 1
     search = ["learning_rate=interval(0.001,0.002)", "hydra.sweeper.n_trials=3"]
     place.done(MODEL, *QUICK, "-m", *search, "hydra.sweeper.n_jobs=2", "note=search")

@@ -1,9 +1,10 @@
 """The command line: quick answers, early refusals, the same from everywhere."""
 
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import DATASET, FEATURE, MODEL, QUICK, Lab
+from conftest import DATASET, FEATURE, MODEL, QUICK, Lab, free_port
 
 SLOW = ("torch", "mlflow", "pytorch_lightning", "matplotlib", "pandas", "sklearn", "optuna")
 QUESTIONS = {
@@ -63,6 +64,78 @@ def test_refusals(lab: Lab, program: str, overrides: str) -> None:
     assert refused.stderr.count("\n") == 1
     assert [said for said in REFUSALS[program, overrides] if said not in refused.stderr] == []
     assert lab.files() == before
+
+
+@pytest.mark.parametrize("typed", ["learning_rate=abc", "trainer.max_epoch=3", "-m hidden=x,8"])
+def test_refusals_are_cheap(clone: Lab, typed: str) -> None:
+    """A wrong key, value or argument of the Trainer is refused before anything slow is imported."""
+    process = clone.start(sys.executable, "-X", "importtime", clone.root / MODEL, *typed.split())
+    out, err = process.communicate(timeout=240)
+    modules = {
+        line.split("|")[-1].strip() for line in err.splitlines() if line.startswith("import")
+    }
+    assert "error: " in err and not out
+    assert "hydra" in modules
+    assert not modules & set(SLOW)
+
+
+def test_nothing_is_written(bare: Lab) -> None:
+    """What only a store can tell is asked before a folder is made."""
+    before = bare.files()
+    nowhere = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
+    for refused in (bare.run(MODEL, "resume_run=deadbeef"), bare.run(MODEL, **nowhere)):
+        assert refused.returncode == 2, refused.stderr
+        assert refused.stderr.startswith("error: ")
+        assert refused.stderr.count("\n") == 1
+    assert bare.files() == before
+
+
+def test_last_lines(bare: Lab) -> None:
+    """A program that never calls its main says so."""
+    program = bare.root / FEATURE
+    program.write_text(program.read_text().replace("    main()", "    pass"))
+    silent = bare.run(FEATURE)
+    assert (silent.returncode, silent.stdout) == (2, "")
+    assert "never calls main" in silent.stderr
+
+
+def test_interrupted_imports(bare: Lab) -> None:
+    """Ctrl-C while a program is imported ends it at once, in one line."""
+    program = bare.root / FEATURE
+    begin = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport numpy as np\n"
+    program.write_text(program.read_text().replace("import numpy as np\n", begin))
+    interrupted = bare.run(FEATURE)
+    assert interrupted.returncode == 130
+    assert interrupted.stderr == "interrupted before it began\n"
+
+
+def test_trainer_arguments(fresh: Lab) -> None:
+    """Any argument of the Trainer works in a tracked run; max_steps alone says where it ends."""
+    *quick, epochs = [one for one in QUICK if "max_epochs" not in one] + ["+trainer.max_steps=120"]
+    more = [
+        *("+trainer.num_sanity_val_steps=2", "+trainer.enable_model_summary=true"),
+        *("+trainer.enable_progress_bar=true", "+trainer.callbacks=[]", "+trainer.logger=true"),
+    ]
+    fresh.done(MODEL, *quick, epochs, *more)
+    run = fresh.newest()
+    assert run.data.params["trainer.max_epochs"] == "-1"
+    assert fresh.history(run, "train_loss_step")[-1][0] >= 118
+    fresh.done(MODEL, *quick, "+trainer.fast_dev_run=2")
+    run = fresh.newest()
+    assert "test_acc" in run.data.metrics
+    assert len(fresh.history(run, "train_loss_step")) == 2
+    assert any((fresh.artifacts(run) / "checkpoints").glob("*.ckpt"))
+
+
+def test_a_wrong_value_that_is_found_late(fresh: Lab) -> None:
+    """What a library refuses while the model is made is one line, with the line that asked for it."""
+    failed = fresh.run(MODEL, *QUICK, "hidden=9000000000000")
+    assert failed.returncode == 1
+    assert failed.stderr.count("\n") == 1, failed.stderr
+    assert "error: RuntimeError: " in failed.stderr
+    assert "image_classifier_models.py:" in failed.stderr
+    written = failed.stderr.split("the whole traceback: ")[1].strip().rstrip(")")
+    assert "Traceback" in (fresh.root / written).read_text()
 
 
 @pytest.mark.parametrize("question", ["", "--cfg=job", "--multirun"])

@@ -37,7 +37,7 @@ def test_facts(changeable: Lab) -> None:
     accuracies = {run.info.run_id[:8]: run.data.metrics.get("val_acc", 0.0) for run in done}
     assert accuracies[best[1]] == max(accuracies.values())
     for part in (
-        *(f"- failed: {runs['doomed'].info.run_id[:8]}", "nonsense"),
+        *(f"- failed: {runs['doomed'].info.run_id[:8]}", "allocate"),
         *(f"- sweep {runs['study'].info.run_name}: «search» 3 trials", "over learning_rate"),
     ):
         assert part in text

@@ -247,7 +247,9 @@ def test_diff(laboratory: Lab) -> None:
     assert "the same: data, commit, packages, machine" in text
     assert "hidden" not in text
     assert any(
-        row[0] == "…/model01/digit_classifier.py" and row[1:3] == ["+2", "-0"] for row in rows if row
+        row[0] == "…/model01/digit_classifier.py" and row[1:3] == ["+2", "-0"]
+        for row in rows
+        if row
     )
     same = ("settings", "data", "commit", "uncommitted changes", "packages", "machine", "metrics")
     nothing = said(laboratory, "diff", runs["faster"].info.run_id, runs["faster"].info.run_id)

@@ -4,27 +4,35 @@ Its settings are the mirror of its own folder: `src/model/model01/…py` reads `
 Nothing names the experiment, so a copied folder is a new one.
 """
 
-import re
+import atexit
+import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any, ClassVar, get_type_hints
 
+from src.utils.startup import Departure, Interrupts, keep_imports, pause_collector
+
+# From here on Ctrl-C ends the program without a traceback.
+# isort: split
 from src.utils.errors import UserError, plain_errors
-from src.utils.execution.composition import MISCOMPOSED, asks_question, asks_sweep, hydra_program
+from src.utils.execution.checks import check_output, check_store
+from src.utils.execution.command_line import CommandLine
+from src.utils.execution.composition import MISCOMPOSED, hydra_program, miscomposed
+from src.utils.execution.early import answer, check_early, check_run, typed_line, typed_settings
+from src.utils.execution.failure import from_file, wrong_value
+from src.utils.execution.settings_class import settings_class
+from src.utils.execution.trainer_arguments import check_trainer_arguments
 from src.utils.layout import ROOT, Experiment
-from src.utils.settings import Settings, as_text, unknown, validated
-from src.utils.startup import Departure, keep_imports, pause_collector
+from src.utils.settings import Settings, TrainingSettings
 from src.utils.sweep.trial import PRUNED, Pruned
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 Main = Callable[[Any, Any], Any]
 
@@ -32,44 +40,60 @@ Main = Callable[[Any, Any], Any]
 class Program:
     """An experiment's `main` as a command."""
 
+    made: ClassVar["Program | None"] = None
     running: ClassVar["Program | None"] = None
 
     def __init__(self, main: Main) -> None:
         self.main = main
         self.file = Path(main.__code__.co_filename)
         self.settings: type[Settings] = get_type_hints(main)["cfg"]
+        self.began = False
+        Program.made = self
 
     def __call__(self) -> None:
         """Reads the command line: one run, or with -m a sweep."""
         Program.running = self
-        sys.argv[1:] = [as_text(argument, self.settings) for argument in sys.argv[1:]]
         keep_imports()
-        with plain_errors(*MISCOMPOSED):
+        Interrupts.raised_again()
+        with plain_errors():
+            line = typed_line(self.settings)
             try:
-                hydra_program(self.here, self.run)()
-            except ConfigCompositionException as error:
-                raise _named(error, self.settings) from None
+                hydra_program(self.here, self.run, line.asks_sweep)()
             except Exception as error:
-                raise error.with_traceback(
-                    _from_file(self.file, error.__traceback__)
-                ) from error.__cause__
+                raise self._told(error) from error.__cause__
         Departure.at_once = True
 
     def run(self, cfg: DictConfig) -> Any:
         """One execution with a composed config: what Hydra and its launchers call."""
         from src.utils.execution.stages import execute  # late: nothing before this needs MLflow
 
+        settings = typed_settings(self.here, self.settings, cfg)
         alone = HydraConfig.get().mode == RunMode.RUN  # else the sweep hears of errors
-        with plain_errors() if alone else nullcontext():
-            try:
-                return execute(self.here, self.main, self.check(cfg))
-            except Pruned:
-                return PRUNED
+        self.began = alone
+        try:
+            return execute(self.here, self.main, settings)
+        except Pruned:
+            return PRUNED
+        except Exception as error:
+            line = wrong_value(error, self.file) if alone else None
+            if line is None:
+                raise
+            print(f"error: {line}", file=sys.stderr)
+            sys.exit(1)
 
     def check(self, cfg: DictConfig) -> Settings:
         """The settings, typed; UserError where they are not what the experiment asks for."""
-        names = [str(name) for name in cfg if name != "hydra"]
-        return validated(self.settings, OmegaConf.masked_copy(cfg, names))
+        settings = typed_settings(self.here, self.settings, cfg)
+        if isinstance(settings, TrainingSettings):
+            check_trainer_arguments(settings.trainer)
+        check_store(self.here, getattr(settings, "resume_run", None))
+        return settings
+
+    def _told(self, error: Exception) -> Exception:
+        """As it is told at the terminal: a mistake in the settings, or a bug."""
+        if isinstance(error, MISCOMPOSED) and not self.began:
+            return miscomposed(error, self.here, list(self.settings.model_fields))
+        return error.with_traceback(from_file(self.file, error.__traceback__))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Launchers send it to other processes, which find it by its file."""
@@ -87,13 +111,16 @@ class CheckSettings(Callback):
     """Refuses bad settings before Hydra makes a folder."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        if Program.running is not None:
-            with plain_errors():
-                Program.running.check(config)
-                if config.get("resume"):
-                    raise UserError(
-                        "resume= goes on with a search: add -m; resume_run= goes on with a run"
-                    )
+        program = Program.running
+        if program is None:
+            return
+        with plain_errors():
+            try:
+                program.check(config)
+                check_run(config)
+                check_output(config.hydra.run.dir)
+            except MISCOMPOSED as error:
+                raise program._told(error) from None
 
 
 def experiment(main: Main) -> Program:
@@ -123,47 +150,42 @@ def _program_in(module: ModuleType) -> Program:
     return next(value for value in vars(module).values() if isinstance(value, Program))
 
 
-def _named(error: ConfigCompositionException, settings: type[Settings]) -> Exception:
-    """An unknown key, with its nearest names, instead of Hydra's hint to add it."""
-    match = re.match(r"Could not override '(\w+)'", str(error))
-    if match:
-        return UserError(unknown(match[1], list(settings.model_fields)))
-    return error
-
-
-def _from_file(file: Path, frames: TracebackType | None) -> TracebackType | None:
-    """A traceback that begins in the experiment, without Hydra's own frames."""
-    inner = frames.tb_next if frames else None  # the first is always the file: its last line
-    while inner and inner.tb_frame.f_code.co_filename != str(file):
-        inner = inner.tb_next
-    return inner or frames
-
-
-def _own_script() -> Experiment | None:
-    """The experiment whose program this process was started with."""
+def _begin() -> None:
+    """What is done while the first line of a program is imported, before it imports torch."""
     script = getattr(sys.modules["__main__"], "__file__", None)
-    return Experiment.of(script) if script else None
-
-
-def _answer_questions() -> None:
-    """`--help`, `--cfg` and shell completion are answered while the experiment's first line is
-    imported: before torch, in a fraction of a second."""
-    here = _own_script()
-    if here is not None and asks_question(sys.argv[1:]):
-        with plain_errors(*MISCOMPOSED):
-            hydra_program(here, lambda cfg: None)()
-        sys.exit()
-
-
-def _warm_up() -> None:
-    """A sweep's fork server imports torch while the sweep itself still does."""
-    if asks_sweep(sys.argv[1:]) and _own_script() is not None:
+    here = Experiment.of(script) if script else None
+    if script is None or here is None:
+        return
+    with plain_errors():
+        if CommandLine.typed().asks_question:
+            answer(here)
+        kind = settings_class(Path(script))
+        line = typed_line(kind)
+        if line.is_usual:
+            check_early(here, kind, line)
+    atexit.register(_tell_if_never_called, script)
+    if sys.stderr.isatty() and "LOCAL_RANK" not in os.environ:  # one of several processes is enough
+        print(f"{here}: importing …", file=sys.stderr)
+    pause_collector()
+    if line.asks_sweep:
         from src.utils.sweep.launcher import start_server
 
-        start_server()
+        start_server()  # it imports torch while this process still does
 
 
-_answer_questions()
-if _own_script() is not None:
-    pause_collector()
-_warm_up()
+def _tell_if_never_called(script: str) -> None:
+    made = Program.made
+    if made is None or Program.running is not None or hasattr(sys, "last_value"):
+        return
+    if made.file.resolve() == Path(script).resolve():
+        name = made.main.__name__
+        print(
+            f"error: {made.file.name} never calls {name}: its last lines should be "
+            f'`if __name__ == "__main__":` and `    {name}()`',
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)
+
+
+_begin()

@@ -16,7 +16,7 @@ from src.utils.execution.metrics import MetricBuffer
 from src.utils.execution.monitor import system_metrics
 from src.utils.execution.process import FOLLOWED, follows, this_process
 from src.utils.execution.record import record, record_settings
-from src.utils.layout import LOGS, ROOT, Experiment
+from src.utils.layout import LOGS, ROOT, Experiment, near
 from src.utils.settings import Settings
 from src.utils.store.client import experiment_id, local_store, open_store
 from src.utils.sweep.trial import Pruned, TrialLink
@@ -192,7 +192,9 @@ def tracked(
             status = "KILLED"
             raise SystemExit(128 + (run.ended_by or signal.SIGINT)) from None
         (run.folder / "logs").mkdir(exist_ok=True)
-        (run.folder / "logs" / "traceback.txt").write_text(traceback.format_exc())
+        written = run.folder / "logs" / "traceback.txt"
+        written.write_text(traceback.format_exc())
+        error.add_note(f"the whole traceback: {near(written)}")
         raise
     finally:
         del os.environ[FOLLOWED]

@@ -7,21 +7,42 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from src.utils.errors import UserError
+from src.utils.execution.trainer_arguments import (
+    NO_LIMIT,
+    TrainerArguments,
+    check_names,
+    has_other_limit,
+)
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-NUMBER = re.compile(r"[+-]?[\d_.]+(e[+-]?[\d_]+)?", re.IGNORECASE)
+PLAIN = re.compile(r"[A-Za-z_/-][\w/-]*")  # a text for Hydra, too, unless it is one of its words
+WORDS = {"true", "false", "null", "nan", "inf"}
+LARGEST = 2**63 - 1  # what torch, NumPy and every database take
 
 
 class Settings(BaseModel):
     """What every experiment has; values in config/utils/settings.yaml."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False
+    )
 
-    seed: NonNegativeInt
+    seed: Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes
     note: str
-    tags: list[Annotated[str, Field(pattern=r"^[\w /.:-]+$")]]  # what MLflow takes in a name
+    tags: list[Annotated[str, Field(pattern=r"^[\w /.:-]+$", max_length=200)]]  # MLflow's names
 
 
 class StageSettings(Settings):
@@ -33,13 +54,20 @@ class StageSettings(Settings):
 class TrainingSettings(Settings):
     """What every model has; values in config/utils/training.yaml."""
 
-    max_epochs: PositiveInt
+    trainer: TrainerArguments  # before max_epochs, which depends on it
+    max_epochs: int
     checkpoint_every: PositiveInt | None
     compile: bool
     resume: str | None
     resume_run: str | None
     fork: bool
-    trainer: dict[str, Any]
+
+    @field_validator("max_epochs")
+    @classmethod
+    def _ends(cls, value: int, info: ValidationInfo) -> int:
+        if value < 1 and not (value == -1 and has_other_limit(info.data.get("trainer", {}))):
+            raise ValueError(NO_LIMIT.removeprefix("it "))
+        return value
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -51,12 +79,31 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + key, value
 
 
-def as_text(argument: str, kind: type[Settings]) -> str:
-    """`resume_run=12e45678` in quotes: Hydra reads a number in it, where a text is meant."""
-    key, _, value = argument.partition("=")
-    field = kind.model_fields.get(key)
-    is_text = field is not None and field.annotation in (str, str | None)
-    return f"{key}='{value}'" if is_text and NUMBER.fullmatch(value) else argument
+def as_text(argument: str, kind: type[Settings], sweeps: bool = False) -> str:
+    """`note='50% (really)'`: in quotes where a text is meant and Hydra would read something else.
+
+    `sweeps`: with -m, `feature=a,b` are two values.
+    """
+    key, equals, value = argument.partition("=")
+    field = kind.model_fields.get(key.lstrip("+"))
+    if not equals or field is None or field.annotation not in (str, str | None):
+        return argument
+    if PLAIN.fullmatch(value) and value.lower() not in WORDS:
+        return argument
+    if _is_text(argument, sweeps) or (value in ("null", "") and field.annotation is not str):
+        return argument
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+
+
+def _is_text(argument: str, sweeps: bool) -> bool:
+    """Whether Hydra reads a text in it; or, with -m, several values."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    if override.is_sweep_override():
+        return sweeps
+    return isinstance(override.value(), str)
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -66,10 +113,16 @@ def validated(kind: type[AnySettings], cfg: DictConfig) -> AnySettings:
     """The composed config as `kind`, or one line that names each key, its value and what was expected."""
     values = OmegaConf.to_container(cfg, resolve=True)
     try:
-        return kind.model_validate(values)
+        settings = kind.model_validate(values)
     except ValidationError as invalid:
         problems = [_problem(dict(error), kind) for error in invalid.errors()]
         raise UserError("; ".join(problems)) from None
+    for name, value in flat(settings.model_dump()):
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UserError(f"{name}={value} is refused: it should be at most {LARGEST}")
+    if isinstance(settings, TrainingSettings):
+        check_names(settings.trainer)
+    return settings
 
 
 def load_config(file: Path) -> DictConfig:
@@ -81,7 +134,7 @@ def load_config(file: Path) -> DictConfig:
 
 def unknown(key: str, known: list[str]) -> str:
     """«not a setting», with the nearest names there are."""
-    near = get_close_matches(key, known, n=3)
+    near = get_close_matches(key, known, n=2)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
     return f"{key} is not a setting: {hint}"
 
@@ -92,5 +145,18 @@ def _problem(error: dict[str, Any], kind: type[Settings]) -> str:
         return unknown(key, list(kind.model_fields))
     if error["type"] == "missing":
         return f"{key} has no value: give it one in config.yaml"
-    expected = error["msg"].removeprefix("Input ").removeprefix("String ")
-    return f"{key}={error['input']} is refused: it {expected}"
+    expected = error["msg"]
+    for prefix in ("Input ", "String ", "List ", "Value error, "):
+        expected = expected.removeprefix(prefix)
+    if error["type"] == "int_parsing_size":
+        expected = f"should be at most {LARGEST}"
+    if error["type"] == "list_type" and isinstance(error["input"], str):
+        expected += f", as in {key}=[{error['input'] or 'one,two'}]"
+    return f"{key}={as_typed(error['input'])} is refused: it {expected}"
+
+
+def as_typed(value: Any) -> str:
+    """A value as it is typed on the command line; of a long one the beginning."""
+    typed = {None: "null", True: "true", False: "false"}
+    text = typed[value] if value is None or isinstance(value, bool) else str(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"

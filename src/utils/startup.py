@@ -7,6 +7,9 @@ for some microseconds here: long enough for the pause between two operations, an
 Garbage: six hundred thousand objects are imported, and stay. Python looks through all of them for
 garbage, over and over while they are imported (a second), and again when it ends (another one).
 
+Ctrl-C: an import that is interrupted prints a traceback of a library that nobody has asked for, or goes on
+as if nothing had happened. Until a program begins, the process ends at once instead.
+
 torchmetrics: `import pytorch_lightning` asks torchmetrics for two classes. torchmetrics answers by importing
 all its metrics, and with them torchvision and scipy: more than a second. It gets a front here that
 fetches those two classes alone, and the whole package as soon as anything else is asked of it.
@@ -16,11 +19,14 @@ import atexit
 import gc
 import logging
 import os
+import signal
 import sys
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
+
+from src.utils.layout import Experiment
 
 LIGHT = {"Metric": "torchmetrics.metric", "MetricCollection": "torchmetrics.collections"}
 
@@ -61,6 +67,29 @@ def keep_imports() -> None:
     atexit.register(gc.unfreeze)
 
 
+class Interrupts:
+    """What Ctrl-C does while a program is imported."""
+
+    @classmethod
+    def end_at_once(cls) -> None:
+        """In a process that was started with a program of the repository."""
+        script = getattr(sys.modules["__main__"], "__file__", None)
+        is_program = script is not None and Experiment.of(script) is not None
+        if is_program and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, cls._end)
+
+    @classmethod
+    def raised_again(cls) -> None:
+        """Python's own way, from when the program begins."""
+        if signal.getsignal(signal.SIGINT) == cls._end:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    @classmethod
+    def _end(cls, *_: object) -> None:
+        os.write(2, b"interrupted before it began\n")
+        os._exit(128 + signal.SIGINT)
+
+
 class Departure:
     """How the process ends: at once where all went well, without taking apart what it has imported."""
 
@@ -76,5 +105,6 @@ def _leave() -> None:
         os._exit(0)
 
 
+Interrupts.end_at_once()
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 defer_torchmetrics()

@@ -20,6 +20,7 @@ from src.utils.callbacks.progress import Progress
 from src.utils.callbacks.schedule import CheckSchedule
 from src.utils.errors import UserError
 from src.utils.execution.metrics import legal
+from src.utils.execution.trainer_arguments import trainer_arguments
 from src.utils.layout import LOGS
 from src.utils.run import Run
 from src.utils.settings import TrainingSettings
@@ -35,6 +36,8 @@ warnings.filterwarnings("ignore", "The number of training batches .* is smaller 
 warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers")  # in memory
 
 
+# Other than Lightning's own defaults, unless `trainer` says otherwise
+OURS = {"enable_model_summary": False, "num_sanity_val_steps": 0}
 LAST: dict[str, Any] = {"enable_version_counter": False}  # always the same file, last.ckpt
 
 
@@ -55,9 +58,11 @@ def tracked_trainer(
     run.has_trainer = True
     if run.leads and monitor is not None:
         run.tag({"monitor": f"{legal(monitor)} {mode}"})  # what leaderboards sort by
-    every = cfg.trainer["log_every_n_steps"]
+    every = cfg.trainer.get("log_every_n_steps", 50)
+    own_bar = any(isinstance(one, ProgressBar) for one in callbacks)  # else ours
+    ours = {"profiler": NoProfiler(), **OURS, "enable_progress_bar": own_bar}
     return pl.Trainer(
-        **{"profiler": NoProfiler(), **cfg.trainer},
+        **{**ours, **trainer_arguments(cfg.trainer)},
         logger=RunLogger(run),
         callbacks=[
             OneFit(),
@@ -72,15 +77,12 @@ def tracked_trainer(
             *([FirstWeights(run.weights_from)] if run.weights_from else []),
             StepLoss(run, every),
             Continuity(run),
-            Progress(),
+            Progress(bar="enable_progress_bar" not in cfg.trainer),
             Interruption(run),
             *(_pruning(run, monitor) if monitor is not None else []),
             *callbacks,
         ],
         default_root_dir=LOGS / "lightning",
-        enable_progress_bar=any(isinstance(one, ProgressBar) for one in callbacks),  # else ours
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
     )
 
 

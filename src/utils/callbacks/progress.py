@@ -21,7 +21,13 @@ REFRESH = 0.2  # seconds between two looks of the bar
 
 
 class Progress(pl.Callback):
-    """Shows the epochs and times them (`epoch_seconds`, `samples_per_second`, without validation)."""
+    """Shows the epochs and times them (`epoch_seconds`, `samples_per_second`, without validation).
+
+    bar: False where Lightning's own is chosen, or none
+    """
+
+    def __init__(self, bar: bool = True) -> None:
+        self.with_bar = bar
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.throughput, self.shown = Throughput(), 0.0
@@ -35,7 +41,7 @@ class Progress(pl.Callback):
             console=get_console(),
             transient=True,
             auto_refresh=False,
-            disable=not get_console().is_terminal or not trainer.is_global_zero,
+            disable=not (self.with_bar and get_console().is_terminal and trainer.is_global_zero),
         )
         self.bar.start()
         done = step_of(trainer) - 1

@@ -3,13 +3,15 @@
 import os
 import re
 import secrets
-import sys
+import warnings
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from src.utils.errors import UserError, one_line
+from src.utils.execution.trainer_arguments import argument_names, no_argument
 from src.utils.layout import ROOT, Experiment
-from src.utils.settings import flat
+from src.utils.settings import flat, unknown
 from src.utils.sweep import config as sweep_config
 
 import hydra
@@ -18,24 +20,13 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 # What a config may name as `_target_`: an override can't make the program call anything else.
 TRUSTED = ("src.utils.*", "optuna.*", "hydra_plugins.*", "hydra._internal.*")
 MISCOMPOSED = (HydraException, OmegaConfBaseException, YAMLError)  # mistakes in settings
-QUESTIONS = (
-    "-h",
-    "--help",
-    "--hydra-help",
-    "-c",
-    "--cfg",
-    "-i",
-    "--info",
-    "-sc",
-    "--shell-completion",
-)
 
 
 class SharedConfig(SearchPathPlugin):
@@ -48,10 +39,12 @@ class SharedConfig(SearchPathPlugin):
         search_path.append(provider="jikken", path=f"file://{ROOT / 'config' / 'utils'}")
 
 
-def hydra_program(here: Experiment, task: Callable[..., Any]) -> Callable[[], None]:
+def hydra_program(
+    here: Experiment, task: Callable[..., Any], sweeps: bool = False
+) -> Callable[[], None]:
     """`task` as a Hydra command whose settings are the mirror of its folder."""
     _register(here)
-    if asks_sweep(sys.argv[1:]):
+    if sweeps:
         from src.utils.sweep.launcher import ForkLauncher  # late: they import Optuna
         from src.utils.sweep.sweeper import SearchSweeper
 
@@ -63,6 +56,17 @@ def hydra_program(here: Experiment, task: Callable[..., Any]) -> Callable[[], No
     )
     program: Callable[[], None] = decorate(task)
     return program
+
+
+def composed(here: Experiment, overrides: list[str], name: str = "config") -> DictConfig:
+    """The settings of one run, with Hydra's own. A folder to search that isn't there is an error."""
+    _register(here)
+    with (
+        warnings.catch_warnings(),
+        initialize_config_dir(str(here.config), job_name=str(here)),
+    ):
+        warnings.filterwarnings("error", ".* is not available", UserWarning)
+        return compose(name, overrides, return_hydra_config=True)
 
 
 def defaults(here: Experiment) -> dict[str, str] | None:
@@ -79,14 +83,44 @@ def defaults(here: Experiment) -> dict[str, str] | None:
     return {name: str(value) for name, value in flat({str(k): v for k, v in values.items()})}
 
 
-def asks_question(arguments: list[str]) -> bool:
-    """Whether a command line only asks about the program or its settings."""
-    return any(re.split("=", argument)[0] in QUESTIONS for argument in arguments)
+def miscomposed(error: Exception, here: Experiment, known: list[str]) -> UserError:
+    """What is wrong in a command line, with the nearest names where one is unknown.
+
+    known: the experiment's settings
+    """
+    match = re.match(r"Could not override '([\w.]+)'", str(error))
+    if match is None:
+        return UserError(_explained(error))
+    parent, _, key = match[1].rpartition(".")
+    if parent == "trainer":
+        return UserError(
+            f"trainer.{key} is not set yet: +trainer.{key}=… adds it"
+            if key in argument_names()
+            else no_argument(key)
+        )
+    if not parent and key in known:
+        return UserError(f"{key} is not in the settings that were composed: +{key}=… adds it")
+    names = known if not parent else _names_in(here, parent)
+    if not names:
+        return UserError(_explained(error))
+    return UserError(unknown(match[1], [f"{parent}.{name}".lstrip(".") for name in names]))
 
 
-def asks_sweep(arguments: list[str]) -> bool:
-    """Whether a command line asks for many runs."""
-    return "-m" in arguments or "--multirun" in arguments
+def _names_in(here: Experiment, parent: str) -> list[str]:
+    try:
+        found = OmegaConf.select(composed(here, []), parent)
+    except MISCOMPOSED:
+        return []
+    return [str(name) for name in found] if OmegaConf.is_dict(found) else []
+
+
+def _explained(error: Exception) -> str:
+    """With the reason that Hydra leaves in the cause, as of a value of the wrong type."""
+    said, cause = one_line(error), error.__cause__
+    why = str(cause).strip().split("\n")[0] if cause else ""
+    if not isinstance(error, MISCOMPOSED):
+        said = f"these settings can't be composed: {type(error).__name__}: {said}"
+    return said if not why or why in said else f"{said}: {why}".lstrip(": ")
 
 
 def _register(here: Experiment) -> None:
