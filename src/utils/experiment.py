@@ -15,7 +15,7 @@ from typing import Any, ClassVar, get_type_hints
 
 from src.utils.errors import UserError, plain_errors
 from src.utils.execution.composition import MISCOMPOSED, asks_question, asks_sweep, hydra_program
-from src.utils.layout import ROOT, Experiment
+from src.utils.layout import STAGES, Experiment, near
 from src.utils.settings import Settings, as_text, unknown, validated
 from src.utils.startup import Departure, keep_imports, pause_collector
 from src.utils.sweep.trial import PRUNED, Pruned
@@ -79,7 +79,10 @@ class Program:
     def here(self) -> Experiment:
         here = Experiment.of(self.file)
         if here is None:
-            raise UserError(f"{self.file} is in no src/<stage>/<name> folder of {ROOT}")
+            stages = ", ".join(STAGES)
+            raise UserError(
+                f"{near(self.file)} is in no src/<stage>/<name> folder: the stages are {stages}"
+            )
         return here
 
 

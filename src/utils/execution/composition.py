@@ -4,7 +4,8 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -38,6 +39,9 @@ QUESTIONS = (
 )
 
 
+_running: Experiment | None = None  # whom the resolver `experiment` names
+
+
 class SharedConfig(SearchPathPlugin):
     """Lets `config/model/model01` begin with `/training`.
 
@@ -67,16 +71,35 @@ def hydra_program(here: Experiment, task: Callable[..., Any]) -> Callable[[], No
 
 def defaults(here: Experiment) -> dict[str, str] | None:
     """What its settings are when nothing is typed, by dotted name; None where it can't be composed."""
-    if not (here.config / "config.yaml").exists():
+    return composed(here, [])
+
+
+def composed(
+    here: Experiment, overrides: list[str], config_name: str = "config"
+) -> dict[str, str] | None:
+    """What its settings are when `overrides` are typed, by dotted name, without its code; None where
+    they can't be composed, as when half an experiment is written."""
+    if not (here.config / f"{config_name}.yaml").exists():
         return None
-    _register(here)
     try:
-        with initialize_config_dir(str(here.config)):
-            values = OmegaConf.to_container(compose("config"), resolve=True)
-    except MISCOMPOSED:  # as when half an experiment is written
+        with _registered(here), initialize_config_dir(str(here.config)):
+            values = OmegaConf.to_container(compose(config_name, overrides), resolve=True)
+    except MISCOMPOSED:
         return None
     assert isinstance(values, dict)
     return {name: str(value) for name, value in flat({str(k): v for k, v in values.items()})}
+
+
+@contextmanager
+def _registered(here: Experiment) -> Iterator[None]:
+    """For a moment, `${experiment:}` is another than the one that this process runs."""
+    before = _running
+    _register(here)
+    try:
+        yield
+    finally:
+        if before is not None:
+            _register(before)
 
 
 def asks_question(arguments: list[str]) -> bool:
@@ -90,6 +113,8 @@ def asks_sweep(arguments: list[str]) -> bool:
 
 
 def _register(here: Experiment) -> None:
+    global _running  # noqa: PLW0603  # resolvers are global, too
+    _running = here
     Plugins.instance().register(SharedConfig)
     sweep_config.register()
     resolve = OmegaConf.register_resolver

@@ -18,7 +18,14 @@ from rich.table import Table
 
 STYLES = {"failed": "red", "killed": "red", "running": "yellow", "pruned": "dim"}
 WIDE = 100  # columns of a terminal that has room for more metrics
-NOT_CHANGES = ("note", "tags", "resume", "resume_run", "fork")  # settings that change no result
+NOT_CHANGES = (
+    "note",
+    "tags",
+    "stale",
+    "resume",
+    "resume_run",
+    "fork",
+)  # settings that change no result
 
 
 @dataclass(frozen=True)
