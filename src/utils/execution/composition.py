@@ -16,6 +16,7 @@ from src.utils.sweep import config as sweep_config
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -92,14 +93,16 @@ def composed(
 
 @contextmanager
 def _registered(here: Experiment) -> Iterator[None]:
-    """For a moment, `${experiment:}` is another than the one that this process runs."""
-    before = _running
+    """For a moment, `${experiment:}` and Hydra's global state are not those of this process's program."""
+    hydra_now, running = GlobalHydra.instance().hydra, _running
+    GlobalHydra.instance().clear()
     _register(here)
     try:
         yield
     finally:
-        if before is not None:
-            _register(before)
+        GlobalHydra.instance().hydra = hydra_now
+        if running is not None:
+            _register(running)
 
 
 def asks_question(arguments: list[str]) -> bool:

@@ -87,6 +87,7 @@ def _is_checked(resumption: "Resumption | None") -> bool:
 
 
 def _train(here: Experiment, main: Main, settings: Settings) -> Any:
+    from src.utils.execution.objective import record_objective
     from src.utils.execution.record import RERUN
     from src.utils.execution.resuming import resumed
     from src.utils.execution.summary import say_summary
@@ -104,6 +105,7 @@ def _train(here: Experiment, main: Main, settings: Settings) -> Any:
             log.warning("SAMPLE DATA: a small part of the data set; see README, «Data»")
         seed_everything(settings.seed, workers=True, verbose=False)
         value = main(settings, run)
+        record_objective(run, settings, value)
     if run.leads and run.trial is None and RERUN not in os.environ:
         say_summary(run, time.monotonic() - began)
     return value
