@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,15 @@ class Manifest:
     @classmethod
     def read(cls, what: Experiment) -> "Manifest | None":
         path = what.data / NAME
-        return cls(**json.loads(path.read_text())) if path.exists() else None
+        return cls(**known_fields(cls, json.loads(path.read_text()))) if path.exists() else None
 
     def write(self, folder: Path) -> None:
         (folder / NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def known_fields(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Less what a later version may have written beside."""
+    return {one.name: values[one.name] for one in fields(kind) if one.name in values}
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -5,11 +5,11 @@ It lies beside the folder, because earlier versions of this code refuse a `manif
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from src.utils.execution.composition import composed
-from src.utils.execution.manifest import NOT_CONTENT, Manifest, code_of, paths_read
+from src.utils.execution.manifest import NOT_CONTENT, Manifest, code_of, known_fields, paths_read
 from src.utils.layout import Experiment
 from src.utils.settings import Settings
 
@@ -20,24 +20,21 @@ from hydra.core.hydra_config import HydraConfig
 class Recipe:
     """Enough to make the same data again, and to see whether they would be others today."""
 
-    run_id: str  # of the manifest that it belongs to
     config_name: str
     overrides: list[str]  # what was typed
     settings: dict[str, str] | None  # as composed, by dotted name; None where that failed
     code: dict[str, str]  # digest of each file
     sources: dict[str, str]  # digest of each dataset and feature
     read: dict[str, dict[str, str]]  # size and time of each file under a path in the settings
+    run_id: str = ""  # of the manifest that it belongs to
 
     @classmethod
-    def current(
-        cls, here: Experiment, settings: Settings, sources: list[Manifest], run_id: str
-    ) -> "Recipe":
+    def current(cls, here: Experiment, settings: Settings, sources: list[Manifest]) -> "Recipe":
         """Of the stage that this process runs."""
         hydra = HydraConfig.get()
         name = str(hydra.job.config_name)
         typed = [str(one) for one in hydra.overrides.task if _key(str(one)) not in NOT_CONTENT]
         return cls(
-            run_id,
             name,
             typed,
             composed(here, typed, name),
@@ -52,14 +49,16 @@ class Recipe:
         file = _file(what)
         if not file.exists():
             return None
-        recipe = cls(**json.loads(file.read_text()))
+        recipe = cls(**known_fields(cls, json.loads(file.read_text())))
         return recipe if recipe.run_id == manifest.run_id else None
 
-    def write(self, here: Experiment) -> None:
-        """Whole or not at all."""
-        draft = _file(here).with_suffix(".draft")
-        draft.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        draft.replace(_file(here))
+    def keep(self, here: Experiment, made: Manifest) -> None:
+        """Write it as that of some data, whole or not at all."""
+        recipe = replace(self, run_id=made.run_id)
+        if recipe != Recipe.of(here, made):
+            draft = _file(here).with_suffix(".draft")
+            draft.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+            draft.replace(_file(here))
 
     @property
     def command_line(self) -> list[str]:

@@ -21,7 +21,7 @@ def sources_of(settings: Settings) -> list[Experiment]:
 def _names(value: Any) -> list[str]:
     """`feature01`, `[feature01, feature02]`, or nothing."""
     if value is None or isinstance(value, str):
-        return [value] if value else []
+        return [] if value is None else [value]
     return [str(name) for name in value] if isinstance(value, Iterable) else [str(value)]
 
 

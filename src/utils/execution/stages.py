@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.utils.errors import UserError
 from src.utils.execution.manifest import Manifest, digest_of, digests, fingerprint
-from src.utils.execution.process import follows
+from src.utils.execution.process import RERUN, follows
 from src.utils.execution.recipe import Recipe, changes
 from src.utils.execution.sources import sources_of
 from src.utils.layout import DATA, Experiment
@@ -80,15 +80,12 @@ def _made(what: Experiment, arguments: list[str], failure: str) -> Manifest:
 def _is_checked(resumption: "Resumption | None") -> bool:
     """Whether the data are not to be checked here: a sweep and a leading process did that for theirs, a
     resumed training goes on with the data it had or not at all, and so does a rerun."""
-    from src.utils.execution.record import RERUN
-
     resumes = resumption is not None and not resumption.fork
     return TrialLink.current() is not None or follows() or RERUN in os.environ or resumes
 
 
 def _train(here: Experiment, main: Main, settings: Settings) -> Any:
     from src.utils.execution.objective import record_objective
-    from src.utils.execution.record import RERUN
     from src.utils.execution.resuming import resumed
     from src.utils.execution.summary import say_summary
     from src.utils.run import tracked
@@ -115,12 +112,13 @@ def _build(here: Experiment, main: Main, settings: Settings) -> None:
     sources = prepare(settings, check=not _is_checked(None))
     here.data.parent.mkdir(parents=True, exist_ok=True)
     inputs = fingerprint(here, settings, sources)
+    recipe = Recipe.current(here, settings, sources)  # now: who knows what is edited meanwhile
     with FileLock(here.data.with_name(f".{here.name}.lock")):
         present = Manifest.read(here)
         if present and present.fingerprint == inputs and not getattr(settings, "force", False):
             facts = "".join(f", {key}={value}" for key, value in present.facts.items())
             log.info("%s is up to date%s (force=true does it again)", here, facts)
-            _remember(here, settings, sources, present)
+            recipe.keep(here, present)  # what was typed last of what gives the same
             return
         from src.utils.run import tracked  # late: a stage that is up to date needs no MLflow
 
@@ -130,16 +128,7 @@ def _build(here: Experiment, main: Main, settings: Settings) -> None:
             made = Manifest(str(here), inputs, digest_of(files), files, run.id, run.facts)
             made.write(run.output)
             run.used(made, "output")
-        _remember(here, settings, sources, made)
-
-
-def _remember(
-    here: Experiment, settings: Settings, sources: list[Manifest], made: Manifest
-) -> None:
-    """What was typed last of what gives the same data: later checks and rebuilds go by it."""
-    recipe = Recipe.current(here, settings, sources, made.run_id)
-    if recipe != Recipe.of(here, made):
-        recipe.write(here)
+        recipe.keep(here, made)
 
 
 @contextmanager

@@ -144,7 +144,8 @@ def _sweep(ledger: Ledger, study: Entry) -> str:
 
 
 def _best(one: Entry, data: str) -> str:
-    names = [name for name in results(one.metrics) if name.startswith(("val", "test"))][:4]
+    known = results(one.metrics)
+    names = [name for name in known if name.startswith(("val", "test"))][:4] or known[:4]
     values = ", ".join(f"{name} {figure(one.metrics[name])}" for name in names)
     return (
         f"- best: {one.short} ({one.name}), {values}{data and ' '}{data}"

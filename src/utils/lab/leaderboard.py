@@ -21,14 +21,8 @@ STYLES = {"failed": "red", "killed": "red", "running": "yellow", "pruned": "dim"
 RUN, WHEN, FIGURE, METRIC = 20, 11, 6, 16  # columns of a run's name, its time, a figure, a metric
 SAID = 18  # columns, at least, of what a run differs in
 WIDE = 100  # columns of a terminal that has room for more metrics
-NOT_CHANGES = (
-    "note",
-    "tags",
-    "stale",
-    "resume",
-    "resume_run",
-    "fork",
-)  # settings that change no result
+# Settings that change no result.
+NOT_CHANGES = ("note", "tags", "stale", "resume", "resume_run", "fork")
 
 
 @dataclass(frozen=True)
@@ -119,9 +113,10 @@ def data_marks(entries: Sequence[Entry]) -> dict[str, str]:
 
 
 def data_said(one: Entry) -> str:
-    """`[sample]`: the facts of the data that a run read; empty where there are none."""
-    facts = [one.tags[name] for name in sorted(one.tags) if name.startswith("data.")]
-    return f"[{', '.join(facts)}]" if facts else ""
+    """`[sample]`, `[full, size=2]`: the facts of the data that a run read; empty without any."""
+    facts = {name[5:]: text for name, text in one.tags.items() if name.startswith("data.")}
+    said = [text if name == "source" else f"{name}={text}" for name, text in facts.items()]
+    return f"[{', '.join(sorted(said))}]" if said else ""
 
 
 def differences(entries: Sequence[Entry]) -> dict[str, dict[str, str]]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.execution.manifest import Manifest
+from src.utils.execution.process import RERUN
 from src.utils.execution.provenance import packages
-from src.utils.execution.record import RERUN
 from src.utils.lab.worktree import lend_data, worktree
 from src.utils.layout import ROOT, Experiment
 from src.utils.store.address import tracking_uri
