@@ -83,9 +83,10 @@ def test_a_training_rebuilds(fresh: Lab, files: Path) -> None:  # noqa: F811  th
 
 
 def test_what_was_typed_is_kept(fresh: Lab, files: Path) -> None:  # noqa: F811  the fixture
-    """Data are built again with what was typed for them; what was typed is no difference to the config,
-    and files that are gone are none either."""
-    fresh.done(DATASET, "source=local", f"folder={files}")
+    """Data are built again with what was typed for them, where it was typed; that is no difference to
+    the config, and files that are gone are none either."""
+    made = fresh.run(DATASET, "source=local", f"folder={files.name}", cwd=files.parent)
+    assert made.returncode == 0, made.stderr
     fresh.done(FEATURE, "val_fraction=0.2")
     set_value(fresh, "feature/feature01", "val_fraction: 0.1", "val_fraction: 0.3")
     assert reasons(fresh) == ["", ""]

@@ -69,8 +69,8 @@ def code_of(here: Experiment) -> dict[str, str]:
 
 
 def paths_read(settings: Settings) -> list[Path]:
-    """The paths among the settings whose files go into the data."""
-    return [path.expanduser() for path in settings.paths_read()]
+    """The paths among the settings whose files go into the data, whole."""
+    return [_whole(path) for path in settings.paths_read()]
 
 
 def merged_facts(sources: Iterable[Manifest]) -> dict[str, str]:
@@ -85,8 +85,12 @@ def merged_facts(sources: Iterable[Manifest]) -> dict[str, str]:
 def _content(value: Any, read: list[Path]) -> Any:
     if not isinstance(value, Path):
         return value
-    path = value.expanduser()
+    path = _whole(value)
     return digests(path) if path in read else str(path)
+
+
+def _whole(path: Path) -> Path:
+    return path.expanduser().absolute()
 
 
 def _sha256(file: Path) -> str:

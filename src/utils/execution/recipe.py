@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.utils.execution.composition import composed
 from src.utils.execution.manifest import NOT_CONTENT, Manifest, code_of, known_fields, paths_read
-from src.utils.layout import Experiment
+from src.utils.layout import ROOT, Experiment, near
 from src.utils.settings import Settings
 
 from hydra.core.hydra_config import HydraConfig
@@ -22,6 +22,7 @@ class Recipe:
 
     config_name: str
     overrides: list[str]  # what was typed
+    cwd: str  # … and where, as seen from the root: a copy of the repository has its own
     settings: dict[str, str] | None  # as composed, by dotted name; None where that failed
     code: dict[str, str]  # digest of each file
     sources: dict[str, str]  # digest of each dataset and feature
@@ -37,6 +38,7 @@ class Recipe:
         return cls(
             name,
             typed,
+            str(near(Path(hydra.runtime.cwd))),
             composed(here, typed, name),
             code_of(here),
             {source.experiment: source.digest for source in sources},
@@ -65,6 +67,12 @@ class Recipe:
         """What the stage's program is given to make them again."""
         name = [] if self.config_name == "config" else [f"--config-name={self.config_name}"]
         return [*name, *self.overrides]
+
+    @property
+    def folder(self) -> Path:
+        """Where it was typed; the root, if that is gone."""
+        place = ROOT / self.cwd
+        return place if place.is_dir() else ROOT
 
     def changes(self, what: Experiment) -> Iterator[str]:
         """What has changed since, in words. What is gone can't be compared, and is no change."""

@@ -51,26 +51,26 @@ def _ready(what: Experiment, settings: Settings, check: bool) -> Manifest:
     manifest = Manifest.read(what)
     if manifest is None:
         log.info("%s is missing: building it first", what)
-        return _made(what, [], "could not be built: the lines above say why")
+        return _made(what, None, "could not be built: the lines above say why")
     reasons = "; ".join(changes(what, manifest)) if check else ""
     if reasons and settings.stale == "ignore":
         log.warning("%s is OUT OF DATE and used as it is (stale=ignore): %s", what, reasons)
     elif reasons:
         log.info("%s is out of date (%s): building it again", what, reasons)
-        recipe = Recipe.of(what, manifest)
         return _made(
             what,
-            recipe.command_line if recipe else [],
+            Recipe.of(what, manifest),
             "could not be built again: the lines above say why; stale=ignore uses what is there",
         )
     return manifest
 
 
-def _made(what: Experiment, arguments: list[str], failure: str) -> Manifest:
+def _made(what: Experiment, recipe: Recipe | None, failure: str) -> Manifest:
     """Run the program of a stage, as a command of its own: it is no part of a trial."""
     environment = {key: value for key, value in os.environ.items() if key != TRIAL}
-    command = [sys.executable, str(what.program()), *arguments]
-    if subprocess.run(command, check=False, env=environment).returncode != 0:
+    command = [sys.executable, str(what.program()), *(recipe.command_line if recipe else [])]
+    place = recipe.folder if recipe else None
+    if subprocess.run(command, check=False, env=environment, cwd=place).returncode != 0:
         raise UserError(f"{what} {failure}")
     manifest = Manifest.read(what)
     assert manifest is not None
