@@ -160,6 +160,33 @@ def test_several_features(reader: Lab) -> None:
     assert best["tags"]["monitor"] == "objective min"
 
 
+RACE = """
+    from src.utils.execution.manifest import Manifest
+    from src.utils.layout import Experiment
+    from src.utils.run import create_run
+    import mlflow.store.tracking.sqlalchemy_store as store
+    from mlflow.exceptions import MlflowException
+
+    record, calls = store.SqlAlchemyStore._log_inputs_impl, []
+    def second_time(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 1:
+            raise MlflowException("UNIQUE constraint failed: datasets.experiment_id")
+        return record(*arguments, **named)
+    store.SqlAlchemyStore._log_inputs_impl = second_time
+
+    read = Manifest.read(Experiment.named("feature/feature01"))
+    run = create_run(Experiment.named("model/model01"), {}, [read])
+    print(len(run.client.get_run(run.id).inputs.dataset_inputs), len(calls))
+    run.close("FINISHED")
+"""
+
+
+def test_two_trials_record_the_same_data(fresh: Lab) -> None:
+    """Two trials that are the first to record the same data, in one moment, both have them."""
+    assert fresh.python(RACE)[0].split() == ["1", "2"]
+
+
 def test_unknown_names(reader: Lab) -> None:
     """A feature or a stage that does not exist is answered with those that do."""
     for program, override, answer in (

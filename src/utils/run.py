@@ -23,6 +23,7 @@ from src.utils.sweep.trial import Pruned, TrialLink
 
 from mlflow.entities import Dataset as StoredDataset
 from mlflow.entities import DatasetInput, InputTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 if TYPE_CHECKING:
@@ -100,7 +101,10 @@ class Run:
         source = json.dumps({"uri": str(folder)})
         stored = StoredDataset(data.experiment, data.digest[:32], "local", source)
         tags = [InputTag("mlflow.data.context", context), InputTag("run_id", data.run_id)]
-        self.client.log_inputs(self.id, [DatasetInput(stored, tags)])
+        try:
+            self.client.log_inputs(self.id, [DatasetInput(stored, tags)])
+        except MlflowException:  # another trial was first to record these data, in this very moment
+            self.client.log_inputs(self.id, [DatasetInput(stored, tags)])
 
     def terminate(self, *_: object) -> None:
         """What SIGTERM does; a training ends after its batch (`src/utils/callbacks/interruption.py`)."""
