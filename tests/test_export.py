@@ -109,6 +109,44 @@ def test_refusals(laboratory: Lab, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
 
 
+INPUTS = """
+    import torch
+    from pytorch_lightning import LightningModule
+    from src.utils.lab.example import Example
+    from src.utils.lab.export import standalone
+
+    class Pair(LightningModule):
+        def __init__(self, given):
+            super().__init__()
+            self.example_input_array = given
+            self.layer = torch.nn.Linear(4, 3)
+        def forward(self, x, mask, scale=None):
+            y = self.layer(x) * mask
+            return {"logits": y, "parts": (y.sum(), mask)}
+
+    x, mask = torch.rand(5, 4), torch.ones(5, 1, dtype=torch.bool)
+    for given in ((x, mask), {"x": x, "mask": mask}, {"x": x, "mask": mask, "scale": torch.ones(9)}):
+        batch = Example.of(Pair(given), "")
+        program = standalone(Pair(given).eval(), batch)
+        seven = batch.of_size(7)
+        answers = program.module()(*seven.args, **seven.kwargs)
+        print(sorted(answers), len(answers["logits"]), batch.call(), batch.describe(), sep=" | ")
+"""
+
+
+def test_several_inputs(clone: Lab) -> None:
+    """Models with several inputs, positional or named, and several outputs are exported, for batches of
+    any size; what is no batch keeps its shape."""
+    out, _ = clone.python(INPUTS)
+    start = "['logits', 'parts'] | 7 | "
+    assert out.splitlines() == [
+        f"{start}input1, input2 | input1 float32 [N, 4]; input2 bool [N, 1]",
+        f"{start}x=x, mask=mask | x float32 [N, 4]; mask bool [N, 1]",
+        f"{start}x=x, mask=mask, scale=scale | "
+        "x float32 [N, 4]; mask bool [N, 1]; scale float32 [9]",
+    ]
+
+
 def test_no_onnx(laboratory: Lab, tmp_path: Path) -> None:
     """Where the packages that ONNX needs are not installed, they are named."""
     without = "import sys; sys.modules['onnx'] = None; from src.utils.lab.cli import app; app()"

@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import ROOT, Lab
-from mnist import a_clone, a_fresh_one, a_trained_one, needed  # noqa: F401  fixtures
+from mnist import FEATURE, a_clone, a_fresh_one, a_trained_one, needed  # noqa: F401  fixtures
 
 pytestmark = needed
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
@@ -49,6 +49,20 @@ def test_load_model(fresh_mnist: Lab) -> None:
         rows = list(csv.DictReader(lines))
     right = sum(row["label"] == row["predicted"] for row in rows)
     assert right / len(rows) == pytest.approx(run.data.metrics["test_acc"])
+    assert "OTHER DATA" not in file.read_text()
+
+
+def test_data_of_an_old_run(fresh_mnist: Lab) -> None:
+    """load_model.ipynb names what differs where the data are no longer those that the run read."""
+    fresh_mnist.done(FEATURE, "val_fraction=0.2")
+    file = fresh_mnist.root / "notebooks/load_model.ipynb"
+    fresh_mnist.python(RUN.format(file=file, where=file.parent))
+    said = "".join(output.get("text", "") for output in outputs(file))
+    assert (
+        f"OTHER DATA: feature/feature01 is not what run {fresh_mnist.newest().info.run_id[:8]}"
+        in said
+    )
+    assert "val_fraction=0.1 then, 0.2 today" in said
 
 
 def test_eda(fresh_mnist: Lab) -> None:

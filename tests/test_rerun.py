@@ -3,7 +3,8 @@
 import shutil
 
 from conftest import FEATURE, MODEL, QUICK, Lab
-from laboratory import typed
+from laboratory import a_laboratory, refused, typed  # noqa: F401  a fixture
+from test_lab import history
 
 IDENTICAL = ("weights: the same to the bit", "verdict: identical")
 
@@ -67,14 +68,24 @@ def test_another_setting(fresh: Lab) -> None:
     assert fresh.newest().data.params["seed"] == "1"
 
 
-def test_other_data_are_named(fresh: Lab) -> None:
-    """Where the data are not those the run had, it says so before it runs."""
+def test_other_data_are_refused(fresh: Lab) -> None:
+    """Where the data are not those the run had, it is refused in one line; --other-data goes on."""
     run_id = fresh.newest().info.run_id
     fresh.done(FEATURE, "val_fraction=0.2")
-    done = typed(fresh, "rerun", run_id)
+    line = refused(fresh, "rerun", run_id)
+    assert "data feature/feature01:" in line
+    assert "--other-data" in line
+    done = typed(fresh, "rerun", run_id, "--other-data")
     assert "data feature/feature01:" in done.stdout
     assert "verdict: different" in done.stdout
     assert done.returncode == 1
+
+
+def test_a_study(laboratory: Lab) -> None:
+    """A study is no run: `lab rerun` and `lab resume` say in one line what can be done with it."""
+    study = history(laboratory)["study"].info.run_name
+    assert f"lab rerun {study}/best" in refused(laboratory, "rerun", study)
+    assert f"lab show {study}" in refused(laboratory, "resume", study)
 
 
 def test_resume_by_lab(fresh: Lab) -> None:

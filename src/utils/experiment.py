@@ -25,7 +25,7 @@ from src.utils.execution.early import answer, check_early, check_run, typed_line
 from src.utils.execution.failure import from_file, wrong_value
 from src.utils.execution.settings_class import settings_class
 from src.utils.execution.trainer_arguments import check_trainer_arguments
-from src.utils.layout import ROOT, Experiment
+from src.utils.layout import STAGES, Experiment, near
 from src.utils.settings import Settings, TrainingSettings
 from src.utils.sweep.trial import PRUNED, Pruned
 
@@ -103,7 +103,10 @@ class Program:
     def here(self) -> Experiment:
         here = Experiment.of(self.file)
         if here is None:
-            raise UserError(f"{self.file} is in no src/<stage>/<name> folder of {ROOT}")
+            stages = ", ".join(STAGES)
+            raise UserError(
+                f"{near(self.file)} is in no src/<stage>/<name> folder: the stages are {stages}"
+            )
         return here
 
 

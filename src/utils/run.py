@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat
 
-from src.utils.execution.manifest import Manifest
+from src.utils.errors import UserError
+from src.utils.execution.manifest import Manifest, merged_facts
 from src.utils.execution.metrics import MetricBuffer
 from src.utils.execution.monitor import system_metrics
 from src.utils.execution.process import FOLLOWED, follows, this_process
@@ -23,6 +24,7 @@ from src.utils.sweep.trial import Pruned, TrialLink
 
 from mlflow.entities import Dataset as StoredDataset
 from mlflow.entities import DatasetInput, InputTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 if TYPE_CHECKING:
@@ -47,8 +49,8 @@ class Run:
         self.client, self.id, self.here = client, run_id, here
         self.name: str = info.run_name
         self.metrics = MetricBuffer(client, run_id)
-        self.sources = {source.experiment.split("/")[0]: source for source in sources}
-        self.facts = {key: value for source in sources for key, value in source.facts.items()}
+        self.sources = [Experiment.named(source.experiment) for source in sources]
+        self.facts = merged_facts(sources)
         self.trial = TrialLink.current()
         self.leads = not follows()  # or it is a further process of the same training
         self.ended_by: signal.Signals | None = None
@@ -60,9 +62,18 @@ class Run:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
-    def input(self, stage: str) -> Path:
-        """The folder of data that the setting `dataset` or `feature` names."""
-        return Experiment.named(self.sources[stage].experiment).data
+    def inputs(self, stage: str) -> list[Path]:
+        """The folders of data that the setting `dataset` or `feature` names, in its order."""
+        return [one.data for one in self.sources if one.stage == stage]
+
+    def input(self, name: str) -> Path:
+        """The one folder of data that the setting `dataset` or `feature` names; of several, one by its
+        name (`feature02`)."""
+        match [one for one in self.sources if name in (one.stage, one.name, str(one))]:
+            case [one]:
+                return one.data
+        there = ", ".join(map(str, self.sources)) or "nothing"
+        raise UserError(f"run.input({name!r}): {self.here} reads {there}; name one of these")
 
     def fact(self, **facts: str) -> None:
         """Say something of the data: a tag here, and on every run that uses what this one makes."""
@@ -93,7 +104,10 @@ class Run:
         source = json.dumps({"uri": str(folder)})
         stored = StoredDataset(data.experiment, data.digest[:32], "local", source)
         tags = [InputTag("mlflow.data.context", context), InputTag("run_id", data.run_id)]
-        self.client.log_inputs(self.id, [DatasetInput(stored, tags)])
+        try:
+            self.client.log_inputs(self.id, [DatasetInput(stored, tags)])
+        except MlflowException:  # another trial was first to record these data, in this very moment
+            self.client.log_inputs(self.id, [DatasetInput(stored, tags)])
 
     def terminate(self, *_: object) -> None:
         """What SIGTERM does; a training ends after its batch (`src/utils/callbacks/interruption.py`)."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from src.utils.errors import UserError
 from src.utils.execution.trainer_arguments import (
@@ -43,6 +43,12 @@ class Settings(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes
     note: str
     tags: list[Annotated[str, Field(pattern=r"^[\w /.:-]+$", max_length=200)]]  # MLflow's names
+    stale: Literal["rebuild", "ignore"] = "rebuild"  # data of an earlier stage that are out of date
+
+    def paths_read(self) -> list[Path]:
+        """The paths among the settings whose files go into the data: all of them, unless a stage knows
+        better. What is not read is not digested either."""
+        return [value for _, value in self if isinstance(value, Path)]
 
 
 class StageSettings(Settings):

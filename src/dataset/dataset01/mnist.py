@@ -37,6 +37,10 @@ class Config(StageSettings):
     source: Literal["auto", "download", "local", "sample"]
     folder: Path | None  # of IDX files, gzipped or not, for source=local
 
+    def paths_read(self) -> list[Path]:
+        """The folder goes into the data with source=local alone."""
+        return [self.folder] if self.folder and self.source == "local" else []
+
 
 @experiment
 def main(cfg: Config, run: Run) -> None:

@@ -2,42 +2,17 @@
 
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.layout import DATA, ROOT, Experiment
-from src.utils.settings import Settings, as_typed
+from src.utils.layout import Experiment
+from src.utils.settings import as_typed
 from src.utils.store.address import local_database
 from src.utils.store.finding import find
 
 from omegaconf import DictConfig, OmegaConf
-
-NAME = re.compile(r"\w[\w.-]{,99}")
-
-
-def check_inputs(settings: Settings) -> None:
-    """UserError where the setting `dataset` or `feature` names no folder of src/<stage>."""
-    for stage in DATA:
-        named = getattr(settings, stage, None)
-        for name in named if isinstance(named, list | tuple) else [named]:
-            if name is not None:
-                _check_input(stage, str(name))
-
-
-def _check_input(stage: str, name: str) -> None:
-    if NAME.fullmatch(name) and Experiment(stage, name).source.is_dir():
-        return
-    folders = [path for path in (ROOT / "src" / stage).glob("*") if NAME.fullmatch(path.name)]
-    known = sorted(path.name for path in folders if any(path.glob("*.py")) and path.is_dir())
-    near = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise UserError(
-        f"{stage}={as_typed(name)} is refused: src/{stage} has {', '.join(known) or 'none yet'}{hint}"
-    )
 
 
 def check_hydra(config: DictConfig) -> None:

@@ -4,7 +4,8 @@ import os
 import re
 import secrets
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ from src.utils.sweep import config as sweep_config
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -27,6 +29,9 @@ from yaml import YAMLError
 # What a config may name as `_target_`: an override can't make the program call anything else.
 TRUSTED = ("src.utils.*", "optuna.*", "hydra_plugins.*", "hydra._internal.*")
 MISCOMPOSED = (HydraException, OmegaConfBaseException, YAMLError)  # mistakes in settings
+
+
+_running: Experiment | None = None  # whom the resolver `experiment` names
 
 
 class SharedConfig(SearchPathPlugin):
@@ -60,8 +65,8 @@ def hydra_program(
 
 def composed(here: Experiment, overrides: list[str], name: str = "config") -> DictConfig:
     """The settings of one run, with Hydra's own. A folder to search that isn't there is an error."""
-    _register(here)
     with (
+        _registered(here),
         warnings.catch_warnings(),
         initialize_config_dir(str(here.config), job_name=str(here)),
     ):
@@ -69,18 +74,39 @@ def composed(here: Experiment, overrides: list[str], name: str = "config") -> Di
         return compose(name, overrides, return_hydra_config=True)
 
 
-def defaults(here: Experiment) -> dict[str, str] | None:
-    """What its settings are when nothing is typed, by dotted name; None where it can't be composed."""
-    if not (here.config / "config.yaml").exists():
+def values_of(
+    here: Experiment, overrides: list[str], name: str = "config"
+) -> dict[str, str] | None:
+    """The settings when `overrides` are typed, by dotted name; None where they can't be composed, as when
+    half an experiment is written."""
+    if not (here.config / f"{name}.yaml").exists():
         return None
-    _register(here)
     try:
-        with initialize_config_dir(str(here.config)):
-            values = OmegaConf.to_container(compose("config"), resolve=True)
-    except MISCOMPOSED:  # as when half an experiment is written
+        with _registered(here), initialize_config_dir(str(here.config)):
+            values = OmegaConf.to_container(compose(name, overrides), resolve=True)
+    except MISCOMPOSED:
         return None
     assert isinstance(values, dict)
     return {name: str(value) for name, value in flat({str(k): v for k, v in values.items()})}
+
+
+def defaults(here: Experiment) -> dict[str, str] | None:
+    """The settings when nothing is typed."""
+    return values_of(here, [])
+
+
+@contextmanager
+def _registered(here: Experiment) -> Iterator[None]:
+    """For a moment, `${experiment:}` and Hydra's global state are not those of this process's program."""
+    hydra_now, running = GlobalHydra.instance().hydra, _running
+    GlobalHydra.instance().clear()
+    _register(here)
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = hydra_now
+        if running is not None:
+            _register(running)
 
 
 def miscomposed(error: Exception, here: Experiment, known: list[str]) -> UserError:
@@ -124,6 +150,8 @@ def _explained(error: Exception) -> str:
 
 
 def _register(here: Experiment) -> None:
+    global _running  # noqa: PLW0603  # resolvers are global, too
+    _running = here
     Plugins.instance().register(SharedConfig)
     sweep_config.register()
     resolve = OmegaConf.register_resolver

@@ -7,9 +7,10 @@ import sys
 from typing import NoReturn
 
 from src.utils.errors import UserError
-from src.utils.execution.checks import check_hydra, check_inputs, check_store
+from src.utils.execution.checks import check_hydra, check_store
 from src.utils.execution.command_line import CommandLine
 from src.utils.execution.composition import MISCOMPOSED, composed, hydra_program, miscomposed
+from src.utils.execution.sources import sources_of
 from src.utils.execution.trainer_arguments import limit_epochs
 from src.utils.layout import Experiment
 from src.utils.settings import Settings, TrainingSettings, as_text, load_config, validated
@@ -24,7 +25,7 @@ def typed_settings(here: Experiment, kind: type[Settings], cfg: DictConfig) -> S
     _limit_epochs(here, cfg)
     names = [str(name) for name in cfg if name != "hydra"]
     settings = validated(kind, OmegaConf.masked_copy(cfg, names))
-    check_inputs(settings)
+    sources_of(settings)
     return settings
 
 

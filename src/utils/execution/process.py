@@ -5,6 +5,7 @@ import socket
 
 import psutil
 
+RERUN = "JIKKEN_RERUN_OF"  # the run that this one repeats
 FOLLOWED = "JIKKEN_RUN"  # the run that the processes of one distributed training share
 
 

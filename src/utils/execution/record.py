@@ -15,7 +15,7 @@ from pathlib import Path
 
 from src.utils.execution import provenance
 from src.utils.execution.log import log_file
-from src.utils.execution.process import this_process
+from src.utils.execution.process import RERUN, this_process
 from src.utils.execution.snapshot import keep
 from src.utils.layout import ROOT, Experiment
 from src.utils.settings import Settings, flat
@@ -26,7 +26,6 @@ from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 
 log = logging.getLogger(__name__)
-RERUN = "JIKKEN_RERUN_OF"  # the run that this one repeats
 
 
 def record(

@@ -28,7 +28,7 @@ from mlflow.entities import Run as StoredRun
 from omegaconf import OmegaConf
 
 log = logging.getLogger(__name__)
-CONTROLS = {"resume", "resume_run", "fork", "note", "tags"}  # they don't change a training
+CONTROLS = {"resume", "resume_run", "fork", "note", "tags", "stale"}  # they don't change a training
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from src.utils.lab.condition import number
 from src.utils.store.entry import Entry
 
-NOT_COMPARED = ("seed", "note", "tags", "resume", "resume_run", "fork", "force")
+NOT_COMPARED = ("seed", "note", "tags", "stale", "resume", "resume_run", "fork", "force")
 
 
 def departures(one: Entry, base: dict[str, str]) -> dict[str, str]:

@@ -116,12 +116,15 @@ def rerun(
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Of each metric, relative.")] = 0.01,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the worktree there.")] = False,
+    other_data: Annotated[
+        bool, typer.Option("--other-data", help="Even if the data are not those it had.")
+    ] = False,
 ) -> None:
     """Run it again from its exact code, settings and data, and compare what comes out."""
     from src.utils.lab.rerun import rerun as run_again
     from src.utils.lab.rerun import say
 
-    outcome = run_again(run, overrides or (), tolerance, keep)
+    outcome = run_again(run, overrides or (), tolerance, keep, other_data)
     say(outcome)
     if outcome.verdict == "different" and not overrides:
         raise typer.Exit(1)

@@ -80,7 +80,8 @@ def _trials(ledger: Ledger, study: Entry) -> Iterator[str]:
     trials = trials_of(ledger, study)
     changes = differences(trials)
     for one in trials[:MOST_TRIALS]:
-        names = [name for name in results(one.metrics) if name.startswith("val")][:1]
+        known = results(one.metrics)
+        names = [name for name in known if name.startswith("val")][:1] or known[:1]
         value = "".join(f"{name} {figure(one.metrics[name])}" for name in names)
         trial = f"trial {one.tags.get('optuna.trial', '?')}"
         yield f"{one.short}  {trial:9} {one.state:9} {value:16} {spelled(changes[one.id])}"

@@ -14,6 +14,7 @@ from tempfile import mkdtemp
 
 from src.utils.errors import UserError
 from src.utils.execution.wording import figure
+from src.utils.lab.example import Example
 from src.utils.store.entry import Entry
 from src.utils.store.ledger import artifact
 from src.utils.store.objective import results
@@ -22,8 +23,7 @@ from src.utils.tracking import load_model
 import torch
 from pytorch_lightning import LightningModule
 from safetensors.torch import save_file
-from torch import Tensor
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 README = """# {name}
 
@@ -33,7 +33,7 @@ README = """# {name}
 import torch
 
 model = torch.export.load("model.pt2").module()
-answers = model(batch)  # {batch}, N of any size
+answers = model({call})  # {batch}, N of any size
 ```
 
 It needs torch and nothing else. `model.safetensors` holds the weights alone{onnx}.
@@ -58,7 +58,7 @@ def export(
     onnx: bool = False,
     trust_source: bool = False,
 ) -> Path:
-    """Write the folder, whole or not at all; `sample` says what the model takes (see `example`)."""
+    """Write the folder, whole or not at all; `sample` says what the model takes (see `Example.of`)."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already: name a folder that isn't, or an empty one")
     missing = [name for name in ("onnx", "onnxscript") if onnx and find_spec(name) is None]
@@ -69,7 +69,7 @@ def export(
         logging.getLogger(talker).setLevel(logging.CRITICAL)
     model = load_model(one.id, checkpoint=checkpoint, trust_source=trust_source)
     model.to(memory_format=torch.contiguous_format)
-    batch = example(model, sample)
+    batch = Example.of(model, sample)
     program = standalone(model, batch)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -91,22 +91,7 @@ def export(
     return folder
 
 
-def example(model: LightningModule, sample: str) -> Tensor:
-    """A batch of two: `28x28:uint8` says what one sample is; empty: the model's example_input_array."""
-    given = model.example_input_array
-    if not sample and isinstance(given, Tensor):
-        return torch.cat([given[:1], given[:1]])
-    shape, _, kind = sample.partition(":")
-    dtype, sizes = getattr(torch, kind or "float32", None), shape.split("x")
-    if not all(size.isdigit() for size in sizes) or not isinstance(dtype, torch.dtype):
-        raise UserError(
-            "the shape and type of one sample are needed: --input 28x28:uint8, "
-            "or an example_input_array in the model"
-        )
-    return torch.zeros(2, *map(int, sizes), dtype=dtype)
-
-
-def standalone(model: LightningModule, batch: Tensor) -> ExportedProgram:
+def standalone(model: LightningModule, batch: Example) -> ExportedProgram:
     """The network without its Python code, for batches of any size; checked to answer the same.
 
     Raises:
@@ -114,12 +99,15 @@ def standalone(model: LightningModule, batch: Tensor) -> ExportedProgram:
     """
     try:
         with torch.no_grad():
-            program = torch.export.export(model, (batch,), dynamic_shapes=({0: Dim("batch")},))
-            three = torch.cat([batch, batch[:1]])
-            torch.testing.assert_close(program.module()(three), model(three))
+            program = torch.export.export(
+                model, batch.args, batch.kwargs, dynamic_shapes=batch.dynamic_shapes()
+            )
+            three = batch.of_size(3)
+            answers = program.module()(*three.args, **three.kwargs)
+            torch.testing.assert_close(answers, model(*three.args, **three.kwargs))
     except Exception as error:  # whatever the model's own code raises, too
         reason = str(error).strip().split("\n")[0]
-        taken = f"{list(batch.shape[1:])} {batch.dtype}"
+        taken = ", ".join(f"{list(one.shape[1:])} {one.dtype}" for one in batch.tensors)
         raise UserError(f"torch.export can't follow the model with {taken}: {reason}") from None
     return program
 
@@ -131,16 +119,16 @@ def _keep(one: Entry, folder: Path) -> None:
     shutil.copytree(source, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def readme(one: Entry, model: LightningModule, batch: Tensor, onnx: bool) -> str:
+def readme(one: Entry, model: LightningModule, batch: Example, onnx: bool) -> str:
     """How to load it, how good it is, and where it is from."""
     kinds = [kind for kind in type(model).__mro__ if kind.__module__ == type(model).__module__]
     commit = one.tags.get("mlflow.source.git.commit", "")[:12]
     changes = " with uncommitted changes" if one.is_dirty else ""
-    sizes = ", ".join(["N", *map(str, batch.shape[1:])])
     return README.format(
         name=f"{type(model).__name__}, {one.name}",
         doc="\n\n".join(doc for kind in kinds if (doc := getdoc(kind))),
-        batch=f"{str(batch.dtype).removeprefix('torch.')} [{sizes}]",
+        call=batch.call(),
+        batch=batch.describe(),
         onnx=", `model.onnx` the network for ONNX runtimes" if onnx else "",
         metrics="\n".join(
             f"| {key} | {figure(one.metrics[key])} |" for key in results(one.metrics)

@@ -9,7 +9,7 @@ from src.utils.execution.composition import defaults
 from src.utils.execution.wording import figure, spelled
 from src.utils.lab.baseline import departures
 from src.utils.lab.diary import link
-from src.utils.lab.leaderboard import differences
+from src.utils.lab.leaderboard import data_marks, differences
 from src.utils.lab.repeats import Repeats, grouped
 from src.utils.layout import STAGES, Experiment
 from src.utils.store.entry import Entry
@@ -71,7 +71,7 @@ def _experiment(ledger: Ledger, name: str, entries: Sequence[Entry]) -> Iterator
         yield _table(_ranked(groups, aim), base, aim)
     lines = [_sweep(ledger, one) for one in entries if one.is_study]
     best = aim.best(entries) if aim and name.startswith("model/") else None
-    lines += [_best(best)] if best else []
+    lines += [_best(best, data_marks(entries)[best.id])] if best else []
     lines += [_failure(one) for one in alone if one.state in FAILED]
     if lines:
         yield "\n".join(lines)
@@ -98,7 +98,8 @@ def _table(groups: list[Repeats], base: dict[str, str] | None, aim: Objective | 
     known = {name for group in groups for one in group.runs for name in one.metrics}
     names = [*(aim.partners if aim else []), *results(known)]
     shown = [name for name in dict.fromkeys(names) if name in known][:2]
-    among = differences([group.runs[0] for group in groups])
+    first = [group.runs[0] for group in groups]
+    among, marks = differences(first), data_marks(first)
     rows: list[Row] = [("run", "seeds", *shown, "settings beside the defaults")]
     for group in groups[:MOST_ROWS]:
         newest = group.runs[-1]
@@ -106,7 +107,8 @@ def _table(groups: list[Repeats], base: dict[str, str] | None, aim: Objective | 
         mark = "" if newest.state == "finished" else f" ({newest.state})"
         figures = (group.spelled(name) for name in shown)
         run = f"{newest.short}{'*' * newest.is_dirty}{mark}"
-        rows.append((run, str(group.seeds), *figures, spelled(changes) or "none"))
+        said = f"{spelled(changes) or 'none'} {marks[group.runs[0].id]}".strip()
+        rows.append((run, str(group.seeds), *figures, said))
     hidden = len(groups) - MOST_ROWS
     return _aligned(rows) + (f"\n\n… and {hidden} settings more" if hidden > 0 else "")
 
@@ -141,12 +143,13 @@ def _sweep(ledger: Ledger, study: Entry) -> str:
     )
 
 
-def _best(one: Entry) -> str:
-    names = [name for name in results(one.metrics) if name.startswith(("val", "test"))][:4]
+def _best(one: Entry, data: str) -> str:
+    known = results(one.metrics)
+    names = [name for name in known if name.startswith(("val", "test"))][:4] or known[:4]
     values = ", ".join(f"{name} {figure(one.metrics[name])}" for name in names)
     return (
-        f"- best: {one.short} ({one.name}), {values}; again: `{lab()} rerun {one.short}`"
-        + _pictures(one, "pictures")
+        f"- best: {one.short} ({one.name}), {values}{data and ' '}{data}"
+        f"; again: `{lab()} rerun {one.short}`" + _pictures(one, "pictures")
     )
 
 

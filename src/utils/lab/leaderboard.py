@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from src.utils.execution.wording import figure, spelled, when
@@ -17,8 +18,11 @@ from rich.markup import escape
 from rich.table import Table
 
 STYLES = {"failed": "red", "killed": "red", "running": "yellow", "pruned": "dim"}
+RUN, WHEN, FIGURE, METRIC = 20, 11, 6, 16  # columns of a run's name, its time, a figure, a metric
+SAID = 18  # columns, at least, of what a run differs in
 WIDE = 100  # columns of a terminal that has room for more metrics
-NOT_CHANGES = ("note", "tags", "resume", "resume_run", "fork")  # settings that change no result
+# Settings that change no result.
+NOT_CHANGES = ("note", "tags", "stale", "resume", "resume_run", "fork")
 
 
 @dataclass(frozen=True)
@@ -62,18 +66,19 @@ def _number(value: float | str | None) -> float | str | None:
 def say_runs(entries: list[Entry], total: int, wish: Wish) -> None:
     """Print the table, two lines a run."""
     console = get_console()
-    shown = _metrics(entries, wish, most=2 if console.width < WIDE else 4)
-    changes = differences(entries)
+    shown = _metrics(entries, wish, console.width)
+    changes, marks = differences(entries), data_marks(entries)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("run", no_wrap=True, max_width=20)
+    table.add_column("run", no_wrap=True, max_width=RUN)
     table.add_column("when", no_wrap=True)
     for name in shown:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("differs in, and why", ratio=1)
+        table.add_column(name, justify="right", no_wrap=True, max_width=METRIC)
+    table.add_column("differs in, and why", ratio=1, overflow="fold")
     for one in entries:
         run = f"{one.name}\n{one.short}{'*' if one.is_dirty else ''}"
         figures = [figure(one.metrics.get(name)) for name in shown]
-        said = "\n".join(part for part in (spelled(changes[one.id]), why(one)) if part)
+        differs = " ".join(part for part in (marks[one.id], spelled(changes[one.id])) if part)
+        said = "\n".join(part for part in (differs, why(one)) if part)
         cells = (run, f"{when(one.started)}\n{one.state}", *figures, said)
         table.add_row(*map(escape, cells), style=STYLES.get(one.state, ""))
     console.print(table)
@@ -86,13 +91,32 @@ def _caption(entries: list[Entry], total: int) -> str:
     return " · ".join([f"{of} run{'s' * (total != 1)}", *marks])
 
 
-def _metrics(entries: list[Entry], wish: Wish, most: int) -> list[str]:
-    """Those that matter most: what was sorted by, what the runs are after, and the same on test data."""
+def _metrics(entries: list[Entry], wish: Wish, width: int) -> list[str]:
+    """Those that matter most: what was sorted by, what the runs are after, and the same on test data;
+    as many as leave room for what differs."""
     known = {name for one in entries for name in one.metrics}
     aim = objective(entries)
     sort = [(wish.sort or "").removeprefix("-")]
     names = [*sort, *(aim.partners if aim else []), *results(known)]
-    return [name for name in dict.fromkeys(names) if name in known][:most]
+    names = [name for name in dict.fromkeys(names) if name in known]
+    room = width - RUN - WHEN - SAID - 3
+    taken = list(accumulate(min(max(len(name), FIGURE), METRIC) + 1 for name in names))
+    fitting = sum(columns <= room for columns in taken)
+    return names[: min(fitting, 2 if width < WIDE else 4)]
+
+
+def data_marks(entries: Sequence[Entry]) -> dict[str, str]:
+    """By run id, what is said of its data (`[sample]`), where the runs differ in it."""
+    said = {one.id: data_said(one) for one in entries}
+    differ = len({said[one.id] for one in entries if not one.is_study}) > 1
+    return {run_id: text if differ else "" for run_id, text in said.items()}
+
+
+def data_said(one: Entry) -> str:
+    """`[sample]`, `[full, size=2]`: the facts of the data that a run read; empty without any."""
+    facts = {name[5:]: text for name, text in one.tags.items() if name.startswith("data.")}
+    said = [text if name == "source" else f"{name}={text}" for name, text in facts.items()]
+    return f"[{', '.join(sorted(said))}]" if said else ""
 
 
 def differences(entries: Sequence[Entry]) -> dict[str, dict[str, str]]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.execution.manifest import Manifest
+from src.utils.execution.process import RERUN
 from src.utils.execution.provenance import packages
-from src.utils.execution.record import RERUN
 from src.utils.lab.worktree import lend_data, worktree
 from src.utils.layout import ROOT, Experiment
 from src.utils.store.address import tracking_uri
@@ -21,6 +21,7 @@ from src.utils.store.client import artifact, open_store
 from src.utils.store.finding import find_run
 from src.utils.store.objective import TIMINGS
 
+from mlflow.entities import DatasetInput
 from mlflow.entities import Run as StoredRun
 from omegaconf import OmegaConf
 from rich import get_console
@@ -56,10 +57,21 @@ class Outcome:
         return "within tolerance" if all(within) else "different"
 
 
-def rerun(reference: str, overrides: Sequence[str], tolerance: float, keep: bool) -> Outcome:
-    """Rebuild the state of a run in a worktree, run it there, and compare."""
+def rerun(
+    reference: str,
+    overrides: Sequence[str],
+    tolerance: float,
+    keep: bool,
+    other_data: bool = False,
+) -> Outcome:
+    """Rebuild the state of a run in a worktree, run it there, and compare.
+
+    Raises:
+        UserError: it is a study, or its data are not those of today and `other_data` is not given.
+    """
     client = open_store()
     old = find_run(client, reference)
+    _refuse_study(old, "rerun")
     name = client.get_experiment(old.info.experiment_id).name
     folder = artifact(client, old, "provenance").parent
     facts = json.loads((folder / "provenance" / "facts.json").read_text())
@@ -67,7 +79,13 @@ def rerun(reference: str, overrides: Sequence[str], tolerance: float, keep: bool
         raise UserError(
             f"run {old.info.run_id[:8]} was not made in a git repository: its code is in {folder}/source"
         )
-    for difference in differences(old, folder, facts):
+    changed = data_differences(old)
+    if changed and not other_data:
+        raise UserError(
+            f"the data that run {old.info.run_id[:8]} had are not there now: {'; '.join(changed)}; "
+            f"lab rerun {old.info.run_id[:8]} --other-data runs it on those of today"
+        )
+    for difference in [*changed, *differences(old, folder, facts)]:
         get_console().print(f"[yellow]differs[/] {escape(difference)}", soft_wrap=True)
     typed = OmegaConf.load(folder / "config" / "overrides.yaml")
     patch = folder / "provenance" / "changes.patch"
@@ -84,24 +102,51 @@ def rerun(reference: str, overrides: Sequence[str], tolerance: float, keep: bool
     return Outcome(old, new, _same_weights(old, new), tolerance)
 
 
+def data_differences(old: StoredRun) -> list[str]:
+    """What it read that is there with another content; what is missing is built before it runs."""
+    read = (
+        [] if old.inputs is None else [one for one in old.inputs.dataset_inputs if _is_input(one)]
+    )
+    manifests = {
+        one.dataset.name: Manifest.read(Experiment.named(one.dataset.name)) for one in read
+    }
+    return [
+        f"data {one.dataset.name}: {one.dataset.digest[:8]} then, {manifest.digest[:8]} now"
+        for one in read
+        if (manifest := manifests[one.dataset.name])
+        and manifest.digest[: len(one.dataset.digest)] != one.dataset.digest
+    ]
+
+
+def _is_input(data: DatasetInput) -> bool:
+    """What a stage wrote is what the rerun makes itself."""
+    return "output" not in [tag.value for tag in data.tags if tag.key == "mlflow.data.context"]
+
+
 def differences(old: StoredRun, folder: Path, facts: dict[str, Any]) -> Iterator[str]:
-    """What is not as it was: files that could not be kept, data, packages."""
+    """What else is not as it was: files that could not be kept, packages."""
     for name in facts["git"]["left_out"]:
         yield f"{name} was too large to be kept with the run"
-    for one in old.inputs.dataset_inputs if old.inputs else ():
-        manifest = Manifest.read(Experiment.named(one.dataset.name))
-        now = manifest.digest[:32] if manifest else "missing"
-        if now != one.dataset.digest:
-            yield f"data {one.dataset.name}: {one.dataset.digest[:8]} then, {now[:8]} now"
     then = set((folder / "provenance" / "packages.txt").read_text().split())
     changed = sorted(then ^ set(packages()))
     if changed:
         yield f"packages: {', '.join(changed[:8])}{' …' if len(changed) > 8 else ''}"
 
 
+def _refuse_study(run: StoredRun, command: str) -> None:
+    tags = run.data.tags
+    if "optuna.study" in tags and "optuna.trial" not in tags:
+        hint = {
+            "rerun": f"lab rerun {run.info.run_name}/best repeats its best trial",
+            "resume": f"lab show {run.info.run_name} has the command that goes on with it",
+        }
+        raise UserError(f"{run.info.run_name} is a study, not a run: {hint[command]}")
+
+
 def resume(reference: str) -> int:
     """`resume_run=ID`, by the program of the run; returns its exit status."""
     run = find_run(open_store(), reference)
+    _refuse_study(run, "resume")
     program = ROOT / run.data.tags["mlflow.source.name"]
     if not program.exists():
         raise UserError(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 NEWEST, BEST = "latest", "best"
+SHOWN = 5  # of several runs that a reference may mean
 CANDIDATES = 100  # of the newest runs, those that tell what an experiment is after
 
 
@@ -101,9 +102,8 @@ def _find(ledger: Ledger, reference: str, experiment: str | None) -> Entry:
         if len(meant) == 1:
             return meant[0]
         if meant:
-            raise UserError(
-                f"{reference!r} means several runs: {_listed(meant)}; give more of the id"
-            )
+            listed = _listed(ledger.filled(meant[:SHOWN]), len(meant))
+            raise UserError(f"{reference!r} means several runs: {listed}; give more of the id")
     raise UserError(f"there is no run {reference!r}{_near(entries, reference)}")
 
 
@@ -115,7 +115,7 @@ def _by_word(ledger: Ledger, within: str | None, word: str) -> Entry | None:
     if word.isdigit():
         return None
     entries = runs_of(ledger, within) if within else models(ledger)
-    if word == BEST and not within:  # metrics of different experiments can't be compared
+    if word == BEST:  # metrics of different experiments can't be compared
         entries = [one for one in entries if one.experiment == entries[0].experiment]
     if not entries:
         raise UserError("there are no runs yet: bash scripts/run.sh makes the first")
@@ -168,6 +168,12 @@ def _near(entries: list[Entry], reference: str) -> str:
     )
 
 
-def _listed(entries: list[Entry]) -> str:
-    more = f" and {len(entries) - 5} more" if len(entries) > 5 else ""
-    return ", ".join(f"{one.short} ({one.name})" for one in entries[:5]) + more
+def _listed(entries: list[Entry], total: int = 0) -> str:
+    more = f" and {total - len(entries)} more" if total > len(entries) else ""
+    return ", ".join(f"{one.short} ({_name(one)})" for one in entries) + more
+
+
+def _name(one: Entry) -> str:
+    """One that means no other run: `trial 1` is in every study, so that is `<study>/1`."""
+    study, trial = one.tags.get("optuna.study"), one.tags.get("optuna.trial")
+    return f"{study}/{trial}" if study and trial else one.name

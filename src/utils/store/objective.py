@@ -30,6 +30,12 @@ class Objective:
         """A metric by its name alone: losses and errors are better when they are lower."""
         return cls(metric, not LOWER.search(metric))
 
+    @classmethod
+    def told(cls, one: Entry) -> "Objective | None":
+        """What a run says that it is after: its tag `monitor`, «val_acc max»."""
+        metric, _, mode = one.tags.get("monitor", "").rpartition(" ")
+        return cls(metric, mode == "max") if metric else None
+
     @property
     def partners(self) -> list[str]:
         """The metric itself, and then the same one on the test data."""
@@ -42,21 +48,20 @@ class Objective:
         return -value if self.maximize else value
 
     def best(self, entries: Iterable[Entry]) -> Entry | None:
-        """The best of the runs that were finished; studies and pruned trials are none."""
+        """The best of the finished runs that are after the same; studies and pruned trials are none."""
         ranked = [one for one in entries if one.state == "finished" and not one.is_study]
+        ranked = [one for one in ranked if Objective.told(one) in (None, self)]
         ranked = [one for one in ranked if math.isfinite(self.rank(one.metrics.get(self.metric)))]
         return min(ranked, key=lambda one: self.rank(one.metrics[self.metric]), default=None)
 
 
 def objective(entries: Sequence[Entry]) -> Objective | None:
-    """What these runs were after: the tag `monitor` («val_acc max») of the newest that has one, or the
-    metric that is most likely meant."""
-    for one in entries:
-        metric, _, mode = one.tags.get("monitor", "").partition(" ")
-        if metric:
-            return Objective(metric, mode == "max")
-    names = sorted({name for one in entries for name in results(one.metrics)}, key=likely)
-    return Objective.of(names[0]) if names else None
+    """What these runs were after: what the newest of them that says so says, or the metric that is most
+    likely meant. What a study says of its trials is no metric of a run."""
+    told = next((aim for one in entries if (aim := Objective.told(one))), None)
+    runs = [one for one in entries if not one.is_study]
+    names = sorted({name for one in runs for name in results(one.metrics)}, key=likely)
+    return told or (Objective.of(names[0]) if names else None)
 
 
 def results(metrics: Iterable[str]) -> list[str]:

@@ -12,7 +12,9 @@ from typing import Any
 
 import src.utils.startup  # noqa: F401  before Optuna imports torch
 from src.utils.errors import UserError
+from src.utils.execution.stages import prepare_all
 from src.utils.layout import Experiment
+from src.utils.settings import Settings
 from src.utils.sweep import study as studies
 from src.utils.sweep.board import Board
 from src.utils.sweep.launcher import ForkLauncher
@@ -70,7 +72,7 @@ class SearchSweeper(Sweeper):
         grid = known.get(studies.GRID)
         question = Question.of(typed, self.settings, as_search if grid is None else not grid)
         name = name or study_name(here, Path(self.cfg.hydra.sweep.dir), question.space)
-        self._check(question)
+        prepare_all(self._check(question))
         extend = self._extender()
 
         with studies.beginning(name):
@@ -111,13 +113,15 @@ class SearchSweeper(Sweeper):
             one.lstrip("+").split("=")[0] == setting for one in self.cfg.hydra.overrides.hydra
         )
 
-    def _check(self, question: Question) -> None:
-        """Compose and check what may be tried, before anything is written."""
-        for point in question.samples():
+    def _check(self, question: Question) -> list[Settings]:
+        """Compose and check what may be tried, before anything is written; returns it."""
+        checked = []
+        for point in list(question.samples()) or [{}]:
             overrides = question.overrides(point)
             config = self.context.config_loader.load_sweep_config(self.cfg, overrides)
             if self.program is not None:
-                self.program.check(config)
+                checked.append(self.program.check(config))
+        return checked
 
     def _extender(self) -> Callable[[DictConfig, optuna.Trial], None] | None:
         """`custom_search_space`: a function that suggests more. Its name is enough where it is in the
