@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from src.utils.errors import UserError
 
@@ -34,6 +34,8 @@ class TrainingSettings(Settings):
     """What every model has; values in config/utils/training.yaml."""
 
     max_epochs: PositiveInt
+    monitor: str | None  # the metric that says what is best …
+    mode: Literal["min", "max"] | None  # … and which way it is good
     checkpoint_every: PositiveInt | None
     compile: bool
     resume: str | None

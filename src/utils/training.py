@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from src.utils.callbacks.checkpoint import Continuity, FirstWeights, MidEpoch, NameModel
 from src.utils.callbacks.interruption import Interruption
@@ -11,9 +11,11 @@ from src.utils.callbacks.logger import RunLogger
 from src.utils.callbacks.loss import StepLoss
 from src.utils.callbacks.profiler import NoProfiler
 from src.utils.callbacks.progress import Progress
+from src.utils.errors import UserError
 from src.utils.layout import LOGS
 from src.utils.run import Run
 from src.utils.settings import TrainingSettings
+from src.utils.sweep.direction import Mode
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -32,12 +34,16 @@ LAST: dict[str, Any] = {"enable_version_counter": False}  # always the same file
 def tracked_trainer(
     run: Run,
     cfg: TrainingSettings,
-    monitor: str,
-    mode: Literal["min", "max"],
+    monitor: str | None = None,
+    mode: Mode | None = None,
     callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
-    """A trainer whose metrics and checkpoints belong to `run`; `monitor` says which epoch is best."""
-    if run.leads:
+    """A trainer whose metrics and checkpoints belong to `run`; `monitor` says which epoch is best.
+
+    Both it and `mode` are settings; what is given here goes before those.
+    """
+    monitor, mode = _monitored(run, cfg, monitor, mode)
+    if run.leads and monitor is not None:
         run.tag({"monitor": f"{monitor} {mode}"})  # what leaderboards sort by
     return pl.Trainer(
         **{"profiler": NoProfiler(), **cfg.trainer},
@@ -55,7 +61,7 @@ def tracked_trainer(
             Continuity(run),
             Progress(),
             Interruption(run),
-            *_pruning(run, monitor),
+            *(_pruning(run, monitor) if monitor is not None else []),
             *callbacks,
         ],
         default_root_dir=LOGS / "lightning",
@@ -63,6 +69,20 @@ def tracked_trainer(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+
+
+def _monitored(
+    run: Run, cfg: TrainingSettings, monitor: str | None, mode: Mode | None
+) -> tuple[str, Mode]:
+    """What is monitored and which way it is good; a search has to go that way."""
+    monitor, mode = monitor or cfg.monitor, mode or cfg.mode
+    if monitor is None or mode is None:
+        raise UserError(
+            "monitor=… and mode=min or mode=max belong together: set both, in config.yaml"
+        )
+    if run.trial is not None and run.leads:
+        run.trial.agree(mode)
+    return monitor, mode
 
 
 def _pruning(run: Run, monitor: str) -> list[pl.Callback]:

@@ -54,7 +54,7 @@ def main(cfg: Config, run: Run) -> float:
     if cfg.compile:
         model.network.compile()
 
-    trainer = tracked_trainer(run, cfg, monitor="val_acc", mode="max")
+    trainer = tracked_trainer(run, cfg)
     trainer.fit(model, data, ckpt_path=run.resume_from, weights_only=True)
     best = best_checkpoint(trainer)
     trainer.test(model, data, ckpt_path=best.best_model_path, weights_only=True, verbose=False)
