@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal, TypeVar
 from src.utils.errors import UserError
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 NUMBER = re.compile(r"[+-]?[\d_.]+(e[+-]?[\d_]+)?", re.IGNORECASE)
 
@@ -42,6 +51,13 @@ class TrainingSettings(Settings):
     resume_run: str | None
     fork: bool
     trainer: dict[str, Any]
+
+    @field_validator("fork")
+    @classmethod
+    def _from_a_run(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("resume_run") is None:
+            raise ValueError("needs resume_run=ID, the run to begin with")
+        return value
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -94,5 +110,7 @@ def _problem(error: dict[str, Any], kind: type[Settings]) -> str:
         return unknown(key, list(kind.model_fields))
     if error["type"] == "missing":
         return f"{key} has no value: give it one in config.yaml"
-    expected = error["msg"].removeprefix("Input ").removeprefix("String ")
+    expected = error["msg"]
+    for prefix in ("Input ", "String ", "Value error, "):
+        expected = expected.removeprefix(prefix)
     return f"{key}={error['input']} is refused: it {expected}"

@@ -34,7 +34,7 @@ def contradicts(mode: Mode, direction: str) -> str:
     """What is wrong, and what to do."""
     return (
         f"contradicts mode={mode}, the way in which the monitored metric is good: set "
-        f"mode={MODES[direction]} with a monitor that fits, or leave the direction out"
+        f"mode={MODES[direction]} with a monitor that fits, or hydra.sweeper.direction={DIRECTIONS[mode]}"
     )
 
 

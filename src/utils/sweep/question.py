@@ -1,6 +1,7 @@
 """What a sweep asks: over what, with what held fixed, to which end, how many times."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -77,6 +78,19 @@ class Question:
         values = {name: _samples(one) for name, one in self.space.items()}
         for number in range(max(map(len, values.values()), default=0)):
             yield {name: some[number % len(some)] for name, some in values.items()}
+
+    @contextmanager
+    def hints(self) -> Iterator[None]:
+        """Adds to what is wrong with a point how a range of whole numbers is written."""
+        try:
+            yield
+        except UserError as error:
+            for name, one in self.space.items():
+                if isinstance(one, FloatDistribution) and f"{name}=" in str(error):
+                    whole = f"int(interval({one.low:g},{one.high:g}))"
+                    if "integer" in str(error):
+                        raise UserError(f"{error}; whole numbers are {name}={whole}") from None
+            raise
 
     def overrides(self, params: dict[str, Any]) -> list[str]:
         """The command line of one trial."""

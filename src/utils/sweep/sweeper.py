@@ -169,4 +169,5 @@ class SearchSweeper(Sweeper):
             overrides = question.overrides(point)
             config = self.context.config_loader.load_sweep_config(self.cfg, overrides)
             if self.program is not None:
-                self.program.check(config)
+                with question.hints():
+                    self.program.check(config)
