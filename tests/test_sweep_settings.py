@@ -184,7 +184,7 @@ def test_without_ranges(toys: SweepLab) -> None:
     toys.sweep(toy(94), space, f"{S}.n_trials=2", ONE)
     assert {len(trial.params) for trial in toys.study().trials} == {1}
     assert states(toys.study()) == {"COMPLETE": 2}
-    toys.sweep(toy(94), f"{S}.params={{x: 'interval(0,1)'}}", f"{S}.n_trials=2", ONE)
+    toys.sweep(toy(94), f"+{S}.params={{x: 'interval(0,1)'}}", f"{S}.n_trials=2", ONE)
     assert {*toys.study().best_params} == {"x"}
 
 
