@@ -8,6 +8,7 @@ import sys
 import termios
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,29 @@ x: 0.5
 y: middle
 seconds: 0.0
 end: value
+"""
+
+
+# Types command lines one after the other, each in a fork of a process that has imported what it takes.
+FORKS = """
+import os, runpy, sys, traceback
+import src.utils.experiment, src.utils.execution.stages, src.utils.sweep.sweeper
+for number, line in enumerate({lines!r}):
+    pid = os.fork()
+    if pid == 0:
+        code, sys.argv = 0, line
+        written = os.open(f"{folder}/{{number}}.txt", os.O_WRONLY | os.O_CREAT)
+        os.dup2(written, 1), os.dup2(written, 2)
+        try:
+            runpy.run_path(line[0], run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code or 0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
@@ -94,6 +118,13 @@ class SweepLab(Lab):
         assert "Traceback" not in said
         assert "Warning" not in said
         return said
+
+    def typed(self, lines: Sequence[Sequence[str]], folder: Path) -> list[tuple[int, str]]:
+        """How each of many command lines that start nothing ends, and what it prints."""
+        whole = [[str(self.root / program), *arguments] for program, *arguments in lines]
+        codes = self.python(FORKS.format(lines=whole, folder=folder))[0].split()
+        texts = [(folder / f"{number}.txt").read_text() for number in range(len(lines))]
+        return list(zip(map(int, codes), texts, strict=True))
 
     @property
     def storage(self) -> str:

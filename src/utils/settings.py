@@ -62,6 +62,8 @@ class TrainingSettings(Settings):
 
     trainer: TrainerArguments  # before max_epochs, which depends on it
     max_epochs: int
+    monitor: str | None  # the metric that says what is best …
+    mode: Literal["min", "max"] | None  # … and which way it is good
     checkpoint_every: PositiveInt | None
     compile: bool
     resume: str | None
@@ -73,6 +75,13 @@ class TrainingSettings(Settings):
     def _ends(cls, value: int, info: ValidationInfo) -> int:
         if value < 1 and not (value == -1 and has_other_limit(info.data.get("trainer", {}))):
             raise ValueError(NO_LIMIT.removeprefix("it "))
+        return value
+
+    @field_validator("fork")
+    @classmethod
+    def _from_a_run(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("resume_run") is None:
+            raise ValueError("needs resume_run=ID, the run to begin with")
         return value
 
 

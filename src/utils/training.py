@@ -4,7 +4,7 @@ import logging
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from src.utils.callbacks.checkpoint import FirstWeights, MidEpoch, NameModel
 from src.utils.callbacks.continuity import Continuity
@@ -24,6 +24,7 @@ from src.utils.execution.trainer_arguments import trainer_arguments
 from src.utils.layout import LOGS
 from src.utils.run import Run
 from src.utils.settings import TrainingSettings
+from src.utils.sweep.direction import Mode
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
@@ -45,17 +46,20 @@ def tracked_trainer(
     run: Run,
     cfg: TrainingSettings,
     monitor: str | None = None,
-    mode: Literal["min", "max"] = "min",
+    mode: Mode | None = None,
     callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
     """A trainer whose metrics and checkpoints belong to `run`; by `monitor` the best one is kept.
 
+    monitor, mode: before the settings of the same names
+
     Raises:
-        UserError: the run has a trainer already.
+        UserError: the run has a trainer already, or the study of the trial goes the other way.
     """
     if run.has_trainer:
         raise UserError(ONE_TRAINING)
     run.has_trainer = True
+    monitor, mode = _monitored(run, cfg, monitor, mode)
     if run.leads and monitor is not None:
         run.tag({"monitor": f"{legal(monitor)} {mode}"})  # what leaderboards sort by
     every = cfg.trainer.get("log_every_n_steps", 50)
@@ -84,6 +88,20 @@ def tracked_trainer(
         ],
         default_root_dir=LOGS / "lightning",
     )
+
+
+def _monitored(
+    run: Run, cfg: TrainingSettings, monitor: str | None, mode: Mode | None
+) -> tuple[str | None, Mode]:
+    """What is monitored, if anything, and which way it is good; a search has to go that way."""
+    monitor, mode = monitor or cfg.monitor, mode or cfg.mode
+    if monitor is None:
+        return None, "min"
+    if mode is None:
+        raise UserError(f"monitor={monitor} needs mode=min or mode=max: set both, in config.yaml")
+    if run.trial is not None and run.leads:
+        run.trial.agree(mode)
+    return monitor, mode
 
 
 def _pruning(run: Run, monitor: str) -> list[pl.Callback]:

@@ -52,7 +52,7 @@ def main(cfg: Config, run: Run) -> float:
         weight_decay=cfg.weight_decay,
     )
 
-    trainer = tracked_trainer(run, cfg, monitor="val_acc", mode="max")
+    trainer = tracked_trainer(run, cfg)
     trainer.fit(model, data, ckpt_path=run.resume_from, weights_only=True)
     best = best_checkpoint(trainer)
     trainer.test(model, data, ckpt_path=best.best_model_path, weights_only=True, verbose=False)

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from src.utils.execution.log import say_at_once
 from src.utils.execution.wording import duration, figure, spelled
-from src.utils.sweep.study import FINISHED, INTERRUPTED, REASON, SURPLUS, best_trials, total
+from src.utils.sweep.study import FINISHED, GRID, INTERRUPTED, REASON, SURPLUS, best_trials, total
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -38,7 +38,11 @@ class Board:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Board":
-        log.info("%s: %d trials, %d at a time", self.study.study_name, self.n_trials, self.n_jobs)
+        total = (
+            "every combination once" if self.study.user_attrs[GRID] else "hydra.sweeper.n_trials"
+        )
+        start = "%s: %d trials (%s), %d at a time"
+        log.info(start, self.study.study_name, self.n_trials, total, self.n_jobs)
         if len(self.study.directions) > 1:
             log.info("with several objectives nothing is pruned")
         if get_console().is_terminal:

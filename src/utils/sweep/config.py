@@ -8,12 +8,10 @@ from hydra.core.config_store import ConfigStore
 from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 from omegaconf import MISSING
 
+MEDIAN = {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 4, "n_warmup_steps": 0}
 PRUNERS: dict[str, dict[str, Any]] = {
-    "median": {
-        "_target_": "optuna.pruners.MedianPruner",
-        "n_startup_trials": 4,
-        "n_warmup_steps": 0,
-    },
+    "default": MEDIAN,  # of a search; a grid has none unless one is chosen
+    "median": MEDIAN,
     "percentile": {"_target_": "optuna.pruners.PercentilePruner", "percentile": 25.0},
     "halving": {"_target_": "optuna.pruners.SuccessiveHalvingPruner", "min_resource": 1},
     "hyperband": {"_target_": "optuna.pruners.HyperbandPruner", "min_resource": 1},
@@ -34,8 +32,9 @@ class SearchSweeperConf(OptunaSweeperConf):
 
     _target_: str = "src.utils.sweep.sweeper.SearchSweeper"
     defaults: list[Any] = field(
-        default_factory=lambda: [{"sampler": "default"}, {"pruner": "median"}]
+        default_factory=lambda: [{"sampler": "default"}, {"pruner": "default"}]
     )
+    direction: Any = None  # None: as the setting `mode` says; else minimize, or maximize, or a list
     storage: str | None = "${oc.env:OPTUNA_STORAGE,null}"  # None: logs/optuna/optuna.db
     n_jobs: int | None = None  # type: ignore[assignment]  # None: as many as fit the machine
     max_failure_rate: float = 0.2  # of n_trials; more, and the sweep stops

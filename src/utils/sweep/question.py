@@ -1,21 +1,28 @@
 """What a sweep asks: over what, with what held fixed, to which end, how many times."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
 from src.utils.errors import UserError
+from src.utils.sweep.direction import directions
 
-import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
-from hydra.utils import instantiate
+from hydra.core.override_parser.types import ChoiceSweep, Override, ValueType
 from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl, create_params_from_overrides
 from omegaconf import DictConfig
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
-TRUSTED = ("optuna.samplers.*", "hydra_plugins.hydra_optuna_sweeper.*")
+UNEVEN = 0.382  # the point of a range that is looked at
+MANY = 8  # numbers in a list: of more, the ends are looked at, since each costs a tenth of a second
 
 
 @dataclass(frozen=True)
@@ -29,16 +36,17 @@ class Question:
     grid: bool  # every combination once, instead of a sampler
 
     @classmethod
-    def of(cls, arguments: Sequence[str], settings: DictConfig, as_search: bool) -> "Question":
+    def of(cls, arguments: Sequence[str], config: DictConfig, as_search: bool) -> "Question":
         """From what was typed, and `hydra.sweeper.params` of the config.
 
         `as_search`: let the sampler choose even among plain lists of values.
         """
+        settings = config.hydra.sweeper
         params = [f"{name}={value}" for name, value in (settings.params or {}).items()]
         typed = [*params, *arguments]
         space, fixed, rest = _parsed(typed)
         space = {name: one for name, one in space.items() if name not in fixed}
-        if not space and not settings.custom_search_space:
+        if not space and not params and not settings.custom_search_space:
             raise UserError(
                 "there is nothing to search: give a range, as in -m 'learning_rate=interval(0.001,0.01)', "
                 "or put hydra.sweeper.params in config.yaml"
@@ -47,10 +55,13 @@ class Question:
             grid = True
         else:
             grid = not as_search and not settings.custom_search_space and _is_plain(typed)
-        return cls(space, fixed, rest, _directions(settings.direction), grid)
+        return cls(space, fixed, rest, directions(config), grid)
 
-    def combinations(self) -> list[dict[str, Any]]:
-        """Every point of a grid."""
+    @cached_property
+    def points(self) -> list[dict[str, Any]]:
+        """All combinations, of a grid."""
+        if not self.grid:
+            return []
         try:
             choices = {
                 name: OptunaSweeperImpl._to_grid_sampler_choices(one)
@@ -63,14 +74,30 @@ class Question:
         return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
 
     def samples(self) -> Iterator[dict[str, Any]]:
-        """Points that have the ends of each range and every one of its choices in them: what can be
-        checked before a trial is run."""
-        ends = {name: _ends(one) for name, one in self.space.items()}
-        for number in range(max(map(len, ends.values()), default=0)):
-            yield {name: values[number % len(values)] for name, values in ends.items()}
+        """Points that have the ends of each range, one between them and the choices in them: what can
+        be checked before a trial is run."""
+        values = {name: _samples(one) for name, one in self.space.items()}
+        for number in range(max(map(len, values.values()), default=0)):
+            yield {name: some[number % len(some)] for name, some in values.items()}
+
+    @contextmanager
+    def hints(self) -> Iterator[None]:
+        """Adds to what is wrong with a point how a range of whole numbers is written."""
+        try:
+            yield
+        except UserError as error:
+            for name, one in self.space.items():
+                if isinstance(one, FloatDistribution) and f"{name}=" in str(error):
+                    whole = f"int(interval({one.low:g},{one.high:g}))"
+                    if "integer" in str(error):
+                        raise UserError(f"{error}; whole numbers are {name}={whole}") from None
+            raise
 
     def overrides(self, params: dict[str, Any]) -> list[str]:
         """The command line of one trial."""
+        both = sorted(params.keys() & self.fixed.keys())
+        if both:
+            raise UserError(f"{', '.join(both)}: suggested by custom_search_space, but fixed too")
         return [
             *(f"{name}={value}" for name, value in {**params, **self.fixed}.items()),
             *self.rest,
@@ -82,16 +109,6 @@ class Question:
             **{name: str(value) for name, value in self.fixed.items()},
             "hydra.sweeper.direction": ", ".join(self.directions),
         }
-
-
-def sampler_of(settings: DictConfig, question: Question) -> optuna.samplers.BaseSampler:
-    """The configured sampler; the points of a grid are queued, so that needs none."""
-    if question.grid:
-        return optuna.samplers.RandomSampler()
-    sampler: optuna.samplers.BaseSampler = instantiate(
-        settings.sampler, _execution_whitelist_=TRUSTED
-    )
-    return sampler
 
 
 def _is_plain(typed: list[str]) -> bool:
@@ -107,23 +124,29 @@ def _is_list(override: Override) -> bool:
     return isinstance(value, ChoiceSweep) and value.simple_form
 
 
-def _directions(direction: Any) -> list[str]:
-    several = (
-        [direction]
-        if isinstance(direction, str) or not hasattr(direction, "__iter__")
-        else direction
-    )
-    return [getattr(one, "name", str(one)) for one in several]
-
-
 def _parsed(typed: list[str]) -> tuple[dict[str, BaseDistribution], dict[str, str], list[str]]:
-    try:
-        return create_params_from_overrides(typed)
-    except (ValueError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"the search space makes no sense: {error}") from None
+    for one in OverridesParser.create().parse_overrides(typed):
+        if one.value_type is ValueType.GLOB_CHOICE_SWEEP:
+            raise UserError(f"{one.input_line}: a search needs the values themselves, as in a=x,y")
+        try:
+            create_params_from_overrides([str(one.input_line)])
+        except (ValueError, AssertionError, NotImplementedError) as error:
+            raise UserError(f"{one.input_line} makes no sense: {error}") from None
+    return create_params_from_overrides(typed)
 
 
-def _ends(one: BaseDistribution) -> tuple[Any, ...]:
+def _samples(one: BaseDistribution) -> tuple[Any, ...]:
+    """Of numbers, the third is none of the whole ones if there are others."""
     if isinstance(one, CategoricalDistribution):
-        return one.choices
-    return one.low, one.high  # type: ignore[attr-defined]  # every other distribution is a range
+        numbers = all(type(choice) in (int, float) for choice in one.choices)
+        return _ends(one.choices) if numbers and len(one.choices) > MANY else one.choices
+    assert isinstance(one, IntDistribution | FloatDistribution)  # there are no others
+    if one.step is None:
+        return one.low, one.high, one.low + (one.high - one.low) * UNEVEN
+    return one.low, one.high, min(one.low + one.step, one.high)
+
+
+def _ends(numbers: Sequence[Any]) -> tuple[Any, ...]:
+    """The least and the greatest, of the whole ones and of the others."""
+    kinds = ([one for one in numbers if type(one) is kind] for kind in (int, float))
+    return tuple(end(some) for some in kinds if some for end in (min, max))

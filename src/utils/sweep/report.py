@@ -58,8 +58,12 @@ class StudyReport:
             return Run(self.client, known, self.here, [])
         name = self.study.study_name
         run = create_run(self.here, {"optuna.study": name}, [], name)
-        note, labels = self.config.get("note", ""), list(self.config.get("tags", []))
-        record(self.client, run.id, run.folder, self.here, note, labels)
+        note, labels = str(self.config.get("note", "")), list(self.config.get("tags", []))
+        try:
+            record(self.client, run.id, run.folder, self.here, note, labels)
+        except BaseException:
+            run.close("FAILED")
+            raise
         self.study.set_user_attr(RUN_ID, run.id)
         return run
 
@@ -137,7 +141,8 @@ class StudyReport:
         self.folder.mkdir(parents=True, exist_ok=True)
         for place in (self.folder, self.run.folder):
             OmegaConf.save(results, place / "optimization_results.yaml")
-        say_study(self.study, self.here, list(self.config.hydra.overrides.hydra))
+        typed: Any = OmegaConf.to_container(self.config.hydra.overrides.hydra, resolve=False)
+        say_study(self.study, self.here, typed)
 
     def refresh(self) -> None:
         """Write the best so far, the table and the plots; one process of those that share it at a time:

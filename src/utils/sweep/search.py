@@ -17,7 +17,7 @@ from src.utils.sweep.launcher import ForkLauncher
 from src.utils.sweep.question import Question
 from src.utils.sweep.result import JobFailed, described, plain, spelled
 from src.utils.sweep.study import INTERRUPTED, REASON, SURPLUS
-from src.utils.sweep.trial import PRUNED, TrialLink
+from src.utils.sweep.trial import PRUNED, REFUSED, TrialLink
 
 import optuna
 from hydra.core.utils import JobReturn, JobStatus
@@ -51,6 +51,7 @@ class Search:
         self.settings: DictConfig = config.hydra.sweeper
         self.n_trials = studies.total(study)
         self.failures: list[FrozenTrial] = []  # for good: not tried again
+        self.refused = ""  # why no trial of this study can be right
         self.interrupts = 0
         self.listeners: Sequence[TrialEnded] = ()
 
@@ -90,10 +91,13 @@ class Search:
 
     def verdict(self) -> None:
         """Ends the program as what happened asks for."""
+        if self.refused:
+            raise UserError(self.refused)
         if self.too_many_failures:
             reasons = {trial.user_attrs[REASON] for trial in self.failures}
+            tried = len(self.failures) + studies.count(self.study, *studies.FINISHED)
             raise UserError(
-                f"{len(self.failures)} of {self.n_trials} trials failed, more than "
+                f"{len(self.failures)} of {max(tried, self.n_trials)} trials failed, more than "
                 f"hydra.sweeper.max_failure_rate={self.settings.max_failure_rate} allows: "
                 + "; ".join(sorted(reasons))
             )
@@ -105,12 +109,19 @@ class Search:
         allowed: float = self.settings.max_failure_rate * self.n_trials
         return len(self.failures) > allowed
 
+    @property
+    def is_over(self) -> bool:
+        """Before its study has all its trials: Ctrl-C, too many failures, or none that can be right."""
+        used_up = len(self.failures) >= self.n_trials  # where all may fail, there would be no end
+        return bool(self.interrupts or self.refused or self.too_many_failures or used_up)
+
     def _goes_on(self) -> bool:
-        if self.interrupts or self.too_many_failures:
+        if self.is_over:
             return False
-        ahead = [TrialState.RUNNING, TrialState.WAITING]
-        done = studies.count(self.study, *studies.FINISHED) >= self.n_trials
-        return not done and (not self.question.grid or studies.count(self.study, *ahead) > 0)
+        if self.question.grid:
+            running = studies.count(self.study, TrialState.RUNNING)
+            return studies.wanted(self.study) > 0 or running > 0
+        return studies.count(self.study, *studies.FINISHED) < self.n_trials
 
     def _objective(self, trial: optuna.Trial) -> float | list[float]:
         trial.set_user_attr(studies.OWNER, this_process())
@@ -126,6 +137,8 @@ class Search:
         return self._value(trial, plain(result))
 
     def _launched(self, trial: optuna.Trial) -> JobReturn:
+        if self.question.grid:
+            trial._fixed_params = self.question.points[studies.point_of(trial)]
         for name, distribution in self.question.space.items():
             trial._suggest(name, distribution)
         if self.extend is not None:
@@ -168,13 +181,15 @@ class Search:
         if trial.state is TrialState.FAIL:
             self._failed(trial)
         self._tell(trial)
-        if self.interrupts or self.too_many_failures or studies.wanted(study) <= 0:
+        if self.is_over or studies.wanted(study) <= 0:
             study.stop()
 
     def _failed(self, trial: FrozenTrial) -> None:
         """What failed is tried again; `max_retries` times where it was its own fault."""
         reason, before = trial.user_attrs[REASON], studies.failures(trial)
-        if reason == INTERRUPTED:
+        if REFUSED in trial.user_attrs:
+            self.refused = trial.user_attrs[REFUSED]
+        elif reason == INTERRUPTED:
             studies.queue_again(self.study, trial, before)
         elif reason != SURPLUS and before < self.settings.max_retries:
             studies.queue_again(self.study, trial, before + 1)

@@ -17,6 +17,7 @@ from filelock import FileLock
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
+IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")
 HEARTBEAT = 15  # seconds; by it, trials of other machines are known to live
 
 
@@ -26,6 +27,8 @@ def open_storage(url: str | None = None, ready: bool = False) -> BaseStorage:
     `ready` is for the processes of trials: the sweep has looked after the tables before them.
     """
     url = url or f"sqlite:///{STUDIES}"
+    if url in IN_MEMORY:
+        raise UserError(f"the study store {url} lies in the memory of one process: name a file")
     try:
         return _database(url, ready)
     except (

@@ -20,7 +20,7 @@ GRACE_PERIOD = 60  # seconds without a sign of life
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 # What is written on a study
 EXPERIMENT, QUESTION, ARGUMENTS, N_TRIALS = "experiment", "question", "arguments", "n_trials"
-GRID = "grid"
+SETTINGS, GRID = "settings", "grid"
 # … and on a trial: the process that runs it, and why it failed
 OWNER, REASON, FAILURES = "owner", "reason", "failures"
 # Reasons that are no fault of a trial
@@ -53,14 +53,18 @@ def begin(
     study: optuna.Study,
     here: Experiment,
     typed: list[str],
+    settings: list[str],
     question: Question,
     n_trials: int | None,
 ) -> None:
     """Write down what is asked; on a study that has begun, refuse to ask anything else.
 
-    `n_trials` is None where it was not typed: a study that goes on keeps its total.
+    `typed` are the overrides of the experiment, `settings` those of the sweep. `n_trials` is None where
+    it was not typed: a study that goes on keeps its total.
     """
-    asked = question.describe()
+    asked, owner = question.describe(), study.user_attrs.get(EXPERIMENT, str(here))
+    if owner != str(here):
+        raise UserError(f"{study.study_name} is a study of {owner}: take another study_name")
     before = study.user_attrs.get(QUESTION) if EXPERIMENT in study.user_attrs else None
     if before is not None and before != asked:
         name = next(key for key in sorted(before | asked) if before.get(key) != asked.get(key))
@@ -68,13 +72,11 @@ def begin(
         raise UserError(
             f"{study.study_name} has {name}={old}, not {new}: that would be a new study"
         )
-    points = question.combinations() if question.grid else []
-    n_trials = len(points) or n_trials
+    n_trials = len(question.points) or n_trials
     if n_trials is not None:
         study.set_user_attr(N_TRIALS, n_trials)
+    study.set_user_attr(SETTINGS, settings)
     if before is None:
-        for point in points:
-            study.enqueue_trial(point, skip_if_exists=True)
         about = {QUESTION: asked, ARGUMENTS: typed, GRID: question.grid, EXPERIMENT: str(here)}
         for name, value in about.items():  # the experiment last: now it can be resumed
             study.set_user_attr(name, value)
@@ -98,16 +100,31 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def wanted(study: optuna.Study) -> int:
-    """How many trials are still to be started; of a grid, those that wait."""
-    missing = total(study) - count(study, *FINISHED, TrialState.RUNNING)
+    """How many trials are still to be started; of a grid, its other points and those that wait."""
     if study.user_attrs[GRID]:
-        return min(missing, count(study, TrialState.WAITING))
-    return missing
+        begun = sum(not _history(one) for one in study.get_trials(deepcopy=False))
+        return max(0, total(study) - begun) + count(study, TrialState.WAITING)
+    return total(study) - count(study, *FINISHED, TrialState.RUNNING)
+
+
+def point_of(trial: optuna.Trial) -> int:
+    """Which point of a grid a trial has: the first trials have one each, and one that runs again has the
+    point of the first of its attempts. Processes that share a study need not agree on more."""
+    others = trial.study.get_trials(deepcopy=False)
+    first = next(iter(_history(others[trial.number])), trial.number)
+    return sum(not _history(one) for one in others[:first])
+
+
+def _history(trial: FrozenTrial) -> list[int]:
+    """The earlier attempts of a trial, the first one first."""
+    return list(trial.system_attrs.get("retry_history", []))
 
 
 def is_surplus(trial: optuna.Trial) -> bool:
     """Whether so many trials came before this one that its study needs no more: when several
     processes start the last trials at the same moment."""
+    if trial.study.user_attrs[GRID]:
+        return point_of(trial) >= total(trial.study)
     others = trial.study.get_trials(deepcopy=False)
     before = [one for one in others if one.number < trial.number]
     return sum(one.state is not TrialState.FAIL for one in before) >= total(trial.study)
@@ -144,7 +161,7 @@ def interrupted(study: optuna.Study, trial: FrozenTrial) -> None:
 
 def queue_again(study: optuna.Study, trial: FrozenTrial, failures: int) -> None:
     """Let a new trial run with the parameters of one that failed, as far as it had any."""
-    history = [*trial.system_attrs.get("retry_history", []), trial.number]
+    history = [*_history(trial), trial.number]
     known = {"failed_trial": trial.number, **trial.system_attrs}
     study.add_trial(
         optuna.create_trial(

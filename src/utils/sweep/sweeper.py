@@ -5,52 +5,63 @@ one ends; a sweep that was killed goes on with `resume=latest`; several processe
 one study. Any of Hydra's launchers runs the trials, by default ours (`src/utils/sweep/launcher.py`).
 """
 
-import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import src.utils.startup  # noqa: F401  before Optuna imports torch
 from src.utils.errors import UserError
 from src.utils.execution.stages import prepare_all
-from src.utils.layout import Experiment
+from src.utils.layout import STUDIES, Experiment
 from src.utils.settings import Settings
 from src.utils.sweep import study as studies
 from src.utils.sweep.board import Board
+from src.utils.sweep.custom_search_space import custom_search_space
 from src.utils.sweep.launcher import ForkLauncher
+from src.utils.sweep.limits import check_limits, make_folder
 from src.utils.sweep.name import study_name
-from src.utils.sweep.question import Question, sampler_of
+from src.utils.sweep.overrides import kept, merged, name_of
+from src.utils.sweep.question import Question
 from src.utils.sweep.report import StudyReport
+from src.utils.sweep.sampler import advance, is_default_pruner, pruner_of, sampler_of
 from src.utils.sweep.search import Search
 from src.utils.sweep.storage import open_storage
 
 import optuna
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
-from hydra.utils import get_method, instantiate
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from optuna.storages import BaseStorage
+from optuna.study._frozen import FrozenStudy
 
-log = logging.getLogger(__name__)
+NO_PRUNER = "hydra/sweeper/pruner=none"
 
 
 class SearchSweeper(Sweeper):
     """Settings are those of `src/utils/sweep/config.py`; Hydra makes it, sets it up, and sweeps."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.settings = OmegaConf.create(settings)
+    def __init__(self, **_: Any) -> None:
+        """Hydra hands the settings over here, and again, with all others, to `setup`."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self.cfg, self.context = config, hydra_context
+        self.context, self.task = hydra_context, task_function
         self.program: Any = getattr(task_function, "__self__", None)  # the experiment's Program
+        self._use(config)
+
+    def _use(self, config: DictConfig) -> None:
+        self.cfg, self.settings = config, config.hydra.sweeper
+        self.typed: list[str] = OmegaConf.to_container(  # type: ignore[assignment]  # strings
+            config.hydra.overrides.hydra, resolve=False
+        )
+        check_limits(self.settings)
         self.jobs: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
+            hydra_context=self.context, task_function=self.task, config=config
         )
         if isinstance(self.jobs, ForkLauncher):
             self.jobs.timeout = self.settings.trial_timeout
@@ -62,56 +73,98 @@ class SearchSweeper(Sweeper):
         in_this_process = isinstance(self.jobs, BasicLauncher)  # one after the other
         self.n_jobs = 1 if in_this_process else self.settings.n_jobs or 1
 
+    def _recompose(self, more: list[str], arguments: list[str]) -> None:
+        """Use the settings that there would be, had this been typed."""
+        config = self.context.config_loader.load_configuration(
+            config_name=self.cfg.hydra.job.config_name,
+            overrides=[*more, *arguments],
+            run_mode=RunMode.MULTIRUN,
+        )
+        config.hydra.mode = RunMode.MULTIRUN
+        OmegaConf.copy_cache(from_config=self.cfg, to_config=config)
+        HydraConfig.instance().set_config(config)
+        self._use(config)
+
     def sweep(self, arguments: list[str]) -> None:
         configure_log(self.cfg.hydra.hydra_logging, self.cfg.hydra.verbose)
-        here = Experiment.named(self.cfg.hydra.job.name)
-        typed = [one for one in arguments if not one.startswith("resume=")]
+        here = self.program.here if self.program else Experiment.named(self.cfg.hydra.job.name)
+        typed = [one for one in arguments if name_of(one) != "resume"]
+        known = self._known(here)
+        if known:
+            attributes = known.user_attrs
+            typed = merged(attributes[studies.ARGUMENTS], typed)
+            before = merged(attributes.get(studies.SETTINGS, []), self.typed)
+            self._recompose(before, [*typed, f"resume={known.study_name}"])
+        question = self._question(typed, known)
+        if question.grid and is_default_pruner(self.cfg):
+            self._recompose([*self.typed, NO_PRUNER], arguments if not known else typed)
+        checked = self._check(question)
+        extend = custom_search_space(self.settings.custom_search_space, self.program, here)
+        sampler = sampler_of(self.settings, question, self.cfg.get("seed"))
+        pruner = pruner_of(self.settings)
+        make_folder(self.cfg.hydra.sweep.dir)
         storage = open_storage(self.settings.storage)
-        name, typed, known = self._which(storage, here, typed)
-        as_search = any(map(self._chose, ("hydra/sweeper/sampler", "hydra.sweeper.n_trials")))
-        grid = known.get(studies.GRID)
-        question = Question.of(typed, self.settings, as_search if grid is None else not grid)
-        name = name or study_name(here, Path(self.cfg.hydra.sweep.dir), question.space)
-        prepare_all(self._check(question))
-        extend = self._extender()
+        name = known.study_name if known else self._new_name(here, storage, question)
+        prepare_all(checked)
 
         with studies.beginning(name):
             study = optuna.create_study(
                 storage=storage,
-                sampler=sampler_of(self.settings, question),
-                pruner=instantiate(
-                    self.settings.pruner, _execution_whitelist_=("optuna.pruners.*",)
-                ),
+                sampler=sampler,
+                pruner=pruner,
                 study_name=name,
-                directions=question.directions,  # type: ignore[arg-type]  # Optuna checks them
+                directions=question.directions,  # type: ignore[arg-type]  # checked before
                 load_if_exists=True,
             )
-            keep = bool(known) and not self._chose("hydra.sweeper.n_trials")
-            studies.begin(study, here, typed, question, None if keep else self.settings.n_trials)
+            if not question.grid and study.get_trials(deepcopy=False):
+                study.sampler = advance(sampler, self.settings, self._next_seed(study))
+            keep = known is not None and not self._chose("hydra.sweeper.n_trials")
+            n_trials = None if keep else self.settings.n_trials
+            studies.begin(study, here, typed, kept(self.typed), question, n_trials)
+            board = Board(study, self.n_jobs)
             report = StudyReport(study, here, self.cfg)
-        board = Board(study, self.n_jobs)
         with report, board:
             search = Search(study, question, self.jobs, report.run.id, self.cfg, extend)
             search.run(self.n_jobs, [board.trial_ended, report.trial_ended], board.interrupted)
             search.verdict()
 
-    def _which(
-        self, storage: BaseStorage, here: Experiment, typed: list[str]
-    ) -> tuple[str, list[str], dict[str, Any]]:
-        """The name of the study ("" for a new one that was given none), its question (as before where
-        none was typed), and what is known of it."""
+    def _known(self, here: Experiment) -> FrozenStudy | None:
+        """The study that is to go on, if any."""
         resume = self.cfg.get("resume")
         if not resume:
-            return self.settings.study_name or "", typed, {}
-        study = studies.find_study(storage, str(resume), here)
-        attributes = study.user_attrs
-        return study.study_name, typed or list(attributes[studies.ARGUMENTS]), attributes
+            return None
+        if self.settings.storage is None and not STUDIES.exists():
+            raise UserError(f"there is no study of {here} to resume yet")
+        return studies.find_study(open_storage(self.settings.storage), str(resume), here)
+
+    def _question(self, typed: list[str], known: FrozenStudy | None) -> Question:
+        if known is not None:
+            return Question.of(typed, self.cfg, as_search=not known.user_attrs[studies.GRID])
+        as_search = any(map(self._chose, ("hydra.sweeper.sampler", "hydra.sweeper.n_trials")))
+        return Question.of(typed, self.cfg, as_search)
+
+    def _new_name(self, here: Experiment, storage: BaseStorage, question: Question) -> str:
+        """As typed, for processes that share a study; else one that no study has."""
+        if self.settings.study_name:
+            return str(self.settings.study_name)
+        name = first = study_name(here, Path(self.cfg.hydra.sweep.dir), question.space)
+        taken, number = {one.study_name for one in storage.get_all_studies()}, 1
+        while name in taken:
+            number += 1
+            name = f"{first}-{number}"
+        return name
+
+    def _next_seed(self, study: optuna.Study) -> int | None:
+        """For what goes on: another one; for what joins others that are at work: none at all."""
+        if studies.count(study, optuna.trial.TrialState.RUNNING):
+            return None
+        seed = self.settings.sampler.get("seed")
+        seed = self.cfg.get("seed") if seed is None else seed
+        return None if seed is None else (seed + 7919 * len(study.trials)) % 2**32
 
     def _chose(self, setting: str) -> bool:
         """Whether a setting of the sweep was typed."""
-        return any(
-            one.lstrip("+").split("=")[0] == setting for one in self.cfg.hydra.overrides.hydra
-        )
+        return any(name_of(one) == setting for one in self.typed)
 
     def _check(self, question: Question) -> list[Settings]:
         """Compose and check what may be tried, before anything is written; returns it."""
@@ -120,19 +173,6 @@ class SearchSweeper(Sweeper):
             overrides = question.overrides(point)
             config = self.context.config_loader.load_sweep_config(self.cfg, overrides)
             if self.program is not None:
-                checked.append(self.program.check(config))
+                with question.hints():
+                    checked.append(self.program.check(config))
         return checked
-
-    def _extender(self) -> Callable[[DictConfig, optuna.Trial], None] | None:
-        """`custom_search_space`: a function that suggests more. Its name is enough where it is in the
-        experiment's own file; otherwise it is a dotted path."""
-        name = self.settings.custom_search_space
-        if not name or "." in name or self.program is None:
-            return get_method(name) if name else None
-        found = self.program.main.__globals__.get(name)
-        if not callable(found):
-            file = self.program.file.name
-            raise UserError(
-                f"hydra.sweeper.custom_search_space={name}: {file} has no such function"
-            )
-        return found  # type: ignore[no-any-return]  # whatever the person wrote

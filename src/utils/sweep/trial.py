@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from src.utils.errors import UserError
 from src.utils.execution.wording import spelled
+from src.utils.sweep.direction import DIRECTIONS, Mode, contradicts
 
 from hydra.core.hydra_config import HydraConfig
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 ENV = "JIKKEN_TRIAL"
 SEPARATOR = " | "
 LONGEST = 60  # letters of a run's name
+REFUSED = "refused"  # attribute of a trial: why no trial of its study can be right
 PRUNED = "pruned"  # what a program returns, instead of a value, when its trial was pruned
 
 
@@ -78,6 +81,18 @@ class TrialLink:
         """Set an attribute of the trial."""
         self.open().set_user_attr(name, value)
 
+    def agree(self, mode: Mode) -> None:
+        """A study goes the way in which the monitored metric is good, or ends with this trial.
+
+        Raises:
+            UserError: it goes the other way.
+        """
+        direction = self.open().study.direction.name.lower()
+        if self.objectives == 1 and direction != DIRECTIONS[mode]:
+            text = f"hydra.sweeper.direction={direction} {contradicts(mode, direction)}"
+            self.note(REFUSED, text)
+            raise UserError(text)
+
     def open(self) -> "optuna.Trial":
         """The trial itself, with the sweep's pruner."""
         return _opened(self)
@@ -86,16 +101,16 @@ class TrialLink:
 @lru_cache(maxsize=1)
 def _opened(link: TrialLink) -> "optuna.Trial":
     """With a cheap sampler, since nothing is suggested; the sweep has looked after the tables."""
+    from src.utils.sweep.sampler import pruner_of
     from src.utils.sweep.storage import open_storage
 
     import optuna
-    from hydra.utils import instantiate
 
     settings = HydraConfig.get().sweeper
     study = optuna.load_study(
         study_name=link.study,
         storage=open_storage(settings.storage, ready=True),
         sampler=optuna.samplers.RandomSampler(),
-        pruner=instantiate(settings.pruner, _execution_whitelist_=("optuna.pruners.*",)),
+        pruner=pruner_of(settings),
     )
     return optuna.Trial(study, link.trial_id)

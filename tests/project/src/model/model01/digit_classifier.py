@@ -11,7 +11,7 @@ from src.utils.pictures import confusion_matrix, most_confident_errors
 from src.utils.run import Run
 from src.utils.score import Score
 from src.utils.settings import TrainingSettings
-from src.utils.training import best_checkpoint, tracked_trainer
+from src.utils.training import best_checkpoint, best_score, tracked_trainer
 
 import pytorch_lightning as pl
 import torch
@@ -44,7 +44,7 @@ def main(cfg: Config, run: Run) -> float:
         )
         for split in ("train", "val", "test")
     )
-    trainer = tracked_trainer(run, cfg, monitor="val_acc", mode="max")
+    trainer = tracked_trainer(run, cfg)
     trainer.fit(model, train, val, ckpt_path=run.resume_from, weights_only=True)
     best = best_checkpoint(trainer)
     trainer.test(model, test, ckpt_path=best.best_model_path, weights_only=True, verbose=False)
@@ -53,7 +53,7 @@ def main(cfg: Config, run: Run) -> float:
         logits = model.cpu().eval()(images)
     run.picture("confusion_matrix", confusion_matrix(logits, labels))
     run.picture("most_confident_errors", most_confident_errors(images, logits, labels))
-    return float(best.best_model_score)
+    return best_score(trainer)
 
 
 class Classifier(pl.LightningModule):
