@@ -228,7 +228,7 @@ def carry(names: list[str], to: Path) -> None:
         source, copy = ROOT / name, to / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, copy, ignore=NO_CACHE)
+            shutil.copytree(source, copy, dirs_exist_ok=True, ignore=NO_CACHE)
         else:
             shutil.copy(source, copy)
 

@@ -64,7 +64,7 @@ def gan(cfg: Config, run: Run) -> float:
 
 
 def language(cfg: Config, run: Run) -> float:
-    trainer = tracked_trainer(run, changed(cfg, max_epochs=-1, max_steps=7), "val_loss")
+    trainer = tracked_trainer(run, changed(cfg, max_epochs=-1, max_steps=7), "val_loss", "min")
     trainer.fit(Language(), DataLoader(Text(), batch_size=None))
     run.tag({"checkpoint": best_checkpoint(trainer).best_model_path})
     return best_score(trainer)
@@ -78,7 +78,9 @@ def interval(cfg: Config, run: Run) -> float:
         LearningRateMonitor(),
         Killed(),
     ]
-    trainer = tracked_trainer(run, changed(cfg, val_check_interval=2), "val_loss", callbacks=own)
+    trainer = tracked_trainer(
+        run, changed(cfg, val_check_interval=2), "val_loss", "min", callbacks=own
+    )
     model = Regression()
     trainer.fit(model, train(), validation(), ckpt_path=run.resume_from, weights_only=True)
     trainer.test(model, validation(), verbose=False)
@@ -88,7 +90,7 @@ def interval(cfg: Config, run: Run) -> float:
 
 def seldom(cfg: Config, run: Run) -> float:
     trainer = tracked_trainer(
-        run, changed(cfg, max_epochs=4, check_val_every_n_epoch=2), "val_loss"
+        run, changed(cfg, max_epochs=4, check_val_every_n_epoch=2), "val_loss", "min"
     )
     trainer.fit(Regression(), train(), validation())
     return best_score(trainer)
@@ -100,14 +102,14 @@ def unknown(cfg: Config, run: Run) -> float:
 
 
 def twice(cfg: Config, run: Run) -> float:
-    trainer = tracked_trainer(run, cfg, "val_loss")
+    trainer = tracked_trainer(run, cfg, "val_loss", "min")
     trainer.fit(Regression(), train(), validation())
     return refused(run, lambda: trainer.fit(Regression(), train(), validation()))
 
 
 def folds(cfg: Config, run: Run) -> float:
-    tracked_trainer(run, cfg, "val_loss").fit(Regression(), train(), validation())
-    return refused(run, lambda: tracked_trainer(run, cfg, "val_loss"))
+    tracked_trainer(run, cfg, "val_loss", "min").fit(Regression(), train(), validation())
+    return refused(run, lambda: tracked_trainer(run, cfg, "val_loss", "min"))
 
 
 def diverging(cfg: Config, run: Run) -> float:
@@ -117,7 +119,7 @@ def diverging(cfg: Config, run: Run) -> float:
 
 
 def training(cfg: Config, run: Run) -> float:
-    trainer = tracked_trainer(run, changed(cfg, val_check_interval=2), "train_loss")
+    trainer = tracked_trainer(run, changed(cfg, val_check_interval=2), "train_loss", "min")
     trainer.fit(Regression(), train(), validation())
     run.tag({"best": str(best_score(trainer))})
     return best_score(trainer)
