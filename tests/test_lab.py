@@ -22,7 +22,8 @@ def history(lab: Lab) -> dict[str, Run]:
     for run in lab.runs("model/model01"):
         note, seed = (run.data.params.get(name, "") for name in ("note", "seed"))
         trial = run.data.tags.get("optuna.trial")
-        what = f"seed {seed}" if note == SEEDS else note[:6] if note else "study"
+        what = f"seed {seed}" if note == SEEDS else note[:6]
+        what = "study" if "optuna.study" in run.data.tags else what
         found[f"trial {trial}" if trial else "first" if what.startswith("why_") else what] = run
     return found
 

@@ -5,10 +5,10 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import DATASET, FEATURE, MODEL, QUICK, Lab, copy_experiment
 from laboratory import said as said_by
-from test_stages import files, halve  # noqa: F401  a fixture
 
 REASONS = """
     from src.utils.execution.manifest import Manifest
@@ -52,6 +52,22 @@ def reasons(lab: Lab) -> list[str]:
     return out.split("\n")[:2]
 
 
+@pytest.fixture
+def files(lab: Lab, tmp_path: Path) -> Path:
+    """The data in a folder that the test may change."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    shutil.copy(lab.root / "_data/data/dataset01/digits.npz", folder)
+    return folder
+
+
+def halve(files: Path) -> None:
+    """Leave every second training picture."""
+    arrays = dict(np.load(files / "digits.npz"))
+    train = {name: array[::2] for name, array in arrays.items() if name.startswith("train")}
+    np.savez(files / "digits.npz", **arrays | train)
+
+
 def set_value(lab: Lab, experiment: str, old: str, new: str) -> None:
     """Change a value in the settings of an experiment."""
     file = lab.root / "config" / experiment / "config.yaml"
@@ -60,7 +76,7 @@ def set_value(lab: Lab, experiment: str, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def test_a_training_rebuilds(fresh: Lab, files: Path) -> None:  # noqa: F811  the fixture
+def test_a_training_rebuilds(fresh: Lab, files: Path) -> None:
     """A training builds again what settings or sources have left behind, and says why; once, and not
     with stale=ignore."""
     fresh.done(DATASET, "source=local", f"folder={files}", "force=true")
@@ -75,14 +91,14 @@ def test_a_training_rebuilds(fresh: Lab, files: Path) -> None:  # noqa: F811  th
     assert "feature/feature01 is out of date (" in said
     assert "val_fraction=0.2 in config/feature/feature01, it was 0.1" in said
     assert f"the files of {files} changed" in said
-    assert "2500 train and 1000 test images (local)" in said
+    assert "2500 train and 1000 test pictures (local)" in said
     assert "2000 train, 500 val" in said
     assert fresh.newest().data.tags["data.source"] == "local"
     assert reasons(fresh) == ["", ""]
     assert len(fresh.runs("feature/feature01")) == 2
 
 
-def test_what_was_typed_is_kept(fresh: Lab, files: Path) -> None:  # noqa: F811  the fixture
+def test_what_was_typed_is_kept(fresh: Lab, files: Path) -> None:
     """Data are built again with what was typed for them, where it was typed; that is no difference to
     the config, and files that are gone are none either."""
     made = fresh.run(DATASET, "source=local", f"folder={files.name}", cwd=files.parent)
@@ -92,7 +108,7 @@ def test_what_was_typed_is_kept(fresh: Lab, files: Path) -> None:  # noqa: F811 
     assert reasons(fresh) == ["", ""]
     with (fresh.root / DATASET).open("a") as code:
         code.write("# another line\n")
-    changed = "src/dataset/dataset01/mnist.py changed"
+    changed = "src/dataset/dataset01/digits.py changed"
     assert reasons(fresh) == [changed, f"dataset/dataset01 is out of date: {changed}"]
     said = fresh.done(FEATURE, "val_fraction=0.2")
     assert f"dataset/dataset01 is out of date ({changed}): building it again" in said
@@ -122,7 +138,7 @@ def test_a_folder_that_is_not_used(fresh: Lab, tmp_path: Path) -> None:
     huge.touch()
     os.truncate(huge, 2**40)  # bytes of nothing, which would take hours to digest
     said = fresh.done(DATASET, "source=sample", f"folder={huge.parent}")
-    assert "5000 train and 1000 test images (sample)" in said
+    assert "5000 train and 1000 test pictures (sample)" in said
 
 
 @pytest.fixture(name="reader")

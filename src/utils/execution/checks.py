@@ -18,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 def check_hydra(config: DictConfig) -> None:
     """UserError for settings of Hydra's own that it would fail on later, or leave files behind."""
     hydra = config.hydra
+    if "check" not in (hydra.callbacks or {}):
+        raise UserError("config/utils/hydra.yaml was taken out of the settings: no run without it")
     verbose = hydra.verbose
     names = verbose if OmegaConf.is_list(verbose) else [verbose]
     if not isinstance(verbose, bool) and not all(isinstance(name, str) for name in names):

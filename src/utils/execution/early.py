@@ -36,6 +36,7 @@ def _limit_epochs(here: Experiment, cfg: DictConfig) -> None:
 
 
 def check_run(config: DictConfig) -> None:
+    """UserError for what a single run can't be asked for."""
     check_hydra(config)
     if config.get("resume"):
         raise UserError("resume= goes on with a search: add -m; resume_run= goes on with a run")

@@ -1,11 +1,12 @@
 """Noisy pictures of ten symbols: data that need no download and are learned in two epochs.
 
-    python src/dataset/dataset01/digits.py noise=60
+    python src/dataset/dataset01/digits.py
 
 Writes digits.npz: {train,test}_images uint8 [N, 28, 28] and {train,test}_labels int64 [N].
 """
 
 import logging
+from pathlib import Path
 from typing import Literal
 
 from src.utils.experiment import experiment
@@ -20,23 +21,35 @@ SIZES = {"train": 5000, "test": 1000}
 
 
 class Config(StageSettings):
-    source: Literal["auto", "sample"]
+    source: Literal["auto", "sample", "local"]
     noise: NonNegativeFloat  # standard deviation, in pixel values of 0 to 255
+    folder: Path | None  # of another digits.npz, for source=local
+
+    def paths_read(self) -> list[Path]:
+        return [self.folder] if self.source == "local" and self.folder else []
 
 
 @experiment
 def main(cfg: Config, run: Run) -> None:
+    local = cfg.source == "local" and cfg.folder is not None
+    arrays = dict(np.load(cfg.folder / "digits.npz")) if local else drawn(cfg.noise)
+    np.savez(run.output / "digits.npz", **arrays)
+    source = "local" if local else "sample"
+    run.fact(source=source)
+    sizes = (len(arrays[f"{split}_labels"]) for split in SIZES)
+    log.info("%s: %s train and %s test pictures (%s)", run.here, *sizes, source)
+
+
+def drawn(noise: float) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
     symbols = random.normal(128, 20, (10, 7, 7)).repeat(4, axis=1).repeat(4, axis=2)
     arrays = {}
     for split, size in SIZES.items():
         labels = np.arange(size) % 10
-        noisy = symbols[labels] + random.normal(0, cfg.noise, (size, 28, 28))
+        noisy = symbols[labels] + random.normal(0, noise, (size, 28, 28))
         arrays[f"{split}_images"] = noisy.clip(0, 255).astype(np.uint8)
         arrays[f"{split}_labels"] = labels
-    np.savez(run.output / "digits.npz", **arrays)
-    run.fact(source="sample")
-    log.info("%s: %s pictures", run.here, SIZES)
+    return arrays
 
 
 if __name__ == "__main__":
