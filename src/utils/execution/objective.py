@@ -18,7 +18,8 @@ def record_objective(run: Run, settings: Settings, value: Any) -> None:
         return
     monitor = getattr(settings, "monitor", None)
     if monitor in run.metrics.latest:
-        run.tag({"monitor": f"{monitor} {getattr(settings, 'mode', _mode(settings))}"})
+        mode = getattr(settings, "mode", None) or _mode(settings)
+        run.tag({"monitor": f"{monitor} {mode}"})
         return
     number = _number(value)
     if number is not None:
@@ -30,7 +31,7 @@ def _mode(settings: Settings) -> str:
     """As a sweep would take it: its direction, or else the setting `mode`."""
     direction = HydraConfig.get().sweeper.get("direction")
     if direction is None:
-        return str(getattr(settings, "mode", "min"))
+        return getattr(settings, "mode", None) or "min"
     return "max" if "max" in str(direction).lower() else "min"
 
 
