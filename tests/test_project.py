@@ -5,10 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT, Lab
+from conftest import MODEL, ROOT, Lab
 
 MLFLOW = Path(sys.prefix) / "bin" / "mlflow"
-TINY = ["network=mlp", "hidden=32", "max_epochs=1", "trainer.accelerator=cpu"]
+TINY = [f"program={MODEL}", "network=mlp", "hidden=32", "max_epochs=1", "trainer.accelerator=cpu"]
 
 
 def project(

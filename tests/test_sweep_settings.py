@@ -91,7 +91,7 @@ REFUSED = {
     (toy(90), SEARCH, "hydra.sweep.dir=/proc/nope"): "/proc/nope can't be written",
     (toy(90), SEARCH, f"{S}.storage='sqlite://'"): "lies in the memory",
     (toy(90), "resume=latest"): "no study of model/model90 to resume yet",
-    (toy(90), SEARCH, "fork=true"): "fork=True is refused: it needs resume_run",
+    (toy(90), SEARCH, "fork=true"): "fork=true is refused: it needs resume_run",
 }
 
 

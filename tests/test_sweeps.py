@@ -287,7 +287,8 @@ def test_line_of_a_failure(toys: SweepLab, results: tuple[str, optuna.Study]) ->
     assert f"ValueError: x makes no sense ({TOY}:{number})" in said
     trial = trial_that(study, "raise")
     (run,) = [one for one in toys.children(study) if one.info.run_id == trial.user_attrs["run_id"]]
-    (output,) = toys.root.glob(f"multirun/**/{study.study_name[-13:]}/{trial.number}/output.txt")
+    unique = study.study_name[-4:]  # of the sweep's folder, too
+    (output,) = toys.root.glob(f"multirun/**/*-{unique}/{trial.number}/output.txt")
     for file in (toys.artifacts(run) / "logs/traceback.txt", output):
         assert f'{TOY}", line {number}, in main' in file.read_text()
 
@@ -518,11 +519,11 @@ REFUSED = {
     "x=0.5": "nothing to search",
     "hydra.sweeper.custom_search_space=more": "toy.py has no such function",
     "seconds=choice(1,soon)": "seconds=soon is refused",
-    "hydra.sweeper.storage=studies.db": "study store studies.db can't be opened: Could not parse",
-    "hydra.sweeper.storage=postgresql://me:secret@127.0.0.1:1/x": "postgresql://me:***@127.0.0.1:1/x",
-    "hydra.sweeper.storage=mysql://here/x": "No module named 'MySQLdb'",
-    "hydra.sweeper.storage=sqlite:////proc/x.db": "can't be opened: No such file or directory",
-    "hydra.sweeper.storage=sqlite:////proc/x/y.db": "can't be opened: No such file or directory",
+    "x=1,2 hydra.sweeper.storage=studies.db": "store studies.db can't be opened: Could not parse",
+    "x=1,2 hydra.sweeper.storage=postgresql://me:secret@127.0.0.1:1/x": "postgresql://me:***@127.0.0.1:1/x",
+    "x=1,2 hydra.sweeper.storage=mysql://here/x": "No module named 'MySQLdb'",
+    "x=1,2 hydra.sweeper.storage=sqlite:////proc/x.db": "can't be opened: No such file or directory",
+    "x=1,2 hydra.sweeper.storage=sqlite:////proc/x/y.db": "can't be opened: No such file or directory",
 }
 
 
@@ -530,7 +531,7 @@ def test_refusals(fresh_toys: SweepLab) -> None:
     """A search space that makes no sense is refused in one line, before anything is written."""
     lab = fresh_toys
     before = set(lab.files())
-    tries = [lab.begin(TOY, space) for space in REFUSED]
+    tries = [lab.begin(TOY, *line.split()) for line in REFUSED]
     for process, reason in zip(tries, REFUSED.values(), strict=True):
         out, errors = process.communicate(timeout=120)
         assert process.returncode == 2, out + errors
@@ -605,7 +606,9 @@ def test_ctrl_c_in_another_sweeper(fresh_toys: SweepLab, sweeper: str) -> None:
     os.killpg(process.pid, signal.SIGINT)
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 130, out + errors
-    assert out + errors == "stopping the running jobs\n"
+    announced = ("Study name: ", "Storage: ", "Sampler: ", "Directions: ")  # by the sweeper itself
+    said = [line for line in (out + errors).splitlines() if not line.startswith(announced)]
+    assert said == ["stopping the running jobs"]
     assert {run.info.status for run in lab.runs("model/model90")} == {"KILLED"}
     assert not [run for run in jobs if alive(int(run.data.tags["pid"]))]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError
+from src.utils.execution.process import follows
 from src.utils.layout import Experiment
 from src.utils.settings import as_typed
 from src.utils.store.address import local_database
@@ -26,7 +27,8 @@ def check_hydra(config: DictConfig) -> None:
         raise UserError(
             f"hydra.verbose={verbose} is refused: it should be true, false or loggers' names"
         )
-    if hydra.output_subdir != ".hydra":
+    without = follows()  # Lightning starts the further processes of a training without one
+    if hydra.output_subdir != ".hydra" and not (without and hydra.output_subdir is None):
         raise UserError(
             f"hydra.output_subdir={as_typed(hydra.output_subdir)} is refused: it should be .hydra, "
             "from where a run keeps its settings"

@@ -18,7 +18,8 @@ def record_objective(run: Run, settings: Settings, value: Any) -> None:
         return
     monitor = getattr(settings, "monitor", None)
     if monitor in run.metrics.latest:
-        run.tag({"monitor": f"{monitor} {getattr(settings, 'mode', None) or _mode(settings)}"})
+        mode = getattr(settings, "mode", None) or _mode(settings)
+        run.tag({"monitor": f"{monitor} {mode}"})
         return
     number = _number(value)
     if number is not None:
