@@ -8,6 +8,7 @@ import atexit
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -70,16 +71,17 @@ class Program:
         settings = typed_settings(self.here, self.settings, cfg)
         alone = HydraConfig.get().mode == RunMode.RUN  # else the sweep hears of errors
         self.began = alone
-        try:
-            return execute(self.here, self.main, settings)
-        except Pruned:
-            return PRUNED
-        except Exception as error:
-            line = wrong_value(error, self.file) if alone else None
-            if line is None:
-                raise
-            print(f"error: {line}", file=sys.stderr)
-            sys.exit(1)
+        with plain_errors() if alone else nullcontext():  # here: Hydra would add a line of its own
+            try:
+                return execute(self.here, self.main, settings)
+            except Pruned:
+                return PRUNED
+            except Exception as error:
+                line = wrong_value(error, self.file) if alone else None
+                if line is None:
+                    raise
+                print(f"error: {line}", file=sys.stderr)
+                sys.exit(1)
 
     def check(self, cfg: DictConfig) -> Settings:
         """The settings, typed; UserError where they are not what the experiment asks for."""
