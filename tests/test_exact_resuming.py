@@ -125,5 +125,6 @@ def test_what_would_not_come_back(place: Lab) -> None:
     for file in (place.artifacts(old) / "checkpoints").glob("*.ckpt"):
         torch.save({"value": Path("weights")}, file)
     line = refused(place, f"resume_run={old.info.run_id}")
-    assert "last.ckpt: holds a pathlib" in line
+    assert "last.ckpt: holds a pathlib" in line  # each by its name, whichever is the newest
+    assert "best.ckpt: holds a pathlib" in line
     assert place.client.get_run(old.info.run_id).to_dictionary() == old.to_dictionary()

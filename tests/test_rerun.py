@@ -94,4 +94,6 @@ def test_resume_by_lab(fresh: Lab) -> None:
     done = typed(fresh, "resume", before.info.run_id[:8])
     assert done.returncode == 2, done.stdout + done.stderr
     assert "is finished and stays as it is" in done.stderr
-    assert fresh.newest().to_dictionary() == before.to_dictionary()
+    now = fresh.newest()
+    assert now.data.to_dictionary() == before.data.to_dictionary()
+    assert (now.info.status, now.info.end_time) == (before.info.status, before.info.end_time)

@@ -115,7 +115,7 @@ def test_stopped_and_resumed(fresh: Lab, uninterrupted: Lab, by: signal.Signals)
 def test_stopped_as_an_epoch_ends(fresh: Lab, whole: Lab, moment: str, by: signal.Signals) -> None:
     """Stopped at any moment of an epoch's end, a training has all of its metrics when it has gone on."""
     program = fresh.root / MODEL
-    text = program.read_text().replace('mode="max")', 'mode="max", callbacks=[Stopping()])')
+    text = program.read_text().replace("(run, cfg)", "(run, cfg, callbacks=[Stopping()])")
     program.write_text(text.replace("@experiment\n", f"{STOPPING}@experiment\n"))
     assert fresh.run(MODEL, *SHORT, STOP=moment, BY=str(int(by))).returncode == EXITS[by]
     fresh.done(MODEL, f"resume_run={fresh.newest().info.run_id}")

@@ -230,11 +230,14 @@ def test_exception(fresh: Lab) -> None:
     program.write_text(program.read_text().replace("    trainer.fit(", fault, 1))
     failed = fresh.run(MODEL, *QUICK)
     assert failed.returncode == 1
-    assert failed.stderr.endswith("RuntimeError: the sky fell\n")
     assert "hydra/_internal" not in failed.stderr
     run = fresh.newest()
     assert run.info.status == "FAILED"
-    assert "RuntimeError: the sky fell" in (fresh.artifacts(run) / "logs/traceback.txt").read_text()
+    kept = fresh.artifacts(run) / "logs/traceback.txt"
+    assert failed.stderr.endswith(
+        f"RuntimeError: the sky fell\nthe whole traceback: {kept.relative_to(fresh.root)}\n"
+    )
+    assert "RuntimeError: the sky fell" in kept.read_text()
 
 
 def test_nan(fresh: Lab) -> None:

@@ -148,6 +148,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
         UserError: there are checkpoints, and none can be read.
     """
     files = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    unreadable = []
     for file in files:
         try:
             torch.load(file, map_location="cpu", weights_only=True)
@@ -160,11 +161,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
             OSError,
         ) as error:
             why = _why(error)
+            unreadable.append(f"{file.name}: {why}")
             log.warning("%s is damaged (%s): going back to the one before", file.name, why)
     if files:
         raise UserError(
-            f"no checkpoint in {folder} can be read ({files[0].name}: {why}): this run can't be gone on "
-            "with; start a new one"
+            f"no checkpoint in {folder} can be read ({'; '.join(unreadable)}): this run can't be gone "
+            "on with; start a new one"
         )
     log.warning("the run was stopped before its first checkpoint: starting from the beginning")
     return None
