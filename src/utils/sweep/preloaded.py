@@ -32,6 +32,7 @@ import src.utils.tracking  # noqa: F401
 from src.utils.execution import composition, provenance, snapshot
 from src.utils.layout import Experiment
 from src.utils.store import client as store
+from src.utils.store.address import local_database
 from src.utils.sweep import job
 from src.utils.sweep.launcher import PROGRAM
 
@@ -71,7 +72,8 @@ def draw_once() -> None:
 def open_stores_once() -> None:
     """Tables have to be mapped; SQLite's files must be closed again before the first fork."""
     optuna.storages.RDBStorage("sqlite://").engine.dispose()
-    if store.local_store() is not None:
+    database = local_database()
+    if database is not None and database.exists():  # a search that is refused makes none
         store.open_store()._tracking_client.store.engine.dispose()
 
 
