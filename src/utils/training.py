@@ -4,7 +4,6 @@ import logging
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from src.utils.callbacks.checkpoint import FirstWeights, MidEpoch, NameModel
 from src.utils.callbacks.continuity import Continuity
@@ -39,7 +38,6 @@ warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many worker
 
 # Other than Lightning's own defaults, unless `trainer` says otherwise
 OURS = {"enable_model_summary": False, "num_sanity_val_steps": 0}
-LAST: dict[str, Any] = {"enable_version_counter": False}  # always the same file, last.ckpt
 
 
 def tracked_trainer(
