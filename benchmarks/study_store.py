@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from src.utils.sweep.storage import open_storage
+from src.utils.study.storage import open_storage
 
 import optuna
 from optuna.storages import JournalStorage, RDBStorage

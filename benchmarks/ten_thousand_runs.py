@@ -87,7 +87,7 @@ def main(count: int) -> None:
     with TemporaryDirectory() as folder:
         database = Path(folder) / "logs" / "mlruns" / "mlflow.db"
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
-        subprocess.run([sys.executable, "-m", "src.utils.store.client"], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "src.utils.store.mlflow"], cwd=ROOT, check=True)
         fill(database, count)
         print(
             f"{count:,} runs, {database.stat().st_size / 1e6:.0f} MB; seconds, the best of three\n"

@@ -16,7 +16,7 @@ choose_port 5000 "$@"
 printf 'Starting MLflow '
 # Makes the store if need be, mends its paths if this folder was moved, and chooses columns and charts.
 page='#/experiments?workflowType=machine_learning'
-[ ! -f src/utils/lab/page.py ] || page=$(.venv/bin/python -m src.utils.lab.page) || exit
+[ ! -f src/utils/lab/mlflow_ui.py ] || page=$(.venv/bin/python -m src.utils.lab.mlflow_ui) || exit
 
 # MLflow's job runner and its telemetry are of no use to someone who looks at runs.
 export MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false

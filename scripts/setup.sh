@@ -194,7 +194,7 @@ with_installed_poetry || with_private_poetry
 relocate
 imports_this_folder || fail "this project can't be imported from .venv: does pyproject.toml still say that src is a package?"
 step "[3/4] Bytecode" compile_bytecode
-[ ! -f src/utils/store/client.py ] || step "[4/4] MLflow store" .venv/bin/python -m src.utils.store.client ||
+[ ! -f src/utils/store/mlflow.py ] || step "[4/4] MLflow store" .venv/bin/python -m src.utils.store.mlflow ||
     fail "$(tail -n 1 "$log") (see $PWD/$log)"
 signature >"$stamp"
 echo "Ready: $(.venv/bin/python --version) in .venv"

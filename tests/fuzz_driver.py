@@ -17,7 +17,7 @@ from pathlib import Path
 
 import src.utils.training  # noqa: F401  it imports torch, Lightning and MLflow
 from src.utils.execution import composition, stages
-from src.utils.layout import ROOT, Experiment
+from src.utils.paths import ROOT, Experiment
 from src.utils.sweep import launcher, sweeper
 
 from hydra.core.override_parser.overrides_parser import OverridesParser

@@ -35,7 +35,7 @@ end: value
 # Types command lines one after the other, each in a fork of a process that has imported what it takes.
 FORKS = """
 import os, runpy, sys, traceback
-import src.utils.experiment, src.utils.execution.stages, src.utils.sweep.sweeper
+import src.utils.experiment, src.utils.runs.execute, src.utils.sweep.sweeper
 for number, line in enumerate({lines!r}):
     pid = os.fork()
     if pid == 0:

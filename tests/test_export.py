@@ -112,7 +112,7 @@ def test_refusals(laboratory: Lab, tmp_path: Path) -> None:
 INPUTS = """
     import torch
     from pytorch_lightning import LightningModule
-    from src.utils.lab.example import Example
+    from src.utils.lab.export import Example
     from src.utils.lab.export import standalone
 
     class Pair(LightningModule):

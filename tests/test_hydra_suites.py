@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from src.utils.sweep.config import register
+from src.utils.config.sweep_settings import register
 from src.utils.sweep.launcher import ForkLauncher
 
 import pytest
@@ -13,7 +13,7 @@ from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, Launche
 
 # How a launcher becomes known to programs that do not register it: Hydra looks into this package.
 PLUGIN = """\
-from src.utils.sweep.config import register
+from src.utils.config.sweep_settings import register
 from src.utils.sweep.launcher import ForkLauncher
 
 register()

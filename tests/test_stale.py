@@ -11,9 +11,9 @@ from conftest import DATASET, FEATURE, MODEL, QUICK, Lab, copy_experiment
 from laboratory import said as said_by
 
 REASONS = """
-    from src.utils.execution.manifest import Manifest
-    from src.utils.execution.recipe import changes
-    from src.utils.layout import Experiment
+    from src.utils.pipeline.manifest import Manifest
+    from src.utils.pipeline.recipe import changes
+    from src.utils.paths import Experiment
     for name in ("dataset/dataset01", "feature/feature01"):
         what = Experiment.named(name)
         print(*changes(what, Manifest.read(what)), sep="; ")
@@ -177,8 +177,8 @@ def test_several_features(reader: Lab) -> None:
 
 
 RACE = """
-    from src.utils.execution.manifest import Manifest
-    from src.utils.layout import Experiment
+    from src.utils.pipeline.manifest import Manifest
+    from src.utils.paths import Experiment
     from src.utils.run import create_run
     import mlflow.store.tracking.sqlalchemy_store as store
     from mlflow.exceptions import MlflowException

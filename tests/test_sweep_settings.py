@@ -16,7 +16,7 @@ from src.utils.settings import TrainingSettings
 REPORTS = (
     OTHER
     + """
-from src.utils.sweep.trial import Pruned
+from src.utils.study.trial import Pruned
 
 class Config(TrainingSettings):
     x: float

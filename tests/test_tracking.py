@@ -15,9 +15,9 @@ from mlflow.tracking import MlflowClient
 
 TEN_AT_ONCE = """
     import os, sys
-    from src.utils.layout import Experiment
-    from src.utils.execution.metrics import MetricBuffer
-    from src.utils.store.client import experiment_id, open_store
+    from src.utils.paths import Experiment
+    from src.utils.runs.metric_buffer import MetricBuffer
+    from src.utils.store.mlflow import experiment_id, open_store
 
     children = []
     for number in range(10):
@@ -79,7 +79,7 @@ def test_moved_repository(lab: Lab, tmp_path: Path) -> None:
     moved = lab.copied(tmp_path / "first").root.rename(place)
     said, _ = Lab(place).python("""
         from mlflow.artifacts import list_artifacts
-        from src.utils.store.client import open_store
+        from src.utils.store.mlflow import open_store
         from src.utils.tracking import load_model
 
         client = open_store()
@@ -119,7 +119,7 @@ def test_borrowed_database(lab: Lab, tmp_path: Path) -> None:
     with closing(own), closing(sqlite3.connect(borrowed)) as copy:
         own.backup(copy)
     lab.python(
-        "from src.utils.store.client import open_store; open_store()",
+        "from src.utils.store.mlflow import open_store; open_store()",
         MLFLOW_TRACKING_URI=f"sqlite:///{borrowed}",
     )
     stored = MlflowClient(f"sqlite:///{borrowed}").get_experiment_by_name("model/model01")

@@ -7,7 +7,7 @@ Nothing names the experiment, so a copied folder is a new one.
 import atexit
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -18,24 +18,38 @@ from src.utils.startup import Departure, Interrupts, keep_imports, pause_collect
 
 # From here on Ctrl-C ends the program without a traceback.
 # isort: split
-from src.utils.errors import UserError, plain_errors
-from src.utils.execution.checks import check_output, check_store
-from src.utils.execution.command_line import CommandLine
-from src.utils.execution.composition import MISCOMPOSED, hydra_program, miscomposed
-from src.utils.execution.early import answer, check_early, check_run, typed_line, typed_settings
-from src.utils.execution.failure import from_file, wrong_value
-from src.utils.execution.settings_class import settings_class
-from src.utils.execution.trainer_arguments import check_trainer_arguments
-from src.utils.layout import STAGES, Experiment, near
+from traceback import walk_tb
+from types import TracebackType
+
+from src.utils.command_line import (
+    CommandLine,
+    answer,
+    check_early,
+    check_output,
+    check_run,
+    check_store,
+    settings_class,
+    typed_line,
+    typed_settings,
+)
+from src.utils.config.composition import MISCOMPOSED, hydra_program, miscomposed
+from src.utils.config.sweep_settings import directions
+from src.utils.config.trainer_arguments import check_trainer_arguments
+from src.utils.errors import UserError, one_line, plain_errors
+from src.utils.paths import STAGES, Experiment, near
 from src.utils.settings import Settings, TrainingSettings
-from src.utils.sweep.trial import PRUNED, Pruned
+from src.utils.study.trial import PRUNED, Pruned
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.plugins.plugin import Plugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 Main = Callable[[Any, Any], Any]
+VALUES = (RuntimeError, ValueError, OSError, MemoryError, ArithmeticError)
+LIGHTNING = "MisconfigurationException"  # by name: Lightning may not have been imported
+LOOPS = "pytorch_lightning.loops"
 
 
 class Program:
@@ -59,14 +73,15 @@ class Program:
         with plain_errors():
             line = typed_line(self.settings)
             try:
-                hydra_program(self.here, self.run, line.asks_sweep)()
+                plugins = _sweep_plugins() if line.asks_sweep else ()
+                hydra_program(self.here, self.run, plugins)()
             except Exception as error:
                 raise self._told(error) from error.__cause__
         Departure.at_once = True
 
     def run(self, cfg: DictConfig) -> Any:
         """One execution with a composed config: what Hydra and its launchers call."""
-        from src.utils.execution.stages import execute  # late: nothing before this needs MLflow
+        from src.utils.runs.execute import execute  # late: nothing before this needs MLflow
 
         settings = typed_settings(self.here, self.settings, cfg)
         alone = HydraConfig.get().mode == RunMode.RUN  # else the sweep hears of errors
@@ -127,6 +142,20 @@ class CheckSettings(Callback):
             except MISCOMPOSED as error:
                 raise program._told(error) from None
 
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """What is refused of any `-m`, whichever sweeper runs it, before that sweeper is made."""
+        program = Program.running
+        if program is None:
+            return
+        with plain_errors():
+            if program.here.stage != "model":
+                raise UserError(
+                    f"-m searches the settings of a model; {program.here} makes data, and each run would "
+                    "replace what the one before made: run it without -m"
+                )
+            if "direction" in config.hydra.sweeper and not config.get("resume"):  # else later
+                directions(config)
+
 
 def experiment(main: Main) -> Program:
     """Decorates `def main(cfg: SomeSettings, run: Run)`; calling the result reads the command line."""
@@ -178,6 +207,13 @@ def _begin() -> None:
         start_server()  # it imports torch while this process still does
 
 
+def _sweep_plugins() -> Sequence[type[Plugin]]:
+    from src.utils.sweep.launcher import ForkLauncher  # late: they import Optuna
+    from src.utils.sweep.sweeper import SearchSweeper
+
+    return ForkLauncher, SearchSweeper
+
+
 def _tell_if_never_called(script: str) -> None:
     made = Program.made
     if made is None or Program.running is not None or hasattr(sys, "last_value"):
@@ -193,4 +229,34 @@ def _tell_if_never_called(script: str) -> None:
         os._exit(2)
 
 
+def wrong_value(error: Exception, file: Path) -> str | None:
+    """The line for an error that a library raised outside a training; None for any other."""
+    if not isinstance(error, VALUES) and type(error).__name__ != LIGHTNING:
+        return None
+    frames = list(walk_tb(error.__traceback__))
+    own = [at for at in frames if Path(at[0].f_code.co_filename).is_relative_to(file.parent)]
+    if not own or own[-1] is frames[-1]:
+        return None
+    if any(str(frame.f_globals.get("__name__")).startswith(LOOPS) for frame, _ in frames):
+        return None
+    frame, number = own[-1]
+    place = f"{Path(frame.f_code.co_filename).name}:{number}"
+    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}: {one_line(error)} ({place}{notes})"
+
+
+def from_file(file: Path, frames: TracebackType | None) -> TracebackType | None:
+    """A traceback that begins in the experiment, without Hydra's own frames."""
+    inner = frames.tb_next if frames else None  # the first is always the file: its last line
+    while inner and inner.tb_frame.f_code.co_filename != str(file):
+        inner = inner.tb_next
+    return inner or frames
+
+
 _begin()
+
+# MERGED execution/failure: How a failure of an experiment's own `main` is told.
+#
+# What a library refuses while data, model and trainer are made is mostly a setting: one line, with the
+# line of the experiment that asked for it. A mistake in the experiment's code, and whatever happens while it
+# trains, keeps its traceback, which begins in the experiment. The whole one is always in the run's files.

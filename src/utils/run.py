@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat
 
 from src.utils.errors import UserError
-from src.utils.execution.manifest import Manifest, merged_facts
-from src.utils.execution.metrics import MetricBuffer
-from src.utils.execution.monitor import system_metrics
-from src.utils.execution.process import FOLLOWED, follows, this_process
-from src.utils.execution.record import record, record_settings
-from src.utils.layout import LOGS, ROOT, Experiment, near
+from src.utils.paths import LOGS, ROOT, Experiment, near
+from src.utils.pipeline.manifest import Manifest, merged_facts
+from src.utils.process import FOLLOWED, follows, this_process
+from src.utils.runs.artifacts import record, record_settings
+from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.settings import Settings
-from src.utils.store.client import experiment_id, local_store, open_store
-from src.utils.sweep.trial import Pruned, TrialLink
+from src.utils.store.mlflow import experiment_id, local_store, open_store
+from src.utils.study.trial import Pruned, TrialLink
 
 from mlflow.entities import Dataset as StoredDataset
 from mlflow.entities import DatasetInput, InputTag
@@ -28,7 +27,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 if TYPE_CHECKING:
-    from src.utils.execution.resuming import Resumption
+    from src.utils.runs.resume import Resumption
 
     from matplotlib.figure import Figure
 
@@ -81,7 +80,7 @@ class Run:
         self.tag({f"data.{key}": value for key, value in facts.items()})
 
     def log(self, metrics: Mapping[str, SupportsFloat], step: int = 0) -> None:
-        """Record metrics; they are written in batches (`src/utils/execution/metrics.py`)."""
+        """Record metrics; they are written in batches (`src/utils/runs/metric_buffer.py`)."""
         if self.leads:
             self.metrics.add(metrics, step)
 

@@ -6,13 +6,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from src.utils.errors import UserError
-from src.utils.execution.trainer_arguments import (
+from src.utils.config.trainer_arguments import (
     NO_LIMIT,
     TrainerArguments,
     check_names,
     has_other_limit,
 )
+from src.utils.errors import UserError
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString

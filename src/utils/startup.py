@@ -26,7 +26,7 @@ from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
 
-from src.utils.layout import Experiment
+from src.utils.paths import Experiment
 
 LIGHT = {"Metric": "torchmetrics.metric", "MetricCollection": "torchmetrics.collections"}
 

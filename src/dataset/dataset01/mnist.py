@@ -17,7 +17,7 @@ from typing import Literal
 from src.utils.experiment import experiment
 from src.utils.errors import UserError, one_line
 from src.utils.idx import read_bytes, read_idx
-from src.utils.layout import ROOT
+from src.utils.paths import ROOT
 from src.utils.run import Run
 from src.utils.settings import StageSettings
 

@@ -4,9 +4,9 @@ import logging
 import signal
 from typing import Any, NoReturn
 
-from src.utils.callbacks.checkpoint import resumable
-from src.utils.execution.log import say_at_once
+from src.utils.callbacks.checkpoints import resumable
 from src.utils.run import Run
+from src.utils.terminal import say_at_once
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import SIGTERMException

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from src.utils.run import Run
-from src.utils.store.address import tracking_uri
+from src.utils.store.location import tracking_uri
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Checkpoint

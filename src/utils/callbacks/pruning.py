@@ -1,6 +1,6 @@
 """Whether a trial is worth going on, asked after every validation."""
 
-from src.utils.sweep.trial import Pruned
+from src.utils.study.trial import Pruned
 
 import optuna
 import pytorch_lightning as pl

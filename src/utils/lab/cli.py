@@ -27,8 +27,8 @@ def lab(context: typer.Context) -> None:
 
     RUN is an id or its beginning, a name of a run or study, latest or best; also model01/best, STUDY/7.
     """
-    from src.utils.lab.environment import environment_of_copy
-    from src.utils.layout import ROOT
+    from src.utils.lab.installation import environment_of_copy
+    from src.utils.paths import ROOT
 
     copy = environment_of_copy()
     if copy and context.invoked_subcommand != "doctor":
@@ -54,8 +54,8 @@ def runs(
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """List runs, newest or best first, with what makes them differ."""
-    from src.utils.lab.leaderboard import Wish, as_json, chosen, say_runs
-    from src.utils.store.ledger import open_ledger
+    from src.utils.lab.runs import Wish, as_json, chosen, say_runs
+    from src.utils.store.reader import open_ledger
 
     wish = Wish(experiment, where or (), sort, limit)
     entries, total = chosen(open_ledger(), wish)
@@ -73,9 +73,9 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Everything about one run, and where its data came from."""
-    from src.utils.lab.dossier import as_json, say_run
-    from src.utils.store.finding import find
-    from src.utils.store.ledger import open_ledger
+    from src.utils.lab.show import as_json, say_run
+    from src.utils.store.reader import open_ledger
+    from src.utils.store.reference import find
 
     ledger = open_ledger()
     one = find(run, ledger=ledger)
@@ -89,9 +89,9 @@ def diff(
     full: Annotated[bool, typer.Option("--full", help="All of a long source diff.")] = False,
 ) -> None:
     """What two runs differ in: settings, data, code, metrics…"""
-    from src.utils.lab.comparison import say_difference
-    from src.utils.store.finding import find
-    from src.utils.store.ledger import open_ledger
+    from src.utils.lab.diff import say_difference
+    from src.utils.store.reader import open_ledger
+    from src.utils.store.reference import find
 
     ledger = open_ledger()
     say_difference(ledger, find(run, ledger=ledger), find(other, ledger=ledger), full)
@@ -148,9 +148,9 @@ def new(
     idea: Annotated[str, typer.Option(help="What it is to try, for the diary.")] = "",
 ) -> None:
     """Start an experiment from another one; asks what isn't given."""
-    from src.utils.execution import commands as command
     from src.utils.lab.diary import begin_entry
-    from src.utils.lab.fork import experiments, find_experiment, fork, likely_source
+    from src.utils.lab.new import experiments, find_experiment, fork, likely_source
+    from src.utils.terminal import run_command
 
     if name is None:
         source = source or typer.prompt("Copy which experiment", str(experiments()[-1]))
@@ -160,7 +160,7 @@ def new(
     made = fork(old, str(name))
     page = begin_entry(made, old, idea)
     print(f"src/{made} and config/{made} are copies of {old}; diary/{page.name} has a place for it")
-    print(f"run it: {command.run(made)}")
+    print(f"run it: {run_command(made)}")
 
 
 @commands.command()
@@ -169,8 +169,8 @@ def diary() -> None:
     from datetime import datetime
 
     from src.utils.lab.diary import last_entry, today
-    from src.utils.lab.facts import since, tell
-    from src.utils.store.ledger import open_ledger
+    from src.utils.lab.diary_report import since, tell
+    from src.utils.store.reader import open_ledger
 
     page, ledger, now = today(), open_ledger(), datetime.now().astimezone()
     span = page.span()
@@ -185,8 +185,8 @@ def gc(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove it without asking.")] = False,
 ) -> None:
     """Show what nobody needs any more; removes it if told to."""
-    from src.utils.lab.garbage import collect, say_garbage
-    from src.utils.store.ledger import open_ledger
+    from src.utils.lab.gc import collect, say_garbage
+    from src.utils.store.reader import open_ledger
 
     found = collect(open_ledger())
     if not found:
@@ -206,7 +206,7 @@ def doctor(
     fix: Annotated[bool, typer.Option("--fix", help="Close runs whose process is gone.")] = False,
 ) -> None:
     """Check everything, and say how to mend what is wrong."""
-    from src.utils.lab.checkup import check
+    from src.utils.lab.doctor import check
 
     bad = 0
     for symptom in check(fix):
@@ -230,7 +230,7 @@ def export(
     ] = False,
 ) -> None:
     """A model in a folder of its own, loaded by torch alone."""
-    from src.utils.store.finding import find
+    from src.utils.store.reference import find
 
     one = find(run)
     one = find(f"{one.id}/best") if one.is_study else one

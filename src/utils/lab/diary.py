@@ -11,7 +11,7 @@ from datetime import date, datetime, time
 from pathlib import Path
 
 from src.utils.errors import UserError
-from src.utils.layout import ROOT, Experiment
+from src.utils.paths import ROOT, Experiment
 
 DIARY = ROOT / "diary"
 BEGIN = "<!-- facts since {since} until {until}: what `lab diary` writes here, it replaces -->"

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from src.utils.store.entry import Entry
+from src.utils.store.reader import Entry
 
 LOWER = re.compile(r"loss|err|mae|mse|nll|perplexity|ppl|latency|seconds|bytes", re.IGNORECASE)
 SHOWN = ("val_acc", "val_loss", "test_acc", "test_loss", "train_acc", "train_loss")

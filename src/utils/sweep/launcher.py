@@ -10,21 +10,21 @@ import logging
 import multiprocessing
 import os
 import pickle
+import queue
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from src.utils.sweep.job import GRACE, Jobs, run_job_sent
-from src.utils.sweep.machine import Slots
-from src.utils.sweep.result import death, failure
+from src.utils.sweep.job import GRACE, Jobs, death, failure, run_job_sent
 
 import cloudpickle
+import pynvml
 from hydra.core.utils import JobReturn, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -34,12 +34,56 @@ log = logging.getLogger(__name__)
 FORK = multiprocessing.get_context("forkserver")
 STOPPED = "stopped before it ended"
 PROGRAM = "JIKKEN_PROGRAM"  # tells the server which file it serves
+MOST_JOBS = 4  # at a time on a machine without GPUs, unless n_jobs says more
+
+
+class Slots:
+    """Places for jobs: each has its share of the cores, and with GPUs the lease of one."""
+
+    def __init__(self, n_jobs: int | None, jobs_per_gpu: int) -> None:
+        leases = visible_gpus() * jobs_per_gpu
+        self.number = n_jobs or len(leases) or min(cores(), MOST_JOBS)
+        self.gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for gpu in leases:
+            self.gpus.put(gpu)
+        self.has_gpus = bool(leases)
+
+    @contextmanager
+    def lease(self) -> Iterator[dict[str, str]]:
+        """The environment of one job, which waits until a GPU is free."""
+        threads = max(1, cores() // self.number)
+        environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
+        if not self.has_gpus:
+            yield environment
+            return
+        gpu = self.gpus.get()
+        try:
+            yield environment | {"CUDA_VISIBLE_DEVICES": gpu}
+        finally:
+            self.gpus.put(gpu)
+
+
+def cores() -> int:
+    """How many cores."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """Which GPUs, without touching them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [gpu for gpu in chosen.split(",") if gpu not in ("", "-1")]
+    try:
+        pynvml.nvmlInit()
+        return [str(gpu) for gpu in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:  # no driver, no GPU
+        return []
 
 
 def start_server() -> None:
     """Start importing what jobs need, while this process goes on importing it for itself."""
     os.environ[PROGRAM] = str(sys.modules["__main__"].__file__)
-    FORK.set_forkserver_preload(["src.utils.sweep.preloaded"])
+    FORK.set_forkserver_preload(["src.utils.sweep.fork_server"])
     chosen = multiprocessing.get_start_method(allow_none=True)
     forkserver.ensure_running()
     multiprocessing.set_start_method(chosen, force=True)  # the program may still choose one
@@ -132,3 +176,6 @@ def _end(job: BaseProcess) -> None:
     killer = threading.Timer(GRACE, job.kill)
     killer.daemon = True
     killer.start()
+
+
+# MERGED sweep/machine: What this process may use of the machine, and how jobs share that.

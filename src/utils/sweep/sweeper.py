@@ -5,26 +5,25 @@ one ends; a sweep that was killed goes on with `resume=latest`; several processe
 one study. Any of Hydra's launchers runs the trials, by default ours (`src/utils/sweep/launcher.py`).
 """
 
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import src.utils.startup  # noqa: F401  before Optuna imports torch
 from src.utils.errors import UserError
-from src.utils.execution.stages import prepare_all
-from src.utils.layout import STUDIES, Experiment
+from src.utils.paths import STUDIES, Experiment
+from src.utils.pipeline.inputs import prepare_all
 from src.utils.settings import Settings
-from src.utils.sweep import study as studies
-from src.utils.sweep.board import Board
-from src.utils.sweep.custom_search_space import custom_search_space
+from src.utils.study import study as studies
+from src.utils.study.samplers import advance, is_default_pruner, pruner_of, sampler_of
+from src.utils.study.search_space import Question, custom_search_space
+from src.utils.study.storage import open_storage
 from src.utils.sweep.launcher import ForkLauncher
-from src.utils.sweep.limits import check_limits, make_folder
-from src.utils.sweep.name import study_name
-from src.utils.sweep.overrides import kept, merged, name_of
-from src.utils.sweep.question import Question
-from src.utils.sweep.report import StudyReport
-from src.utils.sweep.sampler import advance, is_default_pruner, pruner_of, sampler_of
-from src.utils.sweep.search import Search
-from src.utils.sweep.storage import open_storage
+from src.utils.sweep.live_table import Board
+from src.utils.sweep.optimize import Search
+from src.utils.sweep.study_run import StudyReport
 
 import optuna
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -39,10 +38,23 @@ from optuna.storages import BaseStorage
 from optuna.study._frozen import FrozenStudy
 
 NO_PRUNER = "hydra/sweeper/pruner=none"
+POSITIVE = ("n_trials", "n_jobs", "trial_timeout")
+MOMENT = re.compile(r"\d{4}-(\d\d-\d\d)/(\d\d-\d\d)-\d\d-(\w+)")  # as in config/utils/hydra.yaml
+MOST = 2  # names of settings
+# Of the process that joins a study, or of the way to it, and not of the study
+NOT_KEPT = (
+    "hydra.sweeper.n_trials",  # has a place of its own
+    "hydra.sweeper.n_jobs",
+    "hydra.sweeper.storage",
+    "hydra.sweeper.study_name",
+    "hydra.launcher.n_jobs",
+    "hydra.sweep.dir",
+    "hydra.verbose",
+)
 
 
 class SearchSweeper(Sweeper):
-    """Settings are those of `src/utils/sweep/config.py`; Hydra makes it, sets it up, and sweeps."""
+    """Settings are those of `src/utils/config/sweep_settings.py`; Hydra makes it, sets it up, and sweeps."""
 
     def __init__(self, **_: Any) -> None:
         """Hydra hands the settings over here, and again, with all others, to `setup`."""
@@ -176,3 +188,78 @@ class SearchSweeper(Sweeper):
                 with question.hints():
                     checked.append(self.program.check(config))
         return checked
+
+
+def check_limits(settings: DictConfig) -> None:
+    """Refuse numbers that can't be.
+
+    Raises:
+        UserError: one is not in its range.
+    """
+    for name in POSITIVE:
+        value = settings[name]
+        if value is not None and value <= 0:
+            raise UserError(f"hydra.sweeper.{name}={value} is refused: it should be at least 1")
+    if not 0 <= settings.max_failure_rate <= 1:
+        rate = settings.max_failure_rate
+        raise UserError(f"hydra.sweeper.max_failure_rate={rate} is refused: it is from 0 to 1")
+    if settings.max_retries < 0:
+        retries = settings.max_retries
+        raise UserError(f"hydra.sweeper.max_retries={retries} is refused: it should be at least 0")
+
+
+def make_folder(folder: str | None) -> None:
+    """Make hydra.sweep.dir.
+
+    Raises:
+        UserError: it is empty, or nothing can be written there.
+    """
+    if not folder:
+        raise UserError("hydra.sweep.dir is empty: name a folder for the trials, or leave it out")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"hydra.sweep.dir={folder} can't be written: {error.strerror}") from None
+
+
+def study_name(here: Experiment, folder: Path, space: Iterable[str]) -> str:
+    """`11-24-17-22-learning_rate+hidden-688d` for multirun/…/2026-11-24/17-22-08-688d."""
+    names = [name.lstrip("+").rpartition(".")[2].replace("/", ".") for name in space]
+    more = ["more"] if len(names) > MOST else []
+    searched = "+".join([*names[:MOST], *more]) or "search"
+    place = "/".join(folder.parts[-2:])
+    moment = MOMENT.fullmatch(place)
+    if moment is None:  # a folder that was typed
+        return f"{here.name}-{place.replace('/', '-')}-{searched}"
+    day, minute, unique = moment.groups()
+    return f"{day}-{minute}-{searched}-{unique}"
+
+
+def name_of(override: str) -> str:
+    """`hydra.sweeper.sampler` of `hydra/sweeper/sampler=tpe`, `x` of `+x=1`."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
+
+
+def kept(typed: Sequence[str]) -> list[str]:
+    """Those of what was typed as hydra.* that a study keeps."""
+    return [one for one in typed if name_of(one) not in NOT_KEPT]
+
+
+def merged(before: Sequence[str], typed: Sequence[str]) -> list[str]:
+    """What was typed before, less what is typed now, or belongs to it, as a sampler's own settings do."""
+    now = [name_of(one) for one in typed]
+    left = [one for one in before if not any(_within(name_of(one), name) for name in now)]
+    return [*left, *typed]
+
+
+def _within(name: str, other: str) -> bool:
+    return f"{name}.".startswith(f"{other}.")
+
+
+# MERGED sweep/limits: What the settings of a sweep may be, and the folder that it writes to.
+
+# MERGED sweep/name: The name of a study: what tells it from others comes first, since tables and charts cut long names.
+
+# MERGED sweep/overrides: What was typed for a sweep, as overrides: what of it belongs to a study, and how it comes back.

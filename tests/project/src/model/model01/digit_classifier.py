@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from src.utils.experiment import experiment
 from src.utils.batches import batch_loader
-from src.utils.pictures import confusion_matrix, most_confident_errors
+from src.utils.figures import confusion_matrix, most_confident_errors
+from src.utils.metrics import Score
 from src.utils.run import Run
-from src.utils.score import Score
 from src.utils.settings import TrainingSettings
 from src.utils.training import best_checkpoint, best_score, tracked_trainer
 

@@ -1,0 +1,1 @@
+"""Hydra: what a setting may be, and how settings are composed."""

@@ -1,0 +1,206 @@
+"""Everything about one run, as `lab show` prints it."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.utils.lab.runs import differences, plain
+from src.utils.paths import near
+from src.utils.store.objective import results
+from src.utils.store.reader import Entry, Ledger, ancestors, artifact
+from src.utils.store.reference import trials_of
+from src.utils.terminal import (
+    figure,
+    lab_command,
+    print_hints,
+    python_command,
+    reload_command,
+    size,
+    spelled,
+)
+
+from rich import get_console
+from rich.markup import escape
+from rich.table import Table
+
+OWN_FOLDERS = ("checkpoints", "pictures", "plots")  # listed file by file; others as a whole
+MOST_TRIALS = 20
+
+
+def say_run(ledger: Ledger, one: Entry) -> None:
+    """Print what is known of a run, a line a subject."""
+    console = get_console()
+    marks = "  ".join([f"[bold]{escape(one.name)}[/]", one.id, one.experiment, one.state])
+    console.print(marks, highlight=False)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for subject, lines in subjects(ledger, one):
+        if any(lines):
+            grid.add_row(subject, escape("\n".join(lines)))
+    console.print(grid, highlight=False)
+    print_hints(_next(one))
+
+
+def subjects(ledger: Ledger, one: Entry) -> Iterator[tuple[str, list[str]]]:
+    """What there is to say, by subject."""
+    yield "why", [" ".join([one.note, *(f"#{label}" for label in one.labels)]).strip()]
+    yield "when", [_when(one)]
+    yield "failure", [one.tags["reason"]] if "reason" in one.tags else []
+    yield "family", list(_family(ledger, one))
+    yield "metrics", _columns({name: figure(one.metrics[name]) for name in results(one.metrics)})
+    yield "settings", _columns({k: v for k, v in one.params.items() if k not in ("note", "tags")})
+    yield "trials", list(_trials(ledger, one)) if one.is_study else []
+    yield "data", list(_data(ledger, one))
+    yield "code", list(_code(one))
+    yield "machine", list(_machine(one))
+    yield "command", [one.tags["command"]] if "command" in one.tags else []
+    yield "files", list(_files(one))
+
+
+def _when(one: Entry) -> str:
+    began = f"{one.started:%Y-%m-%d %H:%M:%S}" if one.started else "never"
+    return f"{began}, {one.seconds:.1f} s" if one.seconds is not None else f"{began}, not ended"
+
+
+def _family(ledger: Ledger, one: Entry) -> Iterator[str]:
+    tags = one.tags
+    if "optuna.trial" in tags:
+        yield f"trial {tags['optuna.trial']} of {tags.get('optuna.study')}"
+    for tag, said in {
+        "forked_from": "forked from",
+        "continued_from": "continues",
+        "rerun_of": "a rerun of",
+    }.items():
+        if tag in tags:
+            yield f"{said} {tags[tag][:8]}"
+    if "best.run_id" in tags:
+        found = one.best
+        best, value = found.pop("run_id"), found.pop("value", "?")
+        yield f"its best is {best[:8]}: {value.strip('[]')} with {spelled(found)}"
+
+
+def _trials(ledger: Ledger, study: Entry) -> Iterator[str]:
+    trials = trials_of(ledger, study)
+    changes = differences(trials)
+    for one in trials[:MOST_TRIALS]:
+        known = results(one.metrics)
+        names = [name for name in known if name.startswith("val")][:1] or known[:1]
+        value = "".join(f"{name} {figure(one.metrics[name])}" for name in names)
+        trial = f"trial {one.tags.get('optuna.trial', '?')}"
+        yield f"{one.short}  {trial:9} {one.state:9} {value:16} {spelled(changes[one.id])}"
+    if len(trials) > MOST_TRIALS:
+        yield f"… and {len(trials) - MOST_TRIALS} more: lab runs --where study={study.name} --limit 0"
+
+
+def _data(ledger: Ledger, one: Entry) -> Iterator[str]:
+    for ancestor in ancestors(ledger, one.id):
+        used, gone = ancestor.used, "" if ancestor.known else " (deleted)"
+        source = f"made by run {used.run_id[:8]}{gone}" if used.run_id else "of unknown origin"
+        yield f"{'  ' * ancestor.depth}read {used.name}  {used.digest[:12]}, {source}"
+    for used in ledger.inputs(one.id):
+        if used.context == "output":
+            yield f"wrote {used.name}  {used.digest[:12]}"
+    facts = {name[5:]: value for name, value in one.tags.items() if name.startswith("data.")}
+    if facts:
+        yield spelled(facts)
+
+
+def _code(one: Entry) -> Iterator[str]:
+    commit, branch = (
+        one.tags.get(f"mlflow.source.git.{what}", "") for what in ("commit", "branch")
+    )
+    if commit:
+        yield f"commit {commit[:12]} on {branch}{', with uncommitted changes' * one.is_dirty}"
+    patch = artifact(one, "provenance/changes.patch")
+    if one.is_dirty and patch:
+        yield f"changes in provenance/changes.patch, {size(patch.stat().st_size)}"
+
+
+def _machine(one: Entry) -> Iterator[str]:
+    facts, packages = read_facts(one), read_packages(one)
+    hardware: dict[str, Any] = facts.get("hardware", {})
+    if hardware:
+        gpus = ", ".join(hardware.get("gpus", [])) or "no GPU"
+        processor = f"{hardware.get('cores')} cores of {hardware.get('processor')}"
+        yield f"{hardware.get('machine')}: {processor}, {hardware.get('memory')}, {gpus}"
+        main = ("torch", "pytorch_lightning", "mlflow", "optuna")
+        versions = ", ".join(f"{name} {packages[name]}" for name in main if name in packages)
+        yield f"Python {hardware.get('python')}, {versions} and {len(packages)} packages in all"
+
+
+def _files(one: Entry) -> Iterator[str]:
+    folder = artifact(one, "")
+    if folder is None:
+        return
+    yield str(near(folder))
+    for path in sorted(folder.iterdir()):
+        inside = [file for file in path.rglob("*") if file.is_file()]
+        if path.name in OWN_FOLDERS:
+            yield from (
+                f"  {path.name}/{file.name}  {size(file.stat().st_size)}" for file in inside
+            )
+        elif path.is_dir():
+            total = size(sum(file.stat().st_size for file in inside))
+            yield f"  {path.name}/  {len(inside)} files, {total}"
+        else:
+            yield f"  {path.name}  {size(path.stat().st_size)}"
+
+
+def read_facts(one: Entry) -> dict[str, Any]:
+    """What the run wrote down about its machine and its code."""
+    file = artifact(one, "provenance/facts.json")
+    return json.loads(file.read_text()) if file else {}
+
+
+def read_packages(one: Entry) -> dict[str, str]:
+    """The versions of what was installed, by name."""
+    file = artifact(one, "provenance/packages.txt")
+    lines = file.read_text().split() if file else []
+    return {name: version for name, _, version in (line.partition("==") for line in lines)}
+
+
+def _next(one: Entry) -> dict[str, str]:
+    """What one may want to do with a run."""
+    lab = lab_command()
+    if one.is_study:
+        program = f"{python_command()} {one.tags.get('mlflow.source.name')}"
+        return {
+            "reload": reload_command(one.name),
+            "go on": f"{program} -m resume={one.name} hydra.sweeper.n_trials=…",
+            "best": f"{lab} show {one.name}/best",
+        }
+    rerun = {"rerun": f"{lab} rerun {one.short}"}
+    if not one.experiment.startswith("model/"):
+        return rerun
+    if one.state in ("killed", "failed", "running"):
+        return rerun | {"resume": f"{lab} resume {one.short}"}
+    reload, export = reload_command(one.short), f"{lab} export {one.short} DIR"
+    return rerun | {"reload": reload, "export": export}
+
+
+def _columns(values: Mapping[str, str]) -> list[str]:
+    """`name value`, as many beside each other as there is room for."""
+    cells: Sequence[str] = [f"{name} {value or repr(value)}" for name, value in values.items()]
+    lines = [""]
+    for cell in cells:
+        if lines[-1] and len(lines[-1]) + len(cell) + 3 > get_console().width - 12:
+            lines.append("")
+        lines[-1] += ("   " if lines[-1] else "") + cell
+    return lines if cells else []
+
+
+def as_json(ledger: Ledger, one: Entry) -> str:
+    """For programs."""
+    data = [
+        {"name": used.name, "digest": used.digest, "context": used.context, "run": used.run_id}
+        for used in ledger.inputs(one.id)
+    ]
+    folder: Path | None = artifact(one, "")
+    files = (
+        [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
+        if folder
+        else []
+    )
+    return json.dumps(plain(one) | {"data": data, "files": sorted(files)}, indent=2)
