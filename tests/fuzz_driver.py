@@ -16,7 +16,8 @@ import types
 from pathlib import Path
 
 import src.utils.training  # noqa: F401  it imports torch, Lightning and MLflow
-from src.utils.execution import composition, stages
+from src.utils.config import composition
+from src.utils.runs import execute
 from src.utils.paths import ROOT, Experiment
 from src.utils.sweep import launcher, sweeper
 
@@ -39,7 +40,7 @@ def run(program: Path, arguments: list[str]) -> None:
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     main.__file__ = str(program)
     sys.argv = [str(program), *arguments]
-    stages.execute = lambda *_: print("accepted")
+    execute.execute = lambda *_: print("accepted")
     launcher.start_server = lambda: None
     sweeper.SearchSweeper.sweep = lambda self, arguments: print("accepted")
     runpy.run_path(str(program), run_name="__main__")

@@ -32,7 +32,7 @@ REFUSALS = {
     (FEATURE, "seed"): ["seed"],
     (FEATURE, "seed.deep=1"): ["seed.deep"],
     (FEATURE, "+colour=red"): ["colour"],
-    (MODEL, "resume=latest"): ["add -m", "resume_run="],
+    (MODEL, "resume_study=latest"): ["add -m", "resume_run="],
     (FEATURE, "tags=[good,a+b]"): ["tags.1=a+b", "should match"],
 }
 

@@ -60,9 +60,9 @@ def test_thoughts_are_kept(changeable: Lab) -> None:
         h for h in ("What was tried", "What was learnt", "What to try next") if h not in first
     ] == []
     marks = re.compile(r"(<!-- facts since .*?-->.*?<!-- end of facts -->)", re.DOTALL)
-    before, facts, after = marks.split(first)
+    before, metadata, after = marks.split(first)
     mine = (f"{before}Above, by hand.\r\n\n", f"{after}- 学習率を上げると速い\n\n| a | table |\n")
-    page(changeable).write_bytes((mine[0] + facts + mine[1]).encode())
+    page(changeable).write_bytes((mine[0] + metadata + mine[1]).encode())
     for _ in range(2):
         said(changeable, "diary")
         above, _, below = marks.split(page(changeable).read_bytes().decode())

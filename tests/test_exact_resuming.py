@@ -91,7 +91,7 @@ def test_more_epochs(place: Lab) -> None:
     line = refused(place, f"resume_run={old.info.run_id}")
     assert "is finished" in line
     assert "max_epochs=" in line
-    assert "fork=true" in line
+    assert "warm_start=" in line
     place.done(PROGRAM, f"resume_run={old.info.run_id}", "max_epochs=3")
     new = newest(place)
     assert new.data.tags["continued_from"] == old.info.run_id
@@ -104,7 +104,7 @@ def test_more_epochs(place: Lab) -> None:
     place.done(PROGRAM, *SHORT, "schedule=cosine", "max_epochs=2")
     line = refused(place, f"resume_run={newest(place).info.run_id}", "max_epochs=3")
     assert "CosineAnnealingLR" in line
-    assert "fork=true" in line
+    assert "warm_start=" in line
 
 
 def test_what_would_not_come_back(place: Lab) -> None:

@@ -16,7 +16,7 @@ hydra.mode=MULTIRUN hidden=x | hydra.mode=BOTH | hydra.job_logging.root.level=LO
 hydra.run.dir=/proc/nope | hydra.output_subdir=null | hydra.output_subdir=x
 hydra.sweeper.n_trials=abc | -m hidden=8,9 hydra.sweeper.n_trial=3 | -m hidden=x,8
 note=${foo} | note=${nope:} | note=${seed | tags=baseline | tags=[a+b] | tags=null
-feature=feature99 | feature=../../etc | feature=/etc | feature= | resume_run=deadbeef | resume=latest
+feature=feature99 | feature=../../etc | feature=/etc | feature= | resume_run=deadbeef | resume_study=latest
 seed=4294967296 | seed=-1 | seed=null | seed=[1] | seed={a:1} | hidden=99999999999999999999
 hidden= | batch_size=1e30 | batch_size=0 | learning_rate=inf | learning_rate=nan | learning_rate=-1
 dropout=1 | network=resnet | network= | network | +colour=red | learnin_rate=1 | ~network | ~trainer

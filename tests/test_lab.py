@@ -223,7 +223,7 @@ def test_show(laboratory: Lab) -> None:
         *(made.info.run_id[:8] for made in lineage),
         *("learning_rate 0.01", f"val_acc {run.data.metrics['val_acc']:.4f}", "source=sample"),
         *("with uncommitted changes", "changes.patch", laboratory.git("rev-parse", "HEAD")[:12]),
-        *("checkpoints/best.ckpt", "pictures/confusion_matrix.png", "load_model", "rerun"),
+        *("checkpoints/best.ckpt", "figures/confusion_matrix.png", "load_model", "rerun"),
     ]
     assert [part for part in wanted if part not in text] == []
 
@@ -233,7 +233,7 @@ def test_show_study(laboratory: Lab) -> None:
     runs = history(laboratory)
     text = said(laboratory, "show", runs["study"].info.run_name)
     assert all(runs[f"trial {n}"].info.run_id[:8] in text for n in range(3))
-    assert f"resume={runs['study'].info.run_name}" in text
+    assert f"resume_study={runs['study'].info.run_name}" in text
 
 
 def test_diff(laboratory: Lab) -> None:

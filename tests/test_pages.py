@@ -100,7 +100,7 @@ def test_metrics_are_drawn(lab: Lab, address: str, browser: Browser) -> None:
 def test_pictures_are_shown(lab: Lab, address: str, browser: Browser, picture: str) -> None:
     """The pictures of a run are shown among its artifacts."""
     run = lab.newest().info
-    place = f"artifacts/pictures/{picture}.png"
+    place = f"artifacts/figures/{picture}.png"
     browser.open(f"{address}/#/experiments/{run.experiment_id}/runs/{run.run_id}/{place}")
     browser.see(
         f"[...document.images].some(i => i.alt.includes('{picture}') && i.naturalWidth > 400)"

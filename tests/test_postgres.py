@@ -97,11 +97,11 @@ def test_resuming(fresh_toys: SweepLab, database: str) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
-    end = fresh_toys.sweep(TOY, "resume=latest", place)
+    end = fresh_toys.sweep(TOY, "resume_study=latest", place)
     with studied(database) as study:
         assert states(study)["COMPLETE"] == 6
         assert states(study)["RUNNING"] == 0
-        assert f"-m resume={study.study_name} {place} hydra.sweeper.n_trials=12" in end
+        assert f"-m resume_study={study.study_name} {place} hydra.sweeper.n_trials=12" in end
     assert f"OPTUNA_STORAGE={database} bash scripts/optuna_dashboard.sh" in end
 
 

@@ -161,7 +161,7 @@ def test_another_setting_is_refused(fresh: Lab, typed: str, named: str) -> None:
     refused = fresh.run(MODEL, f"resume_run={before.info.run_id}", typed)
     assert refused.returncode == 2
     assert named in refused.stderr
-    assert "fork=true" in refused.stderr
+    assert "warm_start=" in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert fresh.newest().data.to_dictionary() == before.data.to_dictionary()
 
@@ -178,14 +178,12 @@ def test_other_code_is_refused(fresh: Lab) -> None:
 
 
 def test_fork(fresh: Lab) -> None:
-    """fork=true begins a new run with the old weights and the new settings; the old run stays."""
+    """warm_start begins a new run with the old weights and the new settings; the old run stays."""
     old = fresh.newest()
-    fresh.done(
-        MODEL, f"resume_run={old.info.run_id}", "fork=true", "max_epochs=1", "learning_rate=1e-9"
-    )
+    fresh.done(MODEL, f"warm_start={old.info.run_id}", "max_epochs=1", "learning_rate=1e-9")
     new = fresh.newest()
     assert new.info.run_id != old.info.run_id
-    assert new.data.tags["forked_from"] == old.info.run_id
+    assert new.data.tags["warm_start_from"] == old.info.run_id
     assert new.data.params["max_epochs"] == new.data.params["trainer.max_epochs"] == "1"
     assert new.data.params["hidden"] == old.data.params["hidden"] == "32"
     assert new.data.metrics["test_acc"] == pytest.approx(old.data.metrics["test_acc"], abs=0.02)

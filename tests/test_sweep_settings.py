@@ -90,8 +90,8 @@ REFUSED = {
     (toy(90), SEARCH, "hydra.sweep.dir="): "hydra.sweep.dir is empty",
     (toy(90), SEARCH, "hydra.sweep.dir=/proc/nope"): "/proc/nope can't be written",
     (toy(90), SEARCH, f"{S}.storage='sqlite://'"): "lies in the memory",
-    (toy(90), "resume=latest"): "no study of model/model90 to resume yet",
-    (toy(90), SEARCH, "fork=true"): "fork=true is refused: it needs resume_run",
+    (toy(90), "resume_study=latest"): "no study of model/model90 to resume yet",
+    (toy(90), SEARCH, "fork=true"): "fork is not a setting any more: type warm_start=RUN",
 }
 
 
@@ -139,7 +139,7 @@ def test_grid_starts_at_once(toys: SweepLab) -> None:
 
 
 def test_study_keeps_settings(toys: SweepLab) -> None:
-    """`resume=NAME` alone goes on with all that was typed as hydra.*, and draws no point a second time."""
+    """`resume_study=NAME` alone goes on with all that was typed as hydra.*, and draws no point a second time."""
     settings = (
         f"{S}.direction=maximize",
         "hydra/sweeper/sampler=random",
@@ -148,14 +148,14 @@ def test_study_keeps_settings(toys: SweepLab) -> None:
         "hydra.sweep.subdir='s_${hydra.job.num}'",
     )
     toys.sweep(TOY, SEARCH, *settings, f"{S}.study_name=kept", f"{S}.n_trials=4", ONE)
-    toys.sweep(TOY, "resume=kept", f"{S}.n_trials=8", ONE)
+    toys.sweep(TOY, "resume_study=kept", f"{S}.n_trials=8", ONE)
     study = toys.study("kept")
     assert (states(study), study.direction.name) == ({"COMPLETE": 8}, "MAXIMIZE")
     assert len({trial.params["x"] for trial in study.trials}) == 8
     assert all(("y" in trial.params) == (trial.params["x"] < 0.5) for trial in study.trials)
     folders = {Path(run.data.tags["hydra.output"]).name for run in toys.children(study)}
     assert folders == {f"s_{number}" for number in range(8)}
-    said = toys.sweep(TOY, "resume=kept", "y=low,high", code=2)
+    said = toys.sweep(TOY, "resume_study=kept", "y=low,high", code=2)
     assert "kept has y=(not set), not Categorical" in said
 
 

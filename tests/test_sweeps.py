@@ -58,7 +58,7 @@ def test_search(example: tuple[SweepLab, str]) -> None:
     assert study.direction.name == "MAXIMIZE"
     assert all(0.001 <= trial.params["learning_rate"] <= 0.002 for trial in study.trials)
     assert f"{study.best_value:.4f}" in said
-    assert f"resume={study.study_name}" in said
+    assert f"resume_study={study.study_name}" in said
     (results,) = lab.root.glob("multirun/**/optimization_results.yaml")
     assert OmegaConf.load(results) == {
         "name": "optuna",
@@ -305,7 +305,7 @@ def test_too_many_failures(toys: SweepLab) -> None:
 
 
 def test_killed_and_resumed(fresh_toys: SweepLab) -> None:
-    """A sweep that was killed whole, again and again, ends on `resume=latest` with exactly n_trials, and
+    """A sweep that was killed whole, again and again, ends on `resume_study=latest` with exactly n_trials, and
     leaves nothing running, nothing lost and nothing overwritten."""
     lab, moments = fresh_toys, random.Random(0)
     first = ["x=interval(0,1)", "seconds=0.5", "hydra.sweeper.n_trials=12", TWO]
@@ -313,7 +313,7 @@ def test_killed_and_resumed(fresh_toys: SweepLab) -> None:
     killed = 0
     for attempt in range(4):
         begun = set(lab.folders())
-        process = lab.begin(TOY, *(["resume=latest"] if lab.studies() else first))
+        process = lab.begin(TOY, *(["resume_study=latest"] if lab.studies() else first))
         if attempt:  # at any moment after its first trial has begun
             until(lambda begun=begun: set(lab.folders()) > begun)
         time.sleep(moments.uniform(0, 1.5))
@@ -324,7 +324,7 @@ def test_killed_and_resumed(fresh_toys: SweepLab) -> None:
         if lab.studies():
             running = lab.study().get_trials(states=(TrialState.RUNNING,))
             seen |= {trial.params["x"] for trial in running if "x" in trial.params}
-    lab.sweep(TOY, "resume=latest")
+    lab.sweep(TOY, "resume_study=latest")
 
     study = lab.study()
     assert killed >= 3
@@ -373,7 +373,7 @@ def test_same_question(toys: SweepLab, searched: optuna.Study) -> None:
         "seconds=0.1": ["x=interval(0,1)", "seconds=0.1"],
         "direction=minimize, not maximize": ["x=interval(0,1)", "hydra.sweeper.direction=maximize"],
     }
-    tries = [toys.begin(TOY, "resume=over", *changes) for changes in differences.values()]
+    tries = [toys.begin(TOY, "resume_study=over", *changes) for changes in differences.values()]
     for process, difference in zip(tries, differences, strict=True):
         out, errors = process.communicate(timeout=120)
         assert process.returncode == 2, out + errors
@@ -385,11 +385,11 @@ def test_same_question(toys: SweepLab, searched: optuna.Study) -> None:
 
 
 def test_more_trials(toys: SweepLab, searched: optuna.Study) -> None:
-    """`resume=NAME` with a larger total goes on to that total, in the same run, whose parameters are then
+    """`resume_study=NAME` with a larger total goes on to that total, in the same run, whose parameters are then
     those of the trial that is the best now; what is no metric of a run is its `objective`."""
     searched.enqueue_trial({"x": 0.3})  # nothing is better
     before = toys.parent(searched).data.params["x"]
-    toys.sweep(TOY, "resume=over", "hydra.sweeper.n_trials=5")
+    toys.sweep(TOY, "resume_study=over", "hydra.sweeper.n_trials=5")
     study = toys.study("over")
     parent, children = toys.parent(study), toys.children(study)
     assert states(study) == {"COMPLETE": 5}
@@ -405,7 +405,7 @@ def test_more_trials(toys: SweepLab, searched: optuna.Study) -> None:
 
 def test_nothing_to_resume(toys: SweepLab, searched: optuna.Study) -> None:
     """`resume` of a study that is not there names those that are."""
-    said = toys.sweep(TOY, "resume=lost", code=2)
+    said = toys.sweep(TOY, "resume_study=lost", code=2)
     assert "there is no study 'lost'" in said
     assert "over" in said
 
@@ -423,7 +423,7 @@ def test_ctrl_c(fresh_toys: SweepLab, times: int) -> None:
         time.sleep(0.5)
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 130, out + errors
-    assert f"resume={lab.study().study_name}" in out
+    assert f"resume_study={lab.study().study_name}" in out
     assert "Traceback" not in out + errors
     expected = {"COMPLETE": 2} if times == 1 else {"FAIL": 2, "WAITING": 2}
     assert states(lab.study()) == expected

@@ -109,7 +109,7 @@ def test_other_databases(fresh: Lab, address: str) -> None:
     assert stored is not None
     assert Path(stored.artifact_location) == place.parent / "dataset/dataset01"
     (run,) = client.search_runs([stored.experiment_id])
-    assert (Path(run.info.artifact_uri) / "provenance/facts.json").exists()
+    assert (Path(run.info.artifact_uri) / "provenance/metadata.json").exists()
 
 
 def test_borrowed_database(lab: Lab, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_server(fresh: Lab, server: str) -> None:
     assert run.info.status == "FINISHED"
     assert len(client.get_metric_history(run.info.run_id, "train_loss_step")) == 36
     kept = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert kept == {"checkpoints", "config", "logs", "pictures", "provenance", "source"}
+    assert kept == {"checkpoints", "config", "figures", "logs", "provenance", "source"}
     checkpoints = [file.path for file in client.list_artifacts(run.info.run_id, "checkpoints")]
     assert checkpoints == ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
 

@@ -92,7 +92,7 @@ def test_every_step(lab: Lab) -> None:
 def test_pictures(lab: Lab) -> None:
     """The confusion matrix and the surest errors are pictures that a browser can show."""
     for name in ("confusion_matrix", "most_confident_errors"):
-        content = (lab.artifacts(lab.newest()) / f"pictures/{name}.png").read_bytes()
+        content = (lab.artifacts(lab.newest()) / f"figures/{name}.png").read_bytes()
         assert content.startswith(b"\x89PNG")
         assert content.endswith(b"IEND\xaeB`\x82")
         assert int.from_bytes(content[16:20], "big") > 400  # pixels wide
@@ -117,12 +117,12 @@ def test_what_a_run_keeps(lab: Lab) -> None:
     assert (kept / "config/hydra.yaml").stat().st_size > 0
     assert (kept / "source" / Path(MODEL).name).read_bytes() == (lab.root / MODEL).read_bytes()
     assert "epoch 2/2" in (kept / "logs/run.log").read_text()
-    facts = OmegaConf.load(kept / "provenance/facts.json")
-    assert f"{Path(MODEL).name} {QUICK[0]}" in facts.command
-    assert facts.hardware.cores > 0
-    assert facts.hardware.processor
+    metadata = OmegaConf.load(kept / "provenance/metadata.json")
+    assert f"{Path(MODEL).name} {QUICK[0]}" in metadata.command
+    assert metadata.hardware.cores > 0
+    assert metadata.hardware.processor
     assert (
-        facts.git.commit
+        metadata.git.commit
         == run.data.tags["mlflow.source.git.commit"]
         == lab.git("rev-parse", "HEAD").strip()
     )
@@ -189,7 +189,7 @@ def test_patch_stays_small(fresh: Lab) -> None:
     kept = fresh.artifacts(fresh.newest("dataset/dataset01")) / "provenance"
     assert 4 * 2**20 < (kept / "changes.patch").stat().st_size < 30 * 2**20
     assert b"small.txt" in (kept / "changes.patch").read_bytes()
-    left_out = OmegaConf.load(kept / "facts.json").git.left_out
+    left_out = OmegaConf.load(kept / "metadata.json").git.left_out
     assert {"large.bin", "inside/", "part7.bin"} <= set(left_out)
     assert "part0.bin" not in left_out
     assert f"too large to be kept with the run: {left_out[0]}" in said
@@ -274,7 +274,7 @@ def test_ddp(fresh: Lab) -> None:
     assert len(fresh.history(run, "val_acc")) == EPOCHS
     assert said.count(run.info.run_id) == 1
     assert run.data.metrics["test_acc"] > 0.2
-    assert (fresh.artifacts(run) / "pictures/confusion_matrix.png").is_file()
+    assert (fresh.artifacts(run) / "figures/confusion_matrix.png").is_file()
     assert sorted(file.name for file in (fresh.artifacts(run) / "checkpoints").iterdir()) == [
         "best.ckpt",
         "last.ckpt",

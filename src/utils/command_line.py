@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from src.utils.config.composition import MISCOMPOSED, composed, hydra_program, miscomposed
+from src.utils.config.composition import (
+    COMPOSITION_ERRORS,
+    composed,
+    composition_error,
+    hydra_program,
+)
 from src.utils.config.trainer_arguments import limit_epochs
 from src.utils.errors import UserError
 from src.utils.paths import Experiment
-from src.utils.pipeline.inputs import sources_of
-from src.utils.process import follows
+from src.utils.pipeline.inputs import inputs_of
+from src.utils.process import is_rank_zero
 from src.utils.settings import Settings, TrainingSettings, as_text, as_typed, load_config, validated
 from src.utils.store.location import local_database
 from src.utils.store.reference import find
@@ -46,7 +51,7 @@ class CommandLine:
         return line
 
     @property
-    def asks_question(self) -> bool:
+    def is_info_request(self) -> bool:
         """Whether it only asks about the program or its settings."""
         asked = self.options
         return bool(
@@ -54,20 +59,20 @@ class CommandLine:
         )
 
     @property
-    def asks_sweep(self) -> bool:
+    def is_multirun(self) -> bool:
         """Whether it asks for many runs."""
         modes = [one for one in self.options.overrides if one.lstrip("+").startswith("hydra.mode=")]
         return bool(self.options.multirun or (modes and modes[-1].endswith("=MULTIRUN")))
 
     @property
-    def is_usual(self) -> bool:
+    def uses_own_config(self) -> bool:
         """Whether its settings are those in the experiment's own folder."""
         asked = self.options
         return not (asked.config_path or asked.config_dir or asked.experimental_rerun)
 
     def one_run(self) -> list[str]:
         """The overrides of one run; with -m, of the first that it asks for."""
-        if not self.asks_sweep:
+        if not self.is_multirun:
             return list(self.options.overrides)
         typed = [one for one in self.options.overrides if "hydra.mode=" not in one]
         return list(_first(OverridesParser.create().parse_overrides(typed)))
@@ -105,58 +110,60 @@ def _first(overrides: Iterable[Override]) -> Iterator[str]:
             yield f"{key}={next(iter(one.sweep_string_iterator()))}"
 
 
-def typed_settings(here: Experiment, kind: type[Settings], cfg: DictConfig) -> Settings:
+def typed_settings(experiment: Experiment, kind: type[Settings], cfg: DictConfig) -> Settings:
     """The composed settings as `kind`; UserError where they can't be."""
-    _limit_epochs(here, cfg)
+    _limit_epochs(experiment, cfg)
     names = [str(name) for name in cfg if name != "hydra"]
     settings = validated(kind, OmegaConf.masked_copy(cfg, names))
-    sources_of(settings)
+    inputs_of(settings)
     return settings
 
 
-def _limit_epochs(here: Experiment, cfg: DictConfig) -> None:
+def _limit_epochs(experiment: Experiment, cfg: DictConfig) -> None:
     hydra = cfg.hydra if "hydra" in cfg else HydraConfig.get()
     typed = {one.lstrip("+").split("=")[0] for one in hydra.overrides.task}
-    limit_epochs(cfg, typed, lambda: load_config(here.config / "config.yaml"))
+    limit_epochs(cfg, typed, lambda: load_config(experiment.config / "config.yaml"))
 
 
 def check_run(config: DictConfig) -> None:
     """UserError for what a single run can't be asked for."""
     check_hydra(config)
-    if config.get("resume"):
-        raise UserError("resume= goes on with a search: add -m; resume_run= goes on with a run")
+    if config.get("resume_study"):
+        raise UserError("resume_study= resumes a search: add -m; resume_run= resumes a run")
 
 
-def typed_line(kind: type[Settings] | None) -> CommandLine:
+def parse_command_line(kind: type[Settings] | None) -> CommandLine:
     """What was typed, with texts in quotes where Hydra needs them."""
     line = CommandLine.typed()
     if kind is not None:
-        sys.argv[1:] = [as_text(argument, kind, line.asks_sweep) for argument in sys.argv[1:]]
+        sys.argv[1:] = [as_text(argument, kind, line.is_multirun) for argument in sys.argv[1:]]
     return CommandLine.typed()
 
 
-def check_early(here: Experiment, kind: type[Settings] | None, line: CommandLine) -> None:
+def check_before_import(
+    experiment: Experiment, kind: type[Settings] | None, line: CommandLine
+) -> None:
     """Refuses what can be refused without the program: in half a second, instead of after torch."""
     known = list((kind or TrainingSettings).model_fields)
     try:
-        config = composed(here, line.one_run(), line.options.config_name or "config")
+        config = composed(experiment, line.one_run(), line.options.config_name or "config")
     except Exception as error:  # Hydra raises anything for a command line that it did not expect
-        raise miscomposed(error, here, known) from None
+        raise composition_error(error, experiment, known) from None
     try:
-        (check_hydra if line.asks_sweep else check_run)(config)
-        settings = typed_settings(here, kind, config) if kind else None
-    except MISCOMPOSED as error:
-        raise miscomposed(error, here, known) from None
+        (check_hydra if line.is_multirun else check_run)(config)
+        settings = typed_settings(experiment, kind, config) if kind else None
+    except COMPOSITION_ERRORS as error:
+        raise composition_error(error, experiment, known) from None
     if local_database() is not None:  # it takes no MLflow to read
-        check_store(here, getattr(settings, "resume_run", None))
+        check_store(experiment, settings)
 
 
-def answer(here: Experiment) -> NoReturn:
+def answer(experiment: Experiment) -> NoReturn:
     """`--help`, `--cfg` and shell completion, before torch is imported."""
     try:
-        hydra_program(here, lambda cfg: None)()
+        hydra_program(experiment, lambda cfg: None)()
     except Exception as error:
-        raise miscomposed(error, here, list(TrainingSettings.model_fields)) from None
+        raise composition_error(error, experiment, list(TrainingSettings.model_fields)) from None
     sys.exit()
 
 
@@ -171,7 +178,7 @@ def check_hydra(config: DictConfig) -> None:
         raise UserError(
             f"hydra.verbose={verbose} is refused: it should be true, false or loggers' names"
         )
-    without = follows()  # Lightning starts the further processes of a training without one
+    without = not is_rank_zero()  # Lightning starts the further processes of a training without one
     if hydra.output_subdir != ".hydra" and not (without and hydra.output_subdir is None):
         raise UserError(
             f"hydra.output_subdir={as_typed(hydra.output_subdir)} is refused: it should be .hydra, "
@@ -205,14 +212,17 @@ def check_output(folder: str) -> None:
         raise UserError(f"hydra.run.dir={folder} can't be written to")
 
 
-def check_store(here: Experiment, resume_run: str | None) -> None:
-    """UserError where the MLflow store of `MLFLOW_TRACKING_URI` does not answer, or lacks the run."""
+def check_store(experiment: Experiment, settings: Settings | None) -> None:
+    """UserError where the MLflow store of `MLFLOW_TRACKING_URI` does not answer, or lacks the run that
+    `resume_run` or `warm_start` names."""
     if local_database() is None:
         from src.utils.store.mlflow import open_store  # late: it imports MLflow, for seconds
 
         open_store()
-    if resume_run is not None:
-        find(str(resume_run), str(here))
+    for name in ("resume_run", "warm_start"):
+        reference = getattr(settings, name, None)
+        if reference is not None:
+            find(str(reference), str(experiment))
 
 
 def settings_class(file: Path) -> type[Settings] | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, get_type_hints
 
-from src.utils.startup import Departure, Interrupts, keep_imports, pause_collector
+from src.utils.startup import FastExit, Interrupts, freeze_imports, pause_collector
 
 # From here on Ctrl-C ends the program without a traceback.
 # isort: split
@@ -24,19 +24,19 @@ from types import TracebackType
 from src.utils.command_line import (
     CommandLine,
     answer,
-    check_early,
+    check_before_import,
     check_output,
     check_run,
     check_store,
+    parse_command_line,
     settings_class,
-    typed_line,
     typed_settings,
 )
-from src.utils.config.composition import MISCOMPOSED, hydra_program, miscomposed
+from src.utils.config.composition import COMPOSITION_ERRORS, composition_error, hydra_program
 from src.utils.config.sweep_settings import directions
 from src.utils.config.trainer_arguments import check_trainer_arguments
 from src.utils.errors import UserError, one_line, plain_errors
-from src.utils.paths import STAGES, Experiment, near
+from src.utils.paths import STAGES, Experiment, display_path
 from src.utils.settings import Settings, TrainingSettings
 from src.utils.study.trial import PRUNED, Pruned
 
@@ -68,27 +68,27 @@ class Program:
     def __call__(self) -> None:
         """Reads the command line: one run, or with -m a sweep."""
         Program.running = self
-        keep_imports()
+        freeze_imports()
         Interrupts.raised_again()
         with plain_errors():
-            line = typed_line(self.settings)
+            line = parse_command_line(self.settings)
             try:
-                plugins = _sweep_plugins() if line.asks_sweep else ()
-                hydra_program(self.here, self.run, plugins)()
+                plugins = _sweep_plugins() if line.is_multirun else ()
+                hydra_program(self.experiment, self.run, plugins)()
             except Exception as error:
                 raise self._told(error) from error.__cause__
-        Departure.at_once = True
+        FastExit.at_once = True
 
     def run(self, cfg: DictConfig) -> Any:
         """One execution with a composed config: what Hydra and its launchers call."""
         from src.utils.runs.execute import execute  # late: nothing before this needs MLflow
 
-        settings = typed_settings(self.here, self.settings, cfg)
+        settings = typed_settings(self.experiment, self.settings, cfg)
         alone = HydraConfig.get().mode == RunMode.RUN  # else the sweep hears of errors
         self.began = alone
         with plain_errors() if alone else nullcontext():  # Hydra would add a line of its own
             try:
-                return execute(self.here, self.main, settings)
+                return execute(self.experiment, self.main, settings)
             except Pruned:
                 return PRUNED
             except Exception as error:
@@ -100,16 +100,16 @@ class Program:
 
     def check(self, cfg: DictConfig) -> Settings:
         """The settings, typed; UserError where they are not what the experiment asks for."""
-        settings = typed_settings(self.here, self.settings, cfg)
+        settings = typed_settings(self.experiment, self.settings, cfg)
         if isinstance(settings, TrainingSettings):
             check_trainer_arguments(settings.trainer)
-        check_store(self.here, getattr(settings, "resume_run", None))
+        check_store(self.experiment, settings)
         return settings
 
     def _told(self, error: Exception) -> Exception:
         """As it is told at the terminal: a mistake in the settings, or a bug."""
-        if isinstance(error, MISCOMPOSED) and not self.began:
-            return miscomposed(error, self.here, list(self.settings.model_fields))
+        if isinstance(error, COMPOSITION_ERRORS) and not self.began:
+            return composition_error(error, self.experiment, list(self.settings.model_fields))
         return error.with_traceback(from_file(self.file, error.__traceback__))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -117,14 +117,14 @@ class Program:
         return load_program, (str(self.file),)
 
     @property
-    def here(self) -> Experiment:
-        here = Experiment.of(self.file)
-        if here is None:
+    def experiment(self) -> Experiment:
+        experiment = Experiment.of(self.file)
+        if experiment is None:
             stages = ", ".join(STAGES)
             raise UserError(
-                f"{near(self.file)} is in no src/<stage>/<name> folder: the stages are {stages}"
+                f"{display_path(self.file)} is in no src/<stage>/<name> folder: the stages are {stages}"
             )
-        return here
+        return experiment
 
 
 class CheckSettings(Callback):
@@ -139,7 +139,7 @@ class CheckSettings(Callback):
                 program.check(config)
                 check_run(config)
                 check_output(config.hydra.run.dir)
-            except MISCOMPOSED as error:
+            except COMPOSITION_ERRORS as error:
                 raise program._told(error) from None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
@@ -148,12 +148,12 @@ class CheckSettings(Callback):
         if program is None:
             return
         with plain_errors():
-            if program.here.stage != "model":
+            if program.experiment.stage != "model":
                 raise UserError(
-                    f"-m searches the settings of a model; {program.here} makes data, and each run would "
+                    f"-m searches the settings of a model; {program.experiment} makes data, and each run would "
                     "replace what the one before made: run it without -m"
                 )
-            if "direction" in config.hydra.sweeper and not config.get("resume"):  # else later
+            if "direction" in config.hydra.sweeper and not config.get("resume_study"):  # else later
                 directions(config)
 
 
@@ -187,21 +187,21 @@ def _program_in(module: ModuleType) -> Program:
 def _begin() -> None:
     """What is done while the first line of a program is imported, before it imports torch."""
     script = getattr(sys.modules["__main__"], "__file__", None)
-    here = Experiment.of(script) if script else None
-    if script is None or here is None:
+    experiment = Experiment.of(script) if script else None
+    if script is None or experiment is None:
         return
     with plain_errors():
-        if CommandLine.typed().asks_question:
-            answer(here)
+        if CommandLine.typed().is_info_request:
+            answer(experiment)
         kind = settings_class(Path(script))
-        line = typed_line(kind)
-        if line.is_usual:
-            check_early(here, kind, line)
+        line = parse_command_line(kind)
+        if line.uses_own_config:
+            check_before_import(experiment, kind, line)
     atexit.register(_tell_if_never_called, script)
     if sys.stderr.isatty() and "LOCAL_RANK" not in os.environ:  # one of several processes is enough
-        print(f"{here}: importing …", file=sys.stderr)
+        print(f"{experiment}: importing …", file=sys.stderr)
     pause_collector()
-    if line.asks_sweep:
+    if line.is_multirun:
         from src.utils.sweep.launcher import start_server
 
         start_server()  # it imports torch while this process still does

@@ -5,13 +5,13 @@ from torch import Tensor
 from torch import distributed as dist
 
 
-class Score:
+class LossAndAccuracy:
     """Sums over the samples seen so far, on whatever device they come from."""
 
     def __init__(self) -> None:
         self.sums: tuple[Tensor, Tensor, int] | None = None  # loss [], correct [], count
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: its mean loss [], its logits [N, C] and its labels [N]."""
         count = len(labels)
         losses = loss.detach().float() * count
@@ -25,7 +25,7 @@ class Score:
             )
         self.sums = losses, correct, count
 
-    def result(self, split: str) -> dict[str, float]:
+    def compute(self, split: str) -> dict[str, float]:
         """`{split}_loss` (nats) and `{split}_acc` (0 to 1) over all processes; then starts from zero."""
         assert self.sums is not None, "nothing was added"
         (losses, correct, count), self.sums = self.sums, None

@@ -16,7 +16,7 @@ LOGS = ROOT / "logs"
 STUDIES = LOGS / "optuna" / "optuna.db"
 
 
-def near(path: Path) -> Path:
+def display_path(path: Path) -> Path:
     """A path as it is typed in the root of the repository."""
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 

@@ -6,12 +6,12 @@ import socket
 import psutil
 
 RERUN = "JIKKEN_RERUN_OF"  # the run that this one repeats
-FOLLOWED = "JIKKEN_RUN"  # the run that the processes of one distributed training share
+SHARED_RUN = "JIKKEN_RUN"  # the run that the processes of one distributed training share
 
 
-def follows() -> bool:
-    """Whether this is a further process of a training that another one leads."""
-    return FOLLOWED in os.environ
+def is_rank_zero() -> bool:
+    """Whether this is the first, or only, process of a training: the one that records."""
+    return SHARED_RUN not in os.environ
 
 
 def this_process() -> str:

@@ -1,4 +1,4 @@
-"""One execution of an experiment, as MLflow records it."""
+"""One execution of an experiment, as MLflow records it: what `main(cfg, run)` is given."""
 
 import json
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat
 
 from src.utils.errors import UserError
-from src.utils.paths import LOGS, ROOT, Experiment, near
-from src.utils.pipeline.manifest import Manifest, merged_facts
-from src.utils.process import FOLLOWED, follows, this_process
+from src.utils.paths import LOGS, ROOT, Experiment, display_path
+from src.utils.pipeline.manifest import Manifest, merged_metadata
+from src.utils.process import SHARED_RUN, is_rank_zero, this_process
 from src.utils.runs.artifacts import record, record_settings
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.settings import Settings
@@ -27,7 +27,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 if TYPE_CHECKING:
-    from src.utils.runs.resume import Resumption
+    from src.utils.runs.resume import ResumePoint
 
     from matplotlib.figure import Figure
 
@@ -36,22 +36,22 @@ class Run:
     """A run in MLflow, and the local folder that holds its artifacts."""
 
     output: Path  # where a dataset or feature writes; a model has none
-    resume_from: Path | None = None  # the checkpoint that a training goes on from
-    weights_from: Path | None = None  # … or only begins with
-    longer = False  # it goes on with more epochs than were planned
+    resume_from: Path | None = None  # the checkpoint that a training resumes from
+    weights_from: Path | None = None  # the checkpoint whose weights it begins with
+    more_epochs = False  # it resumes a run with more epochs than that was to have
     has_trainer = False  # a run holds one training
 
     def __init__(
-        self, client: MlflowClient, run_id: str, here: Experiment, sources: list[Manifest]
+        self, client: MlflowClient, run_id: str, experiment: Experiment, inputs: list[Manifest]
     ) -> None:
         info = client.get_run(run_id).info
-        self.client, self.id, self.here = client, run_id, here
+        self.client, self.id, self.experiment = client, run_id, experiment
         self.name: str = info.run_name
         self.metrics = MetricBuffer(client, run_id)
-        self.sources = [Experiment.named(source.experiment) for source in sources]
-        self.facts = merged_facts(sources)
+        self.data = [Experiment.named(manifest.experiment) for manifest in inputs]  # that it reads
+        self.data_metadata = merged_metadata(inputs)
         self.trial = TrialLink.current()
-        self.leads = not follows()  # or it is a further process of the same training
+        self.is_rank_zero = is_rank_zero()
         self.ended_by: signal.Signals | None = None
         self.remote = local_store() is None
         self.folder = LOGS / "lightning" / run_id if self.remote else Path(info.artifact_uri)
@@ -59,29 +59,31 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
         return self.folder / "checkpoints"
 
     def inputs(self, stage: str) -> list[Path]:
         """The folders of data that the setting `dataset` or `feature` names, in its order."""
-        return [one.data for one in self.sources if one.stage == stage]
+        return [one.data for one in self.data if one.stage == stage]
 
     def input(self, name: str) -> Path:
-        """The one folder of data that the setting `dataset` or `feature` names; of several, one by its
-        name (`feature02`)."""
-        match [one for one in self.sources if name in (one.stage, one.name, str(one))]:
+        """The folder of data that the setting `dataset` or `feature` names.
+
+        Args:
+            name: the stage (`feature`); where the setting names several, one of them (`feature02`).
+
+        Raises:
+            UserError: the run reads no such data, or several.
+        """
+        match [one for one in self.data if name in (one.stage, one.name, str(one))]:
             case [one]:
                 return one.data
-        there = ", ".join(map(str, self.sources)) or "nothing"
-        raise UserError(f"run.input({name!r}): {self.here} reads {there}; name one of these")
-
-    def fact(self, **facts: str) -> None:
-        """Say something of the data: a tag here, and on every run that uses what this one makes."""
-        self.facts |= facts
-        self.tag({f"data.{key}": value for key, value in facts.items()})
+        known = ", ".join(map(str, self.data)) or "nothing"
+        raise UserError(f"run.input({name!r}): {self.experiment} reads {known}; name one of these")
 
     def log(self, metrics: Mapping[str, SupportsFloat], step: int = 0) -> None:
         """Record metrics; they are written in batches (`src/utils/runs/metric_buffer.py`)."""
-        if self.leads:
+        if self.is_rank_zero:
             self.metrics.add(metrics, step)
 
     def tag(self, tags: Mapping[str, str]) -> None:
@@ -89,32 +91,37 @@ class Run:
         for name, value in tags.items():
             self.client.set_tag(self.id, name, value)
 
-    def picture(self, name: str, figure: "Figure") -> None:
-        """Keep a matplotlib figure as `pictures/<name>.png`."""
-        if not self.leads:
+    def tag_data(self, **metadata: str) -> None:
+        """Describe the data by tags `data.<name>`, on this run and on every run that reads what it makes."""
+        self.data_metadata |= metadata
+        self.tag({f"data.{key}": value for key, value in metadata.items()})
+
+    def figure(self, name: str, figure: "Figure") -> None:
+        """Save a matplotlib figure as the artifact `figures/<name>.png`."""
+        if not self.is_rank_zero:
             return
-        path = self.folder / "pictures" / f"{name}.png"
+        path = self.folder / "figures" / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         figure.savefig(path, dpi=120, bbox_inches="tight")
 
-    def used(self, data: Manifest, context: str) -> None:
-        """Record what this run read (`input`) or wrote (`output`), by the digest of its content."""
+    def log_dataset(self, data: Manifest, context: str) -> None:
+        """Record data that this run read (`input`) or wrote (`output`), by the digest of its content."""
         folder = Experiment.named(data.experiment).data.relative_to(ROOT)
         source = json.dumps({"uri": str(folder)})
-        stored = StoredDataset(data.experiment, data.digest[:32], "local", source)
+        dataset = StoredDataset(data.experiment, data.digest[:32], "local", source)
         tags = [InputTag("mlflow.data.context", context), InputTag("run_id", data.run_id)]
         try:
-            self.client.log_inputs(self.id, [DatasetInput(stored, tags)])
-        except MlflowException:  # another trial was first to record these data, in this very moment
-            self.client.log_inputs(self.id, [DatasetInput(stored, tags)])
+            self.client.log_inputs(self.id, [DatasetInput(dataset, tags)])
+        except MlflowException:  # another trial has recorded the same data in this moment
+            self.client.log_inputs(self.id, [DatasetInput(dataset, tags)])
 
     def terminate(self, *_: object) -> None:
-        """What SIGTERM does; a training ends after its batch (`src/utils/callbacks/interruption.py`)."""
+        """The handler of SIGTERM outside a training (`src/utils/callbacks/interruption.py` is for inside)."""
         self.ended_by = signal.SIGTERM
         sys.exit(128 + signal.SIGTERM)
 
     def close(self, status: str) -> None:
-        """Write what is waiting, upload the folder if the store is elsewhere, and end the run."""
+        """Write what is waiting, upload the folder to a remote store, and end the run."""
         self.metrics.flush()
         if self.remote:
             self.client.log_artifacts(self.id, str(self.folder))
@@ -122,77 +129,56 @@ class Run:
 
 
 def create_run(
-    here: Experiment, tags: Mapping[str, str], sources: list[Manifest], name: str | None = None
+    experiment: Experiment,
+    tags: Mapping[str, str],
+    inputs: list[Manifest],
+    name: str | None = None,
 ) -> Run:
-    """A new run, with what is known of code, machine and data when it begins."""
+    """A new run with its tags and the data that it reads.
+
+    Raises:
+        UserError: the MLflow store can't be opened, or the MLflow experiment was deleted.
+    """
     client = open_store()
-    stored = client.create_run(experiment_id(client, str(here)), tags=dict(tags), run_name=name)
-    run = Run(client, stored.info.run_id, here, sources)
-    for source in sources:
-        run.used(source, "input")
-    run.fact(**run.facts)
-    return run
-
-
-def _begin(here: Experiment, sources: list[Manifest], resumption: "Resumption | None") -> Run:
-    """A new run; or, where one is resumed, that one."""
-    if resumption is not None and not resumption.new_run:
-        return _reopened(here, sources, resumption)
-    trial = TrialLink.current()
-    run = create_run(here, trial.tags() if trial else {}, sources, trial.name if trial else None)
-    if trial is not None:
-        trial.note("run_id", run.id)
-    if resumption is not None:
-        origin = "forked_from" if resumption.fork else "continued_from"
-        run.tag({origin: resumption.run.info.run_id})
-        if resumption.longer:
-            _keep_checkpoints(resumption, run)
-    return run
-
-
-def _reopened(here: Experiment, sources: list[Manifest], resumption: "Resumption") -> Run:
-    client = open_store()
-    client.update_run(resumption.run.info.run_id, status="RUNNING")
-    run = Run(client, resumption.run.info.run_id, here, sources)
-    run.tag({"process": this_process()})
-    return run
-
-
-def _keep_checkpoints(resumption: "Resumption", run: Run) -> None:
-    """The best one may stay the best, whatever becomes of the run that it is from."""
-    run.checkpoints.mkdir(exist_ok=True)
-    for file in (resumption.folder / "checkpoints").glob("*.ckpt"):
-        shutil.copy2(file, run.checkpoints)
-
-
-def _going_on(run: Run, resumption: "Resumption | None") -> Run:
-    """The run, told from which checkpoint it goes on or begins."""
-    if resumption is not None and resumption.fork:
-        run.weights_from = resumption.checkpoint
-    elif resumption is not None:
-        run.resume_from, run.longer = resumption.checkpoint, resumption.longer
+    number = experiment_id(client, str(experiment))
+    stored = client.create_run(number, tags=dict(tags), run_name=name)
+    run = Run(client, stored.info.run_id, experiment, inputs)
+    for manifest in inputs:
+        run.log_dataset(manifest, "input")
+    run.tag_data(**run.data_metadata)
     return run
 
 
 @contextmanager
 def tracked(
-    here: Experiment,
+    experiment: Experiment,
     settings: Settings,
-    sources: list[Manifest],
-    resumption: "Resumption | None" = None,
+    inputs: list[Manifest],
+    start: "ResumePoint | None" = None,
 ) -> Iterator[Run]:
-    """A run from its first line to its last, whatever ends it."""
-    if follows():
-        yield _going_on(Run(open_store(), os.environ[FOLLOWED], here, sources), resumption)
+    """A run that is recorded from its first line to its last, whatever ends it.
+
+    Args:
+        experiment: whose `main` is run.
+        settings: recorded as parameters, and as files.
+        inputs: the data that it reads.
+        start: the run to resume, or whose weights to begin with.
+
+    Raises:
+        SystemExit: Ctrl-C or SIGTERM has ended the run; its status is KILLED.
+    """
+    if not is_rank_zero():
+        run = Run(open_store(), os.environ[SHARED_RUN], experiment, inputs)
+        yield _with_checkpoint(run, start)
         return
-    run = _going_on(_begin(here, sources, resumption), resumption)
-    os.environ[FOLLOWED] = run.id
+    run = _with_checkpoint(_begin(experiment, inputs, start), start)
+    os.environ[SHARED_RUN] = run.id
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, run.terminate)
     status = "FAILED"
     try:
-        if resumption is None or resumption.new_run:
-            record(run.client, run.id, run.folder, here, settings.note, settings.tags)
+        if start is None or start.new_run:
+            record(run.client, run.id, run.folder, experiment, settings.note, settings.tags)
             record_settings(run.client, run.id, run.folder, settings)
         with system_metrics(run.id):
             yield run
@@ -204,11 +190,56 @@ def tracked(
         if run.ended_by or isinstance(error, KeyboardInterrupt):
             status = "KILLED"
             raise SystemExit(128 + (run.ended_by or signal.SIGINT)) from None
-        (run.folder / "logs").mkdir(exist_ok=True)
-        written = run.folder / "logs" / "traceback.txt"
-        written.write_text(traceback.format_exc())
-        error.add_note(f"the whole traceback: {near(written)}")
+        error.add_note(f"the whole traceback: {display_path(_save_traceback(run.folder))}")
         raise
     finally:
-        del os.environ[FOLLOWED]
+        del os.environ[SHARED_RUN]
         run.close(status)
+
+
+def _begin(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint | None") -> Run:
+    """A new run; or the one that is resumed."""
+    if start is not None and not start.new_run:
+        return _reopened(experiment, inputs, start)
+    trial = TrialLink.current()
+    tags, name = (trial.tags(), trial.name) if trial else ({}, None)
+    run = create_run(experiment, tags, inputs, name)
+    if trial is not None:
+        trial.set_attribute("run_id", run.id)
+    if start is not None:
+        tag = "warm_start_from" if start.weights_only else "continued_from"
+        run.tag({tag: start.run.info.run_id})
+        if start.more_epochs:
+            _copy_checkpoints(start, run)
+    return run
+
+
+def _reopened(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint") -> Run:
+    client = open_store()
+    client.update_run(start.run.info.run_id, status="RUNNING")
+    run = Run(client, start.run.info.run_id, experiment, inputs)
+    run.tag({"process": this_process()})
+    return run
+
+
+def _copy_checkpoints(start: "ResumePoint", run: Run) -> None:
+    """The best checkpoint may stay the best, even if the run that made it is deleted."""
+    run.checkpoints.mkdir(exist_ok=True)
+    for file in (start.folder / "checkpoints").glob("*.ckpt"):
+        shutil.copy2(file, run.checkpoints)
+
+
+def _with_checkpoint(run: Run, start: "ResumePoint | None") -> Run:
+    """The run, with the checkpoint that its training begins with."""
+    if start is not None and start.weights_only:
+        run.weights_from = start.checkpoint
+    elif start is not None:
+        run.resume_from, run.more_epochs = start.checkpoint, start.more_epochs
+    return run
+
+
+def _save_traceback(folder: Path) -> Path:
+    file = folder / "logs" / "traceback.txt"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(traceback.format_exc())
+    return file

@@ -31,6 +31,8 @@ from pydantic import (
 PLAIN = re.compile(r"[A-Za-z_/-][\w/-]*")  # a text for Hydra, too, unless it is one of its words
 WORDS = {"true", "false", "null", "nan", "inf"}
 LARGEST = 2**63 - 1  # what torch, NumPy and every database take
+# Settings of earlier versions, and what is typed in their place
+RENAMED = {"resume": "resume_study=STUDY", "fork": "warm_start=RUN, without resume_run"}
 
 
 class Settings(BaseModel):
@@ -66,9 +68,9 @@ class TrainingSettings(Settings):
     mode: Literal["min", "max"] | None  # … and which way it is good
     checkpoint_every: PositiveInt | None
     compile: bool
-    resume: str | None
+    resume_study: str | None
     resume_run: str | None
-    fork: bool
+    warm_start: str | None
 
     @field_validator("max_epochs")
     @classmethod
@@ -77,11 +79,11 @@ class TrainingSettings(Settings):
             raise ValueError(NO_LIMIT.removeprefix("it "))
         return value
 
-    @field_validator("fork")
+    @field_validator("warm_start")
     @classmethod
-    def _from_a_run(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("resume_run") is None:
-            raise ValueError("needs resume_run=ID, the run to begin with")
+    def _alone(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("resume_run") is not None:
+            raise ValueError("should be set without resume_run, which goes on with the run itself")
         return value
 
 
@@ -147,8 +149,22 @@ def load_config(file: Path) -> DictConfig:
     return config
 
 
+def settings_of_run(cfg: DictConfig, current: AnySettings) -> AnySettings:
+    """The settings that were kept with a run, as the class of the current ones.
+
+    A setting of src/utils that is newer than the run has its current value; a renamed one is left out.
+    """
+    kinds = (Settings, StageSettings, TrainingSettings)
+    shared = {name for kind in kinds if isinstance(current, kind) for name in kind.model_fields}
+    values = current.model_dump(mode="json", include=shared)
+    values |= {str(key): value for key, value in cfg.items() if key not in RENAMED}
+    return validated(type(current), OmegaConf.create(values))
+
+
 def unknown(key: str, known: list[str]) -> str:
     """«not a setting», with the nearest names there are."""
+    if key in RENAMED:
+        return f"{key} is not a setting any more: type {RENAMED[key]}"
     near = get_close_matches(key, known, n=2)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
     return f"{key} is not a setting: {hint}"

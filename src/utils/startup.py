@@ -31,7 +31,7 @@ from src.utils.paths import Experiment
 LIGHT = {"Metric": "torchmetrics.metric", "MetricCollection": "torchmetrics.collections"}
 
 
-class Front(ModuleType):
+class LazyTorchmetrics(ModuleType):
     """torchmetrics before its `__init__` has run."""
 
     def __getattr__(self, name: str) -> Any:
@@ -51,7 +51,7 @@ def defer_torchmetrics() -> None:
     spec = find_spec("torchmetrics")
     if spec is not None and "torchmetrics" not in sys.modules:
         front = sys.modules["torchmetrics"] = module_from_spec(spec)
-        front.__class__ = Front
+        front.__class__ = LazyTorchmetrics
         front.__dict__["_logger"] = logging.getLogger("torchmetrics")  # its modules ask for it
 
 
@@ -60,7 +60,7 @@ def pause_collector() -> None:
     gc.disable()
 
 
-def keep_imports() -> None:
+def freeze_imports() -> None:
     """What is there by now is never garbage."""
     gc.freeze()
     gc.enable()
@@ -90,7 +90,7 @@ class Interrupts:
         os._exit(128 + signal.SIGINT)
 
 
-class Departure:
+class FastExit:
     """How the process ends: at once where all went well, without taking apart what it has imported."""
 
     at_once = False
@@ -98,7 +98,7 @@ class Departure:
 
 @atexit.register  # early, so that it is called last
 def _leave() -> None:
-    if Departure.at_once and not hasattr(sys, "last_value"):  # no exception since
+    if FastExit.at_once and not hasattr(sys, "last_value"):  # no exception since
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

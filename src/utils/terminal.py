@@ -44,12 +44,12 @@ def log_file() -> Path | None:
     return Path(files[0].baseFilename) if files else None
 
 
-def say_at_once(text: str) -> None:
+def print_from_signal_handler(text: str) -> None:
     """For signal handlers: they may come in the middle of a print, and nothing must be printed there."""
     os.write(2, f"{text}\n".encode())
 
 
-def figure(value: float | None) -> str:
+def format_metric(value: float | None) -> str:
     """A metric: `0.9871`, `3.2e-05`, `1200`; empty where there is none."""
     if value is None:
         return ""
@@ -58,12 +58,12 @@ def figure(value: float | None) -> str:
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.3g}"
 
 
-def spelled(params: Mapping[str, Any]) -> str:
+def format_settings(params: Mapping[str, Any]) -> str:
     """`learning_rate=0.0012 hidden=64`"""
-    return " ".join(f"{name}={short(str(value))}" for name, value in params.items())
+    return " ".join(f"{name}={format_value(str(value))}" for name, value in params.items())
 
 
-def short(value: str) -> str:
+def format_value(value: str) -> str:
     """A number in four digits; anything else as it is."""
     try:
         number = float(value)
@@ -72,7 +72,7 @@ def short(value: str) -> str:
     return value if len(value) <= 6 else f"{number:.4g}"
 
 
-def duration(time: timedelta | None) -> str:
+def format_duration(time: timedelta | None) -> str:
     """`8 s`, `2 min 5 s`, `3 h 20 min`"""
     seconds = round(time.total_seconds()) if time else 0
     if seconds < 60:
@@ -81,7 +81,7 @@ def duration(time: timedelta | None) -> str:
     return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def when(moment: datetime | None) -> str:
+def format_time(moment: datetime | None) -> str:
     """`11-23 09:30`; the year instead of the time where it is another one."""
     if moment is None:
         return ""
@@ -89,7 +89,7 @@ def when(moment: datetime | None) -> str:
     return f"{moment:%m-%d %H:%M}" if this_year else f"{moment:%Y-%m-%d}"
 
 
-def size(count: int) -> str:
+def format_size(count: int) -> str:
     """Bytes: `512 B`, `2.5 MB`"""
     value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
     while value >= 1000 and len(units) > 1:
@@ -108,9 +108,9 @@ def lab_command() -> str:
     return "poetry run lab" if shutil.which("poetry") else ".venv/bin/lab"
 
 
-def run_command(here: Experiment) -> str:
+def run_command(experiment: Experiment) -> str:
     """Runs an experiment."""
-    return f"{python_command()} src/{here}/{here.program().name}"
+    return f"{python_command()} src/{experiment}/{experiment.program().name}"
 
 
 def reload_command(reference: str, checkpoint: str = "best") -> str:
@@ -120,10 +120,10 @@ def reload_command(reference: str, checkpoint: str = "best") -> str:
     return f"{python_command()} -c '{code}'"
 
 
-def copy_command(here: Experiment) -> str:
+def copy_command(experiment: Experiment) -> str:
     """Starts the next experiment."""
-    new = here.next()
-    return " && ".join(f"cp -r {top}/{here} {top}/{new}" for top in ("src", "config"))
+    new = experiment.next()
+    return " && ".join(f"cp -r {top}/{experiment} {top}/{new}" for top in ("src", "config"))
 
 
 def print_hints(commands: dict[str, str]) -> None:

@@ -21,7 +21,7 @@ from src.utils.paths import ROOT, Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.runs.source_code import import_file, same_code
 from src.utils.store.mlflow import artifact, local_store, open_store
-from src.utils.store.reader import Entry, Ledger, Used, open_ledger
+from src.utils.store.reader import DatasetUse, RunReader, RunRecord, open_reader
 from src.utils.store.reference import find, find_run, newest_run
 
 import pytorch_lightning as pl
@@ -108,9 +108,9 @@ def data_of_run(run_id: str, name: str = "feature") -> Path:
     Raises:
         UserError: the run read no such data, or several; or they are not there any more.
     """
-    ledger = open_ledger()
-    run = find(run_id, ledger=ledger)
-    used = _used(ledger, run, name)
+    reader = open_reader()
+    run = find(run_id, reader=reader)
+    used = _used(reader, run, name)
     what = Experiment.named(used.name)
     manifest = Manifest.read(what)
     if manifest is None:
@@ -120,13 +120,13 @@ def data_of_run(run_id: str, name: str = "feature") -> Path:
             "OTHER DATA: %s is not what run %s read: %s",
             what,
             run.short,
-            "; ".join(_differences(ledger, run, used, manifest)),
+            "; ".join(_differences(reader, run, used, manifest)),
         )
     return what.data
 
 
-def _used(ledger: Ledger, run: Entry, name: str) -> Used:
-    read = [one for one in ledger.inputs(run.id) if one.context == "input"]
+def _used(reader: RunReader, run: RunRecord, name: str) -> DatasetUse:
+    read = [one for one in reader.inputs(run.id) if one.context == "input"]
     match [one for one in read if name in (one.name, *one.name.split("/"))]:
         case [one]:
             return one
@@ -134,16 +134,18 @@ def _used(ledger: Ledger, run: Entry, name: str) -> Used:
     raise UserError(f"run {run.short} read {there}: name one of these, not {name!r}")
 
 
-def _differences(ledger: Ledger, run: Entry, used: Used, now: Manifest) -> Iterator[str]:
+def _differences(
+    reader: RunReader, run: RunRecord, used: DatasetUse, now: Manifest
+) -> Iterator[str]:
     """Digests, facts, and the settings of the two runs that made the data, where they are still known."""
     yield f"digest {used.digest[:8]} then, {now.digest[:8]} today"
-    for key, value in now.facts.items():
+    for key, value in now.metadata.items():
         before = run.tags.get(f"data.{key}")
         if before not in (None, value):
             yield f"{key}={before} then, {value} today"
-    makers = {one.id: one for one in ledger.headers() if one.id in (used.run_id, now.run_id)}
+    makers = {one.id: one for one in reader.headers() if one.id in (used.run_id, now.run_id)}
     if len(makers) == 2:
-        old, new = ledger.filled([makers[used.run_id], makers[now.run_id]])
+        old, new = reader.filled([makers[used.run_id], makers[now.run_id]])
         for key in sorted({*old.params, *new.params} - {*NO_DIFFERENCE}):
             if old.params.get(key) != new.params.get(key):
                 yield f"{key}={old.params.get(key)} then, {new.params.get(key)} today"

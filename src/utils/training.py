@@ -8,17 +8,17 @@ from contextlib import nullcontext
 
 from src.utils.callbacks.checkpoints import (
     BestCheckpoint,
-    FirstWeights,
+    InitialWeights,
     LastCheckpoint,
-    MidEpoch,
-    NameModel,
+    SaveModelClass,
+    StepCheckpoint,
 )
-from src.utils.callbacks.checks import ONE_TRAINING, CheckLoading, CheckSchedule, OneFit
-from src.utils.callbacks.exact_resume import Continuity
+from src.utils.callbacks.checks import ONE_TRAINING, CheckLoading, CheckSchedule, SingleFit
+from src.utils.callbacks.exact_resume import ExactResume
 from src.utils.callbacks.interruption import Interruption
 from src.utils.callbacks.logger import RunLogger
 from src.utils.callbacks.progress import Progress
-from src.utils.callbacks.step_metrics import LearningRate, StepLoss
+from src.utils.callbacks.step_metrics import LearningRateOfStep, LossOfStep
 from src.utils.config.sweep_settings import Mode
 from src.utils.config.trainer_arguments import trainer_arguments
 from src.utils.errors import UserError
@@ -62,7 +62,7 @@ def tracked_trainer(
         raise UserError(ONE_TRAINING)
     run.has_trainer = True
     monitor, mode = _monitored(run, cfg, monitor, mode)
-    if run.leads and monitor is not None:
+    if run.is_rank_zero and monitor is not None:
         run.tag({"monitor": f"{legal(monitor)} {mode}"})  # what leaderboards sort by
     every = cfg.trainer.get("log_every_n_steps", 50)
     own_bar = any(isinstance(one, ProgressBar) for one in callbacks)  # else ours
@@ -71,18 +71,18 @@ def tracked_trainer(
         **{**ours, **trainer_arguments(cfg.trainer)},
         logger=RunLogger(run),
         callbacks=[
-            OneFit(),
+            SingleFit(),
             *([Compile()] if cfg.compile else []),
             *([BestCheckpoint(run, monitor, mode)] if monitor is not None else []),
             LastCheckpoint(run),
             *_every(run, cfg.checkpoint_every),
-            LearningRate(run, every),
-            NameModel(run),
+            LearningRateOfStep(run, every),
+            SaveModelClass(run),
             CheckLoading(run),
-            *([CheckSchedule()] if run.longer else []),
-            *([FirstWeights(run.weights_from)] if run.weights_from else []),
-            StepLoss(run, every),
-            Continuity(run),
+            *([CheckSchedule()] if run.more_epochs else []),
+            *([InitialWeights(run.weights_from)] if run.weights_from else []),
+            LossOfStep(run, every),
+            ExactResume(run),
             Progress(bar="enable_progress_bar" not in cfg.trainer),
             Interruption(run),
             *(_pruning(run, monitor) if monitor is not None else []),
@@ -101,8 +101,8 @@ def _monitored(
         return None, "min"
     if mode is None:
         raise UserError(f"monitor={monitor} needs mode=min or mode=max: set both, in config.yaml")
-    if run.trial is not None and run.leads:
-        run.trial.agree(mode)
+    if run.trial is not None and run.is_rank_zero:
+        run.trial.check_direction(mode)
     return monitor, mode
 
 
@@ -112,12 +112,12 @@ def _pruning(run: Run, monitor: str) -> list[pl.Callback]:
         return []
     from src.utils.callbacks.pruning import Pruning  # late: only trials need Optuna
 
-    return [Pruning(run.trial.open() if run.leads else None, monitor)]
+    return [Pruning(run.trial.open() if run.is_rank_zero else None, monitor)]
 
 
 def _every(run: Run, steps: int | None) -> list[pl.Callback]:
     """The last checkpoint more often than once an epoch."""
-    return [MidEpoch(run, steps)] if steps else []
+    return [StepCheckpoint(run, steps)] if steps else []
 
 
 def best_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint:

@@ -45,13 +45,13 @@ class Config(StageSettings):
 @experiment
 def main(cfg: Config, run: Run) -> None:
     with TemporaryDirectory() as scratch:
-        files, source = find(cfg, run.here.data, Path(scratch))
+        files, source = find(cfg, run.experiment.data, Path(scratch))
         counts = {split: check(files, split) for split in FULL_SIZE}
         for name, file in files.items():
             shutil.copyfile(file, run.output / f"{name}{'.gz' if file.suffix == '.gz' else ''}")
-    run.fact(source=source)
+    run.tag_data(source=source)
     run.log({f"{split}_images": count for split, count in counts.items()})
-    log.info("%s: %s train and %s test images (%s)", run.here, *counts.values(), source)
+    log.info("%s: %s train and %s test images (%s)", run.experiment, *counts.values(), source)
 
 
 def find(cfg: Config, place: Path, scratch: Path) -> tuple[dict[str, Path], str]:

@@ -52,7 +52,7 @@ def main(cfg: Config, run: Run) -> None:
     sizes = {split: len(tensors[f"{split}_labels"]) for split in ("train", "val", "test")}
     run.log({f"{split}_images": size for split, size in sizes.items()})
     run.log({"pixel_mean": tensors["mean"], "pixel_std": tensors["std"]})
-    log.info("%s: %s train, %s val and %s test images", run.here, *sizes.values())
+    log.info("%s: %s train, %s val and %s test images", run.experiment, *sizes.values())
 
 
 def read_split(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from src.utils.experiment import experiment
 from src.utils.batches import Batch, batch_loader
 from src.utils.figures import confusion_matrix, most_confident_errors
-from src.utils.metrics import Score
+from src.utils.metrics import LossAndAccuracy
 from src.utils.run import Run
 from src.utils.settings import TrainingSettings
 from src.utils.training import best_checkpoint, best_score, tracked_trainer
@@ -59,8 +59,8 @@ def main(cfg: Config, run: Run) -> float:
 
     images, labels = data.split("test")
     logits = model.predict(images)
-    run.picture("confusion_matrix", confusion_matrix(logits, labels))
-    run.picture("most_confident_errors", most_confident_errors(images, logits, labels))
+    run.figure("confusion_matrix", confusion_matrix(logits, labels))
+    run.figure("most_confident_errors", most_confident_errors(images, logits, labels))
     return best_score(trainer)
 
 
@@ -109,7 +109,7 @@ class ImageClassifier(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.example_input_array = torch.zeros(2, 28, 28, dtype=torch.uint8)  # for `lab export`
-        self.scores = {split: Score() for split in ("train", "val", "test")}
+        self.metrics = {split: LossAndAccuracy() for split in ("train", "val", "test")}
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = (images - self.hparams["mean"]) / self.hparams["std"]
@@ -137,17 +137,17 @@ class ImageClassifier(pl.LightningModule):
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
-        self.scores[split].add(loss, logits, labels)
+        self.metrics[split].update(loss, logits, labels)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.log_dict(self.scores["train"].result("train"))
+        self.log_dict(self.metrics["train"].compute("train"))
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.scores["val"].result("val"))
+        self.log_dict(self.metrics["val"].compute("val"))
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self.scores["test"].result("test"))
+        self.log_dict(self.metrics["test"].compute("test"))
 
     def configure_optimizers(self) -> Any:
         rate, decay = self.hparams["learning_rate"], self.hparams["weight_decay"]

@@ -81,7 +81,7 @@ def resumable(trainer: pl.Trainer) -> bool:
     return not trainer.is_last_batch and not loop.epoch_loop._should_check_val_fx(fetcher)
 
 
-class MidEpoch(Checkpoint):
+class StepCheckpoint(Checkpoint):
     """Writes the last checkpoint every few steps, and not only at the end of an epoch."""
 
     def __init__(self, run: Run, every_n_train_steps: int) -> None:
@@ -106,7 +106,7 @@ class MidEpoch(Checkpoint):
             trainer.save_checkpoint(self.run.checkpoints / "last.ckpt")
 
 
-class FirstWeights(pl.Callback):
+class InitialWeights(pl.Callback):
     """Begins with the weights of another run, and with nothing else of it."""
 
     def __init__(self, checkpoint: Path) -> None:
@@ -117,7 +117,7 @@ class FirstWeights(pl.Callback):
         module.load_state_dict(state["state_dict"])
 
 
-class NameModel(pl.Callback):
+class SaveModelClass(pl.Callback):
     """Writes into each checkpoint which class it belongs to, so that `load_model` need not be told."""
 
     def __init__(self, run: Run) -> None:
@@ -127,8 +127,8 @@ class NameModel(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         file = Path(inspect.getfile(type(module)))
-        inside = file.is_relative_to(self.run.here.source)
-        where = file.relative_to(self.run.here.source) if inside else type(module).__module__
+        inside = file.is_relative_to(self.run.experiment.source)
+        where = file.relative_to(self.run.experiment.source) if inside else type(module).__module__
         checkpoint["model_class"] = [str(where), type(module).__qualname__]
 
 

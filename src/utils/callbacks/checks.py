@@ -28,7 +28,7 @@ ADVICE: dict[type, str] = {
 ONE_TRAINING = (
     "a run holds one training, else it could not be resumed: start one run a fold "
     "(fold=0, and -m fold=0,1,2 for all of them), and fine-tune in a second run with "
-    "resume_run=ID fork=true, which begins with the weights of the first"
+    "warm_start=RUN, which begins with the weights of the first"
 )
 
 
@@ -42,7 +42,7 @@ class CheckLoading(pl.Callback):
         self.run = run
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.run.leads and self.run.resume_from is None:
+        if self.run.is_rank_zero and self.run.resume_from is None:
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             weights = checkpoint.pop("state_dict")
             _check_values(checkpoint)
@@ -178,11 +178,11 @@ def _compare(scheduler: Any, kept: dict[str, Any]) -> None:
         raise UserError(
             f"more epochs change the learning rate's schedule ({type(scheduler).__name__}) from its "
             f"beginning: after {kept['last_epoch']} steps it was {before[0]:.3g} and would have been "
-            f"{now[0]:.3g}; fork=true starts a new run that begins with the weights"
+            f"{now[0]:.3g}; warm_start=RUN starts a new run that begins with the weights"
         )
 
 
-class OneFit(pl.Callback):
+class SingleFit(pl.Callback):
     """Refuses a second `fit`: checkpoints, metrics and steps of two would be mixed."""
 
     def __init__(self) -> None:

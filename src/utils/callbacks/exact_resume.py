@@ -6,7 +6,7 @@ from typing import Any
 
 from src.utils.callbacks.resumable_loader import ResumableLoader, TrainingSource, inexact
 from src.utils.errors import UserError
-from src.utils.metrics import Score
+from src.utils.metrics import LossAndAccuracy
 from src.utils.run import Run
 
 import pytorch_lightning as pl
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before")  # exactly
 
 
-class Continuity(pl.Callback):
+class ExactResume(pl.Callback):
     """Keeps in each checkpoint what Lightning doesn't: random states, the place in the data, gradients
     that are still added up, and the sums of the epoch. What was measured before it is written first."""
 
@@ -76,7 +76,7 @@ class Continuity(pl.Callback):
             self.kept = checkpoint.get("continuity", {})
             if "data" not in self.kept:
                 raise UserError(
-                    "this checkpoint lacks the place in the data: only fork=true can use it"
+                    "this checkpoint of an earlier version lacks the position in the data: warm_start= begins with its weights"
                 )
             for state in checkpoint["callbacks"].values():
                 if "dirpath" in state:  # the repository may lie elsewhere now
@@ -147,13 +147,13 @@ def _moved(value: Any, old: str, new: str) -> Any:
     return new + value[len(old) :] if isinstance(value, str) and value.startswith(old) else value
 
 
-def _scores(module: pl.LightningModule) -> dict[str, Score]:
+def _scores(module: pl.LightningModule) -> dict[str, LossAndAccuracy]:
     """The Scores that a module has, each alone or in a dict of them."""
     found: dict[str, object] = {}
     for name, value in vars(module).items():
         several = value if isinstance(value, dict) else {"": value}
         found |= {f"{name}.{key}": one for key, one in several.items()}
-    return {name: one for name, one in found.items() if isinstance(one, Score)}
+    return {name: one for name, one in found.items() if isinstance(one, LossAndAccuracy)}
 
 
 def _loader(trainer: pl.Trainer) -> ResumableLoader:

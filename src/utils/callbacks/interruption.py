@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from src.utils.callbacks.checkpoints import resumable
 from src.utils.run import Run
-from src.utils.terminal import say_at_once
+from src.utils.terminal import print_from_signal_handler
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -35,7 +35,7 @@ class Interruption(pl.Callback):
         self.asked.append(signal.Signals(number))
         if len(self.asked) > 1:
             raise KeyboardInterrupt
-        say_at_once("stopping after this batch; once more stops at once")
+        print_from_signal_handler("stopping after this batch; once more stops at once")
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self._is_asked(trainer) and resumable(trainer):

@@ -15,7 +15,7 @@ class RunLogger(MLFlowLogger):
     """Metrics go through the run's buffer; parameters, checkpoints and status are the run's own."""
 
     def __init__(self, run: Run) -> None:
-        super().__init__(str(run.here), tracking_uri=tracking_uri(), run_id=run.id)
+        super().__init__(str(run.experiment), tracking_uri=tracking_uri(), run_id=run.id)
         self.run = run
         self.trained = False
 

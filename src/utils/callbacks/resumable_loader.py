@@ -22,7 +22,7 @@ Generator = torch.Generator | np.random.Generator | random.Random
 PARTS = ("sampler", "batch_sampler", "dataset")  # of a DataLoader, and of each other
 
 
-class Stream(Iterator[Any]):
+class BatchStream(Iterator[Any]):
     """The batches of one loader. Its iterator is made with the first batch, and not before: what
     happens between, in hooks of the model, must not change the order."""
 
@@ -80,7 +80,7 @@ class ResumableLoader(CombinedLoader):
     late: dict[str, Any] | None = None  # random states, where that batch was fetched ahead
 
     def __iter__(self) -> Self:
-        streams: list[Any] = [Stream(loader) for loader in self.flattened]
+        streams: list[Any] = [BatchStream(loader) for loader in self.flattened]
         self._iterator = iter(_SUPPORTED_MODES[self._mode]["iterator"](streams, self._limits))
         return self
 

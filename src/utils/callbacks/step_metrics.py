@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 STEP_LOSS = "train_loss_step"  # also Lightning's own name where a module logs `train_loss` on both
 
 
-class StepLoss(pl.Callback):
+class LossOfStep(pl.Callback):
     """Logs the loss every `log_every_n_steps`; no number, there or at an epoch's end, stops the training.
 
     Where `training_step` returns no loss, those that it logs are watched.
@@ -49,7 +49,7 @@ def _logged_losses(trainer: pl.Trainer) -> dict[str, float]:
     }
 
 
-class LearningRate(pl.Callback):
+class LearningRateOfStep(pl.Callback):
     """Logs the rate that a step is made with, every `log_every_n_steps` and at each epoch's last step.
 
     Lightning's LearningRateMonitor also puts it among the metrics, from where a stale one would be

@@ -29,7 +29,7 @@ from yaml import YAMLError
 
 # What a config may name as `_target_`: an override can't make the program call anything else.
 TRUSTED = ("src.utils.*", "optuna.*", "hydra_plugins.*", "hydra._internal.*")
-MISCOMPOSED = (HydraException, OmegaConfBaseException, YAMLError)  # mistakes in settings
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)  # mistakes in settings
 
 
 _running: Experiment | None = None  # whom the resolver `experiment` names
@@ -46,61 +46,61 @@ class SharedConfig(SearchPathPlugin):
 
 
 def hydra_program(
-    here: Experiment, task: Callable[..., Any], plugins: Sequence[type[Plugin]] = ()
+    experiment: Experiment, task: Callable[..., Any], plugins: Sequence[type[Plugin]] = ()
 ) -> Callable[[], None]:
     """`task` as a Hydra command whose settings are the mirror of its folder.
 
     plugins: launchers and sweepers that Hydra is to know
     """
-    _register(here)
+    _register(experiment)
     for plugin in plugins:
         Plugins.instance().register(plugin)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, unprinted
     decorate = hydra.main(
-        config_path=str(here.config), config_name="config", execution_whitelist=TRUSTED
+        config_path=str(experiment.config), config_name="config", execution_whitelist=TRUSTED
     )
     program: Callable[[], None] = decorate(task)
     return program
 
 
-def composed(here: Experiment, overrides: list[str], name: str = "config") -> DictConfig:
+def composed(experiment: Experiment, overrides: list[str], name: str = "config") -> DictConfig:
     """The settings of one run, with Hydra's own. A folder to search that isn't there is an error."""
     with (
-        _registered(here),
+        _registered(experiment),
         warnings.catch_warnings(),
-        initialize_config_dir(str(here.config), job_name=str(here)),
+        initialize_config_dir(str(experiment.config), job_name=str(experiment)),
     ):
         warnings.filterwarnings("error", ".* is not available", UserWarning)
         return compose(name, overrides, return_hydra_config=True)
 
 
 def values_of(
-    here: Experiment, overrides: list[str], name: str = "config"
+    experiment: Experiment, overrides: list[str], name: str = "config"
 ) -> dict[str, str] | None:
     """The settings when `overrides` are typed, by dotted name; None where they can't be composed, as when
     half an experiment is written."""
-    if not (here.config / f"{name}.yaml").exists():
+    if not (experiment.config / f"{name}.yaml").exists():
         return None
     try:
-        with _registered(here), initialize_config_dir(str(here.config)):
+        with _registered(experiment), initialize_config_dir(str(experiment.config)):
             values = OmegaConf.to_container(compose(name, overrides), resolve=True)
-    except MISCOMPOSED:
+    except COMPOSITION_ERRORS:
         return None
     assert isinstance(values, dict)
     return {name: str(value) for name, value in flat({str(k): v for k, v in values.items()})}
 
 
-def defaults(here: Experiment) -> dict[str, str] | None:
+def defaults(experiment: Experiment) -> dict[str, str] | None:
     """The settings when nothing is typed."""
-    return values_of(here, [])
+    return values_of(experiment, [])
 
 
 @contextmanager
-def _registered(here: Experiment) -> Iterator[None]:
+def _registered(experiment: Experiment) -> Iterator[None]:
     """For a moment, `${experiment:}` and Hydra's global state are not those of this process's program."""
     hydra_now, running = GlobalHydra.instance().hydra, _running
     GlobalHydra.instance().clear()
-    _register(here)
+    _register(experiment)
     try:
         yield
     finally:
@@ -109,7 +109,7 @@ def _registered(here: Experiment) -> Iterator[None]:
             _register(running)
 
 
-def miscomposed(error: Exception, here: Experiment, known: list[str]) -> UserError:
+def composition_error(error: Exception, experiment: Experiment, known: list[str]) -> UserError:
     """What is wrong in a command line, with the nearest names where one is unknown.
 
     known: the experiment's settings
@@ -126,16 +126,16 @@ def miscomposed(error: Exception, here: Experiment, known: list[str]) -> UserErr
         )
     if not parent and key in known:
         return UserError(f"{key} is not in the settings that were composed: +{key}=… adds it")
-    names = known if not parent else _names_in(here, parent)
+    names = known if not parent else _names_in(experiment, parent)
     if not names:
         return UserError(_explained(error))
     return UserError(unknown(match[1], [f"{parent}.{name}".lstrip(".") for name in names]))
 
 
-def _names_in(here: Experiment, parent: str) -> list[str]:
+def _names_in(experiment: Experiment, parent: str) -> list[str]:
     try:
-        found = OmegaConf.select(composed(here, []), parent)
-    except MISCOMPOSED:
+        found = OmegaConf.select(composed(experiment, []), parent)
+    except COMPOSITION_ERRORS:
         return []
     return [str(name) for name in found] if OmegaConf.is_dict(found) else []
 
@@ -144,19 +144,19 @@ def _explained(error: Exception) -> str:
     """With the reason that Hydra leaves in the cause, as of a value of the wrong type."""
     said, cause = one_line(error), error.__cause__
     why = str(cause).strip().split("\n")[0] if cause else ""
-    if not isinstance(error, MISCOMPOSED):
+    if not isinstance(error, COMPOSITION_ERRORS):
         said = f"these settings can't be composed: {type(error).__name__}: {said}"
     return said if not why or why in said else f"{said}: {why}".lstrip(": ")
 
 
-def _register(here: Experiment) -> None:
+def _register(experiment: Experiment) -> None:
     global _running  # noqa: PLW0603  # resolvers are global, too
-    _running = here
+    _running = experiment
     Plugins.instance().register(SharedConfig)
     sweep_settings.register()
     resolve = OmegaConf.register_resolver
     resolve("root", lambda: str(ROOT), replace=True)
-    resolve("experiment", lambda: str(here), replace=True)
+    resolve("experiment", lambda: str(experiment), replace=True)
     resolve("moment", _moment, use_cache=True, replace=True)
 
 

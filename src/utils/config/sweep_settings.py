@@ -27,8 +27,8 @@ PRUNERS: dict[str, dict[str, Any]] = {
 # then trials that run at the same time are alike.
 DEFAULT_SAMPLER = {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 10, "seed": None}
 Mode = Literal["min", "max"]
-DIRECTIONS = {"min": "minimize", "max": "maximize"}
-MODES = {direction: mode for mode, direction in DIRECTIONS.items()}
+DIRECTIONS: dict[Mode, str] = {"min": "minimize", "max": "maximize"}
+MODES: dict[str, Mode] = {"minimize": "min", "maximize": "max"}
 
 
 @dataclass
@@ -85,6 +85,13 @@ def directions(config: DictConfig) -> list[str]:
     if len(names) == 1 and mode in DIRECTIONS and names[0] != DIRECTIONS[mode]:
         raise UserError(f"hydra.sweeper.direction={names[0]} {contradicts(mode, names[0])}")
     return names
+
+
+def mode_of(mode: Mode | None, direction: Any) -> Mode:
+    """Which way an objective is good: the setting `mode`, else hydra.sweeper.direction, else `min`."""
+    if mode is None and direction is not None:
+        return MODES.get(_names(direction)[0].lower(), "min")
+    return mode or "min"
 
 
 def contradicts(mode: Mode, direction: str) -> str:

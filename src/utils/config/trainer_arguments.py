@@ -24,7 +24,7 @@ from pydantic import AfterValidator, ConfigDict, NonNegativeInt, PositiveInt
 from typing_extensions import TypedDict  # Python 3.11's own is not enough for pydantic
 
 # What a tracked run decides, with the values that change nothing, and where such a thing belongs.
-OWNED: dict[str, tuple[tuple[Any, ...], str]] = {
+RESERVED: dict[str, tuple[tuple[Any, ...], str]] = {
     "logger": ((True, None), "is the run's own; add others in code, to the trainer's loggers"),
     "callbacks": (([], None), "belongs in code: tracked_trainer(…, callbacks=[…])"),
     "default_root_dir": ((None,), "is the run's own, whose files are in logs/"),
@@ -42,7 +42,7 @@ DURATION = re.compile(r"\d+:\d\d:\d\d:\d\d")  # as Lightning's Timer wants it
 
 def _owned(name: str) -> AfterValidator:
     def check(value: Any) -> Any:
-        harmless, advice = OWNED[name]
+        harmless, advice = RESERVED[name]
         if not any(type(value) is type(one) and value == one for one in harmless):
             raise ValueError(advice)
         return value
@@ -193,7 +193,7 @@ def trainer_arguments(trainer: Mapping[str, Any]) -> dict[str, Any]:
 
     `fast_dev_run` means one epoch of as many batches of each loader: Lightning's own keeps no checkpoint.
     """
-    given = {name: value for name, value in trainer.items() if name not in OWNED}
+    given = {name: value for name, value in trainer.items() if name not in RESERVED}
     batches = int(given.pop("fast_dev_run", False))
     if batches:
         for name in ("min_epochs", "min_steps", "max_time", "check_val_every_n_epoch"):

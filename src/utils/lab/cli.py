@@ -54,15 +54,15 @@ def runs(
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """List runs, newest or best first, with what makes them differ."""
-    from src.utils.lab.runs import Wish, as_json, chosen, say_runs
-    from src.utils.store.reader import open_ledger
+    from src.utils.lab.runs import Query, as_json, chosen, print_runs
+    from src.utils.store.reader import open_reader
 
-    wish = Wish(experiment, where or (), sort, limit)
-    entries, total = chosen(open_ledger(), wish)
+    query = Query(experiment, where or (), sort, limit)
+    records, total = chosen(open_reader(), query)
     if json:
-        print(as_json(entries))
-    elif entries:
-        say_runs(entries, total, wish)
+        print(as_json(records))
+    elif records:
+        print_runs(records, total, query)
     else:
         raise UserError("no run is like that: leave out a --where")
 
@@ -73,13 +73,13 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Everything about one run, and where its data came from."""
-    from src.utils.lab.show import as_json, say_run
-    from src.utils.store.reader import open_ledger
+    from src.utils.lab.show import as_json, print_run
+    from src.utils.store.reader import open_reader
     from src.utils.store.reference import find
 
-    ledger = open_ledger()
-    one = find(run, ledger=ledger)
-    print(as_json(ledger, one)) if json else say_run(ledger, one)
+    reader = open_reader()
+    one = find(run, reader=reader)
+    print(as_json(reader, one)) if json else print_run(reader, one)
 
 
 @commands.command()
@@ -89,12 +89,12 @@ def diff(
     full: Annotated[bool, typer.Option("--full", help="All of a long source diff.")] = False,
 ) -> None:
     """What two runs differ in: settings, data, code, metrics…"""
-    from src.utils.lab.diff import say_difference
-    from src.utils.store.reader import open_ledger
+    from src.utils.lab.diff import print_diff
+    from src.utils.store.reader import open_reader
     from src.utils.store.reference import find
 
-    ledger = open_ledger()
-    say_difference(ledger, find(run, ledger=ledger), find(other, ledger=ledger), full)
+    reader = open_reader()
+    print_diff(reader, find(run, reader=reader), find(other, reader=reader), full)
 
 
 @commands.command()
@@ -170,12 +170,12 @@ def diary() -> None:
 
     from src.utils.lab.diary import last_entry, today
     from src.utils.lab.diary_report import since, tell
-    from src.utils.store.reader import open_ledger
+    from src.utils.store.reader import open_reader
 
-    page, ledger, now = today(), open_ledger(), datetime.now().astimezone()
+    page, reader, now = today(), open_reader(), datetime.now().astimezone()
     span = page.span()
     began = span[0] if span else last_entry(page)
-    facts = tell(ledger, since(ledger, began), began)
+    facts = tell(reader, since(reader, began), began)
     page.put(facts, began, now)
     print(f"{facts}\n\ndiary/{page.file.name} is up to date: the thoughts are yours")
 
@@ -185,14 +185,14 @@ def gc(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove it without asking.")] = False,
 ) -> None:
     """Show what nobody needs any more; removes it if told to."""
-    from src.utils.lab.gc import collect, say_garbage
-    from src.utils.store.reader import open_ledger
+    from src.utils.lab.gc import collect, print_unused
+    from src.utils.store.reader import open_reader
 
-    found = collect(open_ledger())
+    found = collect(open_reader())
     if not found:
         print("nothing to clear away")
         return
-    say_garbage(found)
+    print_unused(found)
     if yes or _confirmed("Remove all of it?"):
         for one in found:
             one.remove()
@@ -209,9 +209,9 @@ def doctor(
     from src.utils.lab.doctor import check
 
     bad = 0
-    for symptom in check(fix):
-        symptom.say()
-        bad += symptom.level == "bad"
+    for finding in check(fix):
+        finding.say()
+        bad += finding.level == "bad"
     raise typer.Exit(1 if bad else 0)
 
 

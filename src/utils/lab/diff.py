@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.lab.runs import NOT_CHANGES, without_echoes
-from src.utils.lab.show import read_facts, read_packages
+from src.utils.lab.show import read_packages
+from src.utils.runs.provenance import read_metadata
 from src.utils.store.objective import TIMINGS, likely
-from src.utils.store.reader import Entry, Ledger, artifact, digests
-from src.utils.terminal import short
+from src.utils.store.reader import RunReader, RunRecord, artifact, digests
+from src.utils.terminal import format_value
 
 from rich import box, get_console
 from rich.markup import escape
@@ -22,7 +23,7 @@ COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 Pair = tuple[str, str]
 
 
-def say_difference(ledger: Ledger, one: Entry, other: Entry, full: bool = False) -> None:
+def print_diff(reader: RunReader, one: RunRecord, other: RunRecord, full: bool = False) -> None:
     """Print what differs; what is the same is named in one line."""
     console = get_console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
@@ -31,7 +32,7 @@ def say_difference(ledger: Ledger, one: Entry, other: Entry, full: bool = False)
         table.add_column(heading, overflow="fold")
     table.add_column("change", justify="right", no_wrap=True)
     same = []
-    for subject, pairs in subjects(ledger, one, other).items():
+    for subject, pairs in subjects(reader, one, other).items():
         if pairs:
             table.add_row(f"[bold]{subject}[/]")
         else:
@@ -47,11 +48,11 @@ def say_difference(ledger: Ledger, one: Entry, other: Entry, full: bool = False)
     console.print(f"the same: {', '.join(same)}", style="dim", highlight=False)
 
 
-def subjects(ledger: Ledger, one: Entry, other: Entry) -> dict[str, dict[str, Pair]]:
+def subjects(reader: RunReader, one: RunRecord, other: RunRecord) -> dict[str, dict[str, Pair]]:
     """What differs, by subject and name."""
     return {
         "settings": _pairs(_settings(one), _settings(other)),
-        "data": _pairs(_data(ledger, one), _data(ledger, other)),
+        "data": _pairs(_data(reader, one), _data(reader, other)),
         "commit": _pairs(_code(one), _code(other)),
         "uncommitted changes": _pairs(_uncommitted(one), _uncommitted(other)),
         "packages": _pairs(read_packages(one), read_packages(other)),
@@ -69,20 +70,20 @@ def _pairs(left: Mapping[str, str], right: Mapping[str, str]) -> dict[str, Pair]
     }
 
 
-def _settings(one: Entry) -> dict[str, str]:
+def _settings(one: RunRecord) -> dict[str, str]:
     return without_echoes({k: v for k, v in one.params.items() if k not in NOT_CHANGES})
 
 
-def _data(ledger: Ledger, one: Entry) -> dict[str, str]:
-    return {name: digest[:12] for name, digest in digests(ledger, one.id).items()}
+def _data(reader: RunReader, one: RunRecord) -> dict[str, str]:
+    return {name: digest[:12] for name, digest in digests(reader, one.id).items()}
 
 
-def _code(one: Entry) -> dict[str, str]:
+def _code(one: RunRecord) -> dict[str, str]:
     names = {"commit": "mlflow.source.git.commit", "branch": "mlflow.source.git.branch"}
     return {name: one.tags.get(tag, "")[:12] for name, tag in names.items()}
 
 
-def _uncommitted(one: Entry) -> dict[str, str]:
+def _uncommitted(one: RunRecord) -> dict[str, str]:
     """The files of its patch, each with how much it changes."""
     patch = artifact(one, "provenance/changes.patch")
     found = {}
@@ -99,19 +100,19 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
-def _machine(one: Entry) -> dict[str, str]:
-    hardware: dict[str, Any] = read_facts(one).get("hardware", {})
+def _machine(one: RunRecord) -> dict[str, str]:
+    hardware: dict[str, Any] = read_metadata(artifact(one, "provenance")).get("hardware", {})
     return {name: str(value) for name, value in hardware.items()}
 
 
-def _metrics(one: Entry) -> dict[str, str]:
+def _metrics(one: RunRecord) -> dict[str, str]:
     names = sorted((name for name in one.metrics if not name.startswith(TIMINGS)), key=likely)
     return {name: repr(one.metrics[name]) for name in names}
 
 
 def _brief(left: str, right: str) -> Pair:
     """Numbers in a few digits, unless it is the others that differ."""
-    shorter = short(left), short(right)
+    shorter = format_value(left), format_value(right)
     return shorter if shorter[0] != shorter[1] else (left, right)
 
 
@@ -129,7 +130,7 @@ def _change(left: str, right: str) -> str:
         return ""
 
 
-def source_changes(one: Entry, other: Entry) -> Iterator[str]:
+def source_changes(one: RunRecord, other: RunRecord) -> Iterator[str]:
     """A unified diff of the source that was kept with each run."""
     left, right = _sources(artifact(one, "source")), _sources(artifact(other, "source"))
     for name in sorted({*left, *right}):

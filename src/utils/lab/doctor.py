@@ -11,11 +11,11 @@ from pathlib import Path
 
 from src.utils.errors import UserError
 from src.utils.lab.installation import check_installation
-from src.utils.paths import LOGS, ROOT, STUDIES, near
+from src.utils.paths import LOGS, ROOT, STUDIES, display_path
 from src.utils.process import is_gone
 from src.utils.store.location import local_database
-from src.utils.store.reader import Entry, Ledger, artifact, open_ledger
-from src.utils.terminal import lab_command, size
+from src.utils.store.reader import RunReader, RunRecord, artifact, open_reader
+from src.utils.terminal import format_size, lab_command
 
 from rich import get_console
 from rich.markup import escape
@@ -26,7 +26,7 @@ SILENT = timedelta(days=1)  # after which a run that leaves no sign of life coun
 
 
 @dataclass(frozen=True)
-class Symptom:
+class Finding:
     """What was looked at, how it is, and what to do where it isn't well."""
 
     subject: str
@@ -35,11 +35,11 @@ class Symptom:
     level: str = "good"
 
     @classmethod
-    def bad(cls, subject: str, said: str, mend: str) -> "Symptom":
+    def bad(cls, subject: str, said: str, mend: str) -> "Finding":
         return cls(subject, said, mend, "bad")
 
     @classmethod
-    def warning(cls, subject: str, said: str, mend: str) -> "Symptom":
+    def warning(cls, subject: str, said: str, mend: str) -> "Finding":
         return cls(subject, said, mend, "warning")
 
     def say(self) -> None:
@@ -50,7 +50,7 @@ class Symptom:
             console.print(f"            → {escape(self.mend)}", highlight=False, soft_wrap=True)
 
 
-def check(fix: bool = False) -> Iterator[Symptom]:
+def check(fix: bool = False) -> Iterator[Finding]:
     """One symptom after the other; `fix` closes runs whose process is gone."""
     yield from check_installation()
     yield from _databases()
@@ -58,12 +58,12 @@ def check(fix: bool = False) -> Iterator[Symptom]:
     yield from _space()
 
 
-def _databases() -> Iterator[Symptom]:
+def _databases() -> Iterator[Finding]:
     database = local_database()
     if database is None:
-        yield Symptom("store", f"{os.environ['MLFLOW_TRACKING_URI']}")
+        yield Finding("store", f"{os.environ['MLFLOW_TRACKING_URI']}")
     elif not database.exists():
-        yield Symptom("store", "no runs yet", "bash scripts/run.sh makes the first")
+        yield Finding("store", "no runs yet", "bash scripts/run.sh makes the first")
     else:
         yield from _database("store", database)
         yield from _opened(database)
@@ -71,27 +71,27 @@ def _databases() -> Iterator[Symptom]:
         yield from _database("studies", STUDIES)
 
 
-def _database(subject: str, file: Path) -> Iterator[Symptom]:
+def _database(subject: str, file: Path) -> Iterator[Finding]:
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as store:
             (sound,) = store.execute("PRAGMA quick_check(1)").fetchone()
             (mode,) = store.execute("PRAGMA journal_mode").fetchone()
     except sqlite3.DatabaseError as error:
         sound, mode = str(error), ""
-    name = near(file)
+    name = display_path(file)
     if sound != "ok":
         mend = (
             f"bring {name} back from a backup, or rescue what can be read: sqlite3 {name} .recover"
         )
-        yield Symptom.bad(subject, f"{name} is damaged: {sound}", mend)
+        yield Finding.bad(subject, f"{name} is damaged: {sound}", mend)
     elif mode != "wal":
         mend = f"sqlite3 {name} 'PRAGMA journal_mode=WAL'"
-        yield Symptom.warning(subject, f"{name} is not in WAL mode: readers block writers", mend)
+        yield Finding.warning(subject, f"{name} is not in WAL mode: readers block writers", mend)
     else:
-        yield Symptom(subject, f"{name}, {size(file.stat().st_size)}, sound, in WAL mode")
+        yield Finding(subject, f"{name}, {format_size(file.stat().st_size)}, sound, in WAL mode")
 
 
-def _opened(database: Path) -> Iterator[Symptom]:
+def _opened(database: Path) -> Iterator[Finding]:
     """MLflow's own opinion, and whether the paths in the store are those of this folder."""
     from src.utils.store.mlflow import open_store  # late: it imports MLflow
 
@@ -102,7 +102,7 @@ def _opened(database: Path) -> Iterator[Symptom]:
     except (MlflowException, sqlite3.DatabaseError) as error:
         said = str(error).splitlines()[0]
         mend = f"mlflow db upgrade sqlite:///{database}, after a copy of the file"
-        yield Symptom.bad("store", f"MLflow can't open it: {said}", mend)
+        yield Finding.bad("store", f"MLflow can't open it: {said}", mend)
         return
     away = [
         one.name
@@ -111,47 +111,47 @@ def _opened(database: Path) -> Iterator[Symptom]:
     ]
     if away:
         said = f"the artifacts of {', '.join(away)} are not beside the store"
-        yield Symptom.warning("store", said, "they stay where they are if the repository is moved")
+        yield Finding.warning("store", said, "they stay where they are if the repository is moved")
 
 
-def _runs(fix: bool) -> Iterator[Symptom]:
+def _runs(fix: bool) -> Iterator[Finding]:
     try:
-        ledger = open_ledger()
+        reader = open_reader()
     except UserError:
         return
-    runs, dead = ledger.headers(), orphans(ledger)
+    runs, dead = reader.headers(), orphans(reader)
     if fix:
         for one, why in dead:
             close(one, why)
-            yield Symptom("runs", f"{one.short} ({one.name}) is closed now: {why}")
+            yield Finding("runs", f"{one.short} ({one.name}) is closed now: {why}")
     elif dead:
         names = ", ".join(f"{one.short} ({why})" for one, why in dead)
-        yield Symptom.bad(
+        yield Finding.bad(
             "runs", f"not running, though they say so: {names}", f"{lab_command()} doctor --fix"
         )
     alive = sum(one.status == "RUNNING" for one in runs) - len(dead)
     if alive or not dead:
-        yield Symptom("runs", f"{alive} running, {len(runs)} in all")
+        yield Finding("runs", f"{alive} running, {len(runs)} in all")
 
 
-def _space() -> Iterator[Symptom]:
+def _space() -> Iterator[Finding]:
     free = shutil.disk_usage(ROOT).free
-    kept = size(sum(f.lstat().st_size for f in LOGS.rglob("*") if f.is_file()))
-    said = f"{size(free)} free; logs/ takes {kept}"
+    kept = format_size(sum(f.lstat().st_size for f in LOGS.rglob("*") if f.is_file()))
+    said = f"{format_size(free)} free; logs/ takes {kept}"
     if free > LITTLE:
-        yield Symptom("disk", said)
+        yield Finding("disk", said)
     else:
-        make = Symptom.bad if free < VERY_LITTLE else Symptom.warning
+        make = Finding.bad if free < VERY_LITTLE else Finding.warning
         yield make("disk", said, f"{lab_command()} gc shows what can go")
 
 
-def orphans(ledger: Ledger) -> list[tuple[Entry, str]]:
+def orphans(reader: RunReader) -> list[tuple[RunRecord, str]]:
     """Those runs, each with how one knows."""
-    running = ledger.filled([one for one in ledger.headers() if one.status == "RUNNING"])
+    running = reader.filled([one for one in reader.headers() if one.status == "RUNNING"])
     return [(one, why) for one in running if (why := _cause(one))]
 
 
-def _cause(one: Entry) -> str:
+def _cause(one: RunRecord) -> str:
     """Why a run is dead; empty while it may live."""
     process = one.tags.get("process", "")
     if process and is_gone(process):
@@ -163,7 +163,7 @@ def _cause(one: Entry) -> str:
     return ""
 
 
-def last_sign(one: Entry) -> datetime:
+def last_sign(one: RunRecord) -> datetime:
     """When a run last wrote something."""
     folder = artifact(one, "")
     files = [file for file in folder.rglob("*") if file.is_file()] if folder else []
@@ -171,7 +171,7 @@ def last_sign(one: Entry) -> datetime:
     return max([*times, one.started or datetime.min.astimezone()])
 
 
-def close(one: Entry, why: str) -> None:
+def close(one: RunRecord, why: str) -> None:
     """End a dead run in MLflow, at the moment of its last sign of life."""
     from src.utils.store.mlflow import open_store  # late: it imports MLflow
 

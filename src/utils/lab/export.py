@@ -16,8 +16,8 @@ from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.store.objective import results
-from src.utils.store.reader import Entry, artifact
-from src.utils.terminal import figure
+from src.utils.store.reader import RunRecord, artifact
+from src.utils.terminal import format_metric
 from src.utils.tracking import load_model
 
 import torch
@@ -53,14 +53,14 @@ TALKERS = (load_model.__module__, "torch._subclasses.fake_tensor")
 
 
 @dataclass(frozen=True)
-class Example:
+class ExampleInput:
     """`model(*args, **kwargs)`: tensors, or anything that holds tensors."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     @classmethod
-    def of(cls, model: LightningModule, sample: str) -> "Example":
+    def of(cls, model: LightningModule, sample: str) -> "ExampleInput":
         """A batch of two: `28x28:uint8` says what one sample is; empty: the model's example_input_array,
         as Lightning takes it (a tuple is several inputs, a dict named ones)."""
         given = model.example_input_array
@@ -79,14 +79,14 @@ class Example:
         """All of them, whatever holds them."""
         return [one for one in tree_leaves((self.args, self.kwargs)) if isinstance(one, Tensor)]
 
-    def of_size(self, count: int) -> "Example":
+    def of_size(self, count: int) -> "ExampleInput":
         """The same with `count` samples, each the first one."""
 
         def sized(value: Any) -> Any:
             return torch.cat([value[:1]] * count) if self._is_batched(value) else value
 
         args, kwargs = tree_map(sized, (self.args, self.kwargs))
-        return Example(args, kwargs)
+        return ExampleInput(args, kwargs)
 
     def dynamic_shapes(self) -> dict[str, Any] | tuple[Any, ...]:
         """For torch.export: the first dimension of what is batched has any size."""
@@ -130,7 +130,7 @@ class Example:
 
 
 def export(
-    one: Entry,
+    one: RunRecord,
     folder: Path,
     checkpoint: str = "best",
     sample: str = "",
@@ -148,7 +148,7 @@ def export(
         logging.getLogger(talker).setLevel(logging.CRITICAL)
     model = load_model(one.id, checkpoint=checkpoint, trust_source=trust_source)
     model.to(memory_format=torch.contiguous_format)
-    batch = Example.of(model, sample)
+    batch = ExampleInput.of(model, sample)
     program = standalone(model, batch)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -170,7 +170,7 @@ def export(
     return folder
 
 
-def standalone(model: LightningModule, batch: Example) -> ExportedProgram:
+def standalone(model: LightningModule, batch: ExampleInput) -> ExportedProgram:
     """The network without its Python code, for batches of any size; checked to answer the same.
 
     Raises:
@@ -191,14 +191,14 @@ def standalone(model: LightningModule, batch: Example) -> ExportedProgram:
     return program
 
 
-def _keep(one: Entry, folder: Path) -> None:
+def _keep(one: RunRecord, folder: Path) -> None:
     config, source = artifact(one, "config/config.yaml"), artifact(one, "source")
     assert config is not None and source is not None  # load_model has just used them
     shutil.copy(config, folder / "config.yaml")
     shutil.copytree(source, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def readme(one: Entry, model: LightningModule, batch: Example, onnx: bool) -> str:
+def readme(one: RunRecord, model: LightningModule, batch: ExampleInput, onnx: bool) -> str:
     """How to load it, how good it is, and where it is from."""
     kinds = [kind for kind in type(model).__mro__ if kind.__module__ == type(model).__module__]
     commit = one.tags.get("mlflow.source.git.commit", "")[:12]
@@ -210,7 +210,7 @@ def readme(one: Entry, model: LightningModule, batch: Example, onnx: bool) -> st
         batch=batch.describe(),
         onnx=", `model.onnx` the network for ONNX runtimes" if onnx else "",
         metrics="\n".join(
-            f"| {key} | {figure(one.metrics[key])} |" for key in results(one.metrics)
+            f"| {key} | {format_metric(one.metrics[key])} |" for key in results(one.metrics)
         ),
         id=one.id,
         experiment=one.experiment,

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.utils.paths import ROOT, STAGES, near
+from src.utils.paths import ROOT, STAGES, display_path
 from src.utils.store.location import local_database
-from src.utils.store.reader import Entry, Ledger
-from src.utils.terminal import size
+from src.utils.store.reader import RunReader, RunRecord
+from src.utils.terminal import format_size
 
 from rich import box, get_console
 from rich.markup import escape
@@ -28,7 +28,7 @@ MOST_LINES = 10  # of one kind
 
 
 @dataclass(frozen=True)
-class Garbage:
+class UnusedFile:
     """A file or folder, and why it is not needed."""
 
     kind: str
@@ -49,24 +49,24 @@ class Garbage:
             self.path.parent.rmdir()
 
 
-def collect(ledger: Ledger) -> list[Garbage]:
+def collect(reader: RunReader) -> list[UnusedFile]:
     """Everything that can go."""
     folders = list(_run_folders())  # before the runs are read: a new run is known before its folder
-    runs, deleted = ledger.headers(), ledger.headers(deleted=True)
-    kept = set(ledger.column("tags", "best.run_id").values())
+    runs, deleted = reader.headers(), reader.headers(deleted=True)
+    kept = set(reader.column("tags", "best.run_id").values())
     return [
         *_artifacts([one for one in deleted if one.id not in kept], "artifacts of deleted runs"),
         *_unknown(folders, {one.id for one in runs + deleted}),
-        *_outputs(ledger, {one.id for one in runs}),
+        *_outputs(reader, {one.id for one in runs}),
         *_checkpoints([one for one in runs if one.id not in kept]),
     ]
 
 
-def _artifacts(entries: list[Entry], kind: str) -> Iterator[Garbage]:
-    for one in entries:
+def _artifacts(records: list[RunRecord], kind: str) -> Iterator[UnusedFile]:
+    for one in records:
         folder = Path(one.location)
         if _is_ours(folder) and folder.is_dir() and RUN_ID.fullmatch(folder.parent.name):
-            yield Garbage(kind, folder.parent)
+            yield UnusedFile(kind, folder.parent)
 
 
 def _run_folders() -> Iterator[Path]:
@@ -77,34 +77,34 @@ def _run_folders() -> Iterator[Path]:
         yield from (path for path in folders if RUN_ID.fullmatch(path.name))
 
 
-def _unknown(folders: list[Path], known: set[str]) -> Iterator[Garbage]:
+def _unknown(folders: list[Path], known: set[str]) -> Iterator[UnusedFile]:
     for folder in folders:
         if folder.name not in known and not _is_fresh(folder):
-            yield Garbage("artifacts without a run", folder)
+            yield UnusedFile("artifacts without a run", folder)
 
 
-def _outputs(ledger: Ledger, runs: set[str]) -> Iterator[Garbage]:
+def _outputs(reader: RunReader, runs: set[str]) -> Iterator[UnusedFile]:
     """Folders of a command that made no run, or whose runs were deleted."""
-    named = ledger.column("tags", "hydra.output").items()
+    named = reader.column("tags", "hydra.output").items()
     needed = {ROOT / str(path) for run_id, path in named if run_id in runs}
     needed |= {parent for path in needed for parent in path.parents}
     for top in OUTPUTS:
         places = (folder for stage in STAGES for folder in sorted(top.glob(f"{stage}/*/*/*/")))
         for folder in places:  # experiment, day, moment
             if folder not in needed and not _is_fresh(folder):
-                yield Garbage(f"{top.name}/ without a run", folder)
+                yield UnusedFile(f"{top.name}/ without a run", folder)
 
 
-def _checkpoints(entries: list[Entry]) -> Iterator[Garbage]:
+def _checkpoints(records: list[RunRecord]) -> Iterator[UnusedFile]:
     """Of finished runs; one that was stopped may need any of its checkpoints to go on."""
-    for one in entries:
+    for one in records:
         folder = Path(one.location) / "checkpoints"
         if one.status == "FINISHED" and _is_ours(folder):
             files = sorted(folder.glob("*.ckpt"))
             needed = {"last", "best"} if any(file.stem == "best" for file in files) else {"last"}
             for file in files if "best" in needed else []:
                 if file.stem not in needed:
-                    yield Garbage("checkpoints beside the best and the last", file)
+                    yield UnusedFile("checkpoints beside the best and the last", file)
 
 
 def _is_ours(path: Path) -> bool:
@@ -118,7 +118,7 @@ def _is_fresh(folder: Path) -> bool:
     return time.time() - max(times) < FRESH
 
 
-def say_garbage(found: list[Garbage]) -> None:
+def print_unused(found: list[UnusedFile]) -> None:
     """Print what would go, by kind, with sizes."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("what", overflow="fold")
@@ -126,10 +126,10 @@ def say_garbage(found: list[Garbage]) -> None:
     table.add_column("size", justify="right")
     for kind in dict.fromkeys(one.kind for one in found):
         some = [one for one in found if one.kind == kind]
-        total = size(sum(one.size for one in some))
+        total = format_size(sum(one.size for one in some))
         table.add_row(f"[bold]{kind}[/]", f"[bold]{len(some)}[/]", f"[bold]{total}[/]")
         for one in some[:MOST_LINES]:
-            table.add_row(f"  {escape(str(near(one.path)))}", "", size(one.size))
+            table.add_row(f"  {escape(str(display_path(one.path)))}", "", format_size(one.size))
         if len(some) > MOST_LINES:
             table.add_row(f"  … and {len(some) - MOST_LINES} more")
     get_console().print(table, highlight=False)

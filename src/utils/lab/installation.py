@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from src.utils.lab.doctor import Symptom
+from src.utils.lab.doctor import Finding
 from src.utils.paths import ROOT
 from src.utils.runs.provenance import packages
 
@@ -21,7 +21,7 @@ from packaging.specifiers import SpecifierSet
 AGAIN = "rm -f .venv/.jikken-ready && bash scripts/setup.sh"
 
 
-def check_installation() -> Iterator[Symptom]:
+def check_installation() -> Iterator[Finding]:
     """One after the other."""
     yield from _python()
     yield from _code()
@@ -35,28 +35,28 @@ def _project() -> dict[str, Any]:
     return found
 
 
-def _python() -> Iterator[Symptom]:
+def _python() -> Iterator[Finding]:
     version, wanted = sys.version.split()[0], _project()["requires-python"]
     if version in SpecifierSet(wanted, prereleases=True):
-        yield Symptom("python", version)
+        yield Finding("python", version)
     else:
-        yield Symptom.bad("python", f"{version}, but {wanted} is needed", f"rm -r .venv && {AGAIN}")
+        yield Finding.bad("python", f"{version}, but {wanted} is needed", f"rm -r .venv && {AGAIN}")
 
 
-def _code() -> Iterator[Symptom]:
+def _code() -> Iterator[Finding]:
     """Whose code the programs of .venv run: in a copied project it may be the original's."""
     imported, copy = imported_source(), environment_of_copy()
     if imported != ROOT / "src":
         said = f"{sys.prefix} imports {imported or 'no src'}, not {ROOT / 'src'}"
-        yield Symptom.bad("code", said, AGAIN)
+        yield Finding.bad("code", said, AGAIN)
     elif copy:
         mend = f"cd {shlex.quote(str(copy.parent))} && {AGAIN}"
-        yield Symptom.bad("code", f"{copy} runs the code of {ROOT}", mend)
+        yield Finding.bad("code", f"{copy} runs the code of {ROOT}", mend)
     else:
-        yield Symptom("code", str(imported))
+        yield Finding("code", str(imported))
 
 
-def _packages() -> Iterator[Symptom]:
+def _packages() -> Iterator[Finding]:
     """What is installed beside what poetry.lock says."""
     installed: dict[str, list[str]] = {}
     for name, version in (package.split("==", 1) for package in packages()):
@@ -75,42 +75,42 @@ def _packages() -> Iterator[Symptom]:
         said = [f"missing: {', '.join(missing)}"] if missing else []
         said += [f"other than in poetry.lock: {'; '.join(other[:5])}"] if other else []
         said += [f"and {len(other) - 5} more"] if len(other) > 5 else []
-        yield Symptom.bad("packages", "; ".join(said), AGAIN)
+        yield Finding.bad("packages", "; ".join(said), AGAIN)
     else:
-        yield Symptom("packages", f"{len(installed)}, as poetry.lock has them")
+        yield Finding("packages", f"{len(installed)}, as poetry.lock has them")
 
 
 def _name(package: str) -> str:
     return re.sub(r"[-_.]+", "-", package).lower()
 
 
-def _repository() -> Iterator[Symptom]:
+def _repository() -> Iterator[Finding]:
     command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     try:
         head = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
-        yield Symptom.warning("git", "is not installed", "install it: runs then know their commit")
+        yield Finding.warning("git", "is not installed", "install it: runs then know their commit")
         return
     if head.returncode == 0:
-        yield Symptom("git", f"at commit {head.stdout.strip()}")
+        yield Finding("git", f"at commit {head.stdout.strip()}")
     else:
         mend = "git init && git add . && git commit -m Start: runs then know their commit"
-        yield Symptom.warning("git", "this is no repository with a commit", mend)
+        yield Finding.warning("git", "this is no repository with a commit", mend)
 
 
-def _gpus() -> Iterator[Symptom]:
+def _gpus() -> Iterator[Finding]:
     names = gpu_names()
     spec = find_spec("torch")
     version = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
     text = version.read_text() if version and version.exists() else ""
     built = re.search(r"^(?:cuda|hip)\b.*= '(.*)'", text, re.MULTILINE)
     if not names:
-        yield Symptom("gpu", f"none: trainings use {os.cpu_count()} cores")
+        yield Finding("gpu", f"none: trainings use {os.cpu_count()} cores")
     elif built is None:
         mend = "install a torch build for it: see pytorch.org, «Get Started»"
-        yield Symptom.bad("gpu", f"{', '.join(names)}, but torch is built for the CPU alone", mend)
+        yield Finding.bad("gpu", f"{', '.join(names)}, but torch is built for the CPU alone", mend)
     else:
-        yield Symptom("gpu", f"{', '.join(names)}; torch is built for CUDA {built[1]}")
+        yield Finding("gpu", f"{', '.join(names)}; torch is built for CUDA {built[1]}")
 
 
 def gpu_names() -> list[str]:

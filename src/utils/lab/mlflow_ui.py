@@ -13,8 +13,8 @@ from typing import Any
 from src.utils.errors import plain_errors
 from src.utils.lab.runs import NOT_CHANGES, differences
 from src.utils.store.mlflow import open_store
-from src.utils.store.objective import objective, results
-from src.utils.store.reader import Entry, open_ledger
+from src.utils.store.objective import find_objective, results
+from src.utils.store.reader import RunRecord, open_reader
 from src.utils.store.reference import CANDIDATES, models
 
 VIEW = "results"
@@ -29,38 +29,38 @@ MODEL, SYSTEM = "Model metrics", "System metrics"  # MLflow's names of its secti
 
 def main() -> None:
     """Write the views of all experiments with runs; print the page of the newest run's."""
-    client, entries = open_store(), models(open_ledger())
-    if not entries:
+    client, records = open_store(), models(open_reader())
+    if not records:
         print("#/experiments?workflowType=machine_learning")
         return
     numbers = {one.name: one.experiment_id for one in client.search_experiments()}
-    for name in {one.experiment for one in entries}:
-        newest = [one for one in entries if one.experiment == name][:CANDIDATES]
-        for tag, value in _tags(open_ledger().filled(newest)).items():
+    for name in {one.experiment for one in records}:
+        newest = [one for one in records if one.experiment == name][:CANDIDATES]
+        for tag, value in _tags(open_reader().filled(newest)).items():
             client.set_experiment_tag(numbers[name], tag, value)
-    number = numbers[entries[0].experiment]
+    number = numbers[records[0].experiment]
     print(f"#/experiments/{number}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning")
 
 
-def _tags(entries: Sequence[Entry]) -> dict[str, str]:
-    metrics, began = _metrics(entries), entries[0].started
+def _tags(records: Sequence[RunRecord]) -> dict[str, str]:
+    metrics, began = _metrics(records), records[0].started
     moment = int(began.timestamp() * 1000) if began else 0
-    state = json.dumps(_state(metrics, _settings(entries)))
+    state = json.dumps(_state(metrics, _settings(records)))
     view = {"name": "Results", "createdAt": moment, "updatedAt": moment, "state": state}
     return KIND | {TAG: json.dumps(view)} | ({PRIMARY: metrics[0]} if metrics else {})
 
 
-def _metrics(entries: Sequence[Entry]) -> list[str]:
+def _metrics(records: Sequence[RunRecord]) -> list[str]:
     """What the runs are after, the same on test data, and then the rest."""
-    known, aim = {name for one in entries for name in one.metrics}, objective(entries)
+    known, aim = {name for one in records for name in one.metrics}, find_objective(records)
     names = dict.fromkeys([*(aim.partners if aim else []), *results(known)])
     return [name for name in names if name in known and name != "best_value"]
 
 
-def _settings(entries: Sequence[Entry]) -> list[str]:
+def _settings(records: Sequence[RunRecord]) -> list[str]:
     """Those that differ; where none does, the first ones."""
-    varied = dict.fromkeys(name for one in differences(entries).values() for name in one)
-    top = [one for one in entries[0].params if "." not in one and one not in NOT_CHANGES]
+    varied = dict.fromkeys(name for one in differences(records).values() for name in one)
+    top = [one for one in records[0].params if "." not in one and one not in NOT_CHANGES]
     return [*varied] or top
 
 

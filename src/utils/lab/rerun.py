@@ -1,6 +1,5 @@
 """`lab rerun`: a run again, from what was kept of it, and whether the same came out."""
 
-import json
 import os
 import shlex
 import shutil
@@ -16,7 +15,7 @@ from src.utils.errors import UserError
 from src.utils.paths import DATA, ROOT, Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import RERUN
-from src.utils.runs.provenance import packages
+from src.utils.runs.provenance import packages, read_metadata
 from src.utils.store.location import tracking_uri
 from src.utils.store.mlflow import artifact, open_store
 from src.utils.store.objective import TIMINGS
@@ -33,7 +32,7 @@ PLACE = ROOT / "outputs" / "reruns"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RerunResult:
     """Two runs side by side."""
 
     old: StoredRun
@@ -66,7 +65,7 @@ def rerun(
     tolerance: float,
     keep: bool,
     other_data: bool = False,
-) -> Outcome:
+) -> RerunResult:
     """Rebuild the state of a run in a worktree, run it there, and compare.
 
     Raises:
@@ -77,8 +76,8 @@ def rerun(
     _refuse_study(old, "rerun")
     name = client.get_experiment(old.info.experiment_id).name
     folder = artifact(client, old, "provenance").parent
-    facts = json.loads((folder / "provenance" / "facts.json").read_text())
-    if "git" not in facts:
+    metadata = read_metadata(folder / "provenance")
+    if "git" not in metadata:
         raise UserError(
             f"run {old.info.run_id[:8]} was not made in a git repository: its code is in {folder}/source"
         )
@@ -88,13 +87,13 @@ def rerun(
             f"the data that run {old.info.run_id[:8]} had are not there now: {'; '.join(changed)}; "
             f"lab rerun {old.info.run_id[:8]} --other-data runs it on those of today"
         )
-    for difference in [*changed, *differences(old, folder, facts)]:
+    for difference in [*changed, *differences(old, folder, metadata)]:
         get_console().print(f"[yellow]differs[/] {escape(difference)}", soft_wrap=True)
     typed = OmegaConf.load(folder / "config" / "overrides.yaml")
     patch = folder / "provenance" / "changes.patch"
-    with worktree(old.info.run_id[:8], facts["git"]["commit"], patch, keep) as place:
-        lend_data(place, but=name)
-        _run(place, old, [*map(str, typed), *overrides], facts["hardware"].get("threads"))
+    with worktree(old.info.run_id[:8], metadata["git"]["commit"], patch, keep) as place:
+        link_data(place, but=name)
+        _run(place, old, [*map(str, typed), *overrides], metadata["hardware"].get("threads"))
     (new, *_) = client.search_runs(
         [old.info.experiment_id],
         f"tags.rerun_of = '{old.info.run_id}'",
@@ -102,7 +101,7 @@ def rerun(
     ) or [None]
     if new is None:
         raise UserError(f"the rerun of {name} left no run behind")
-    return Outcome(old, new, _same_weights(old, new), tolerance)
+    return RerunResult(old, new, _same_weights(old, new), tolerance)
 
 
 def data_differences(old: StoredRun) -> list[str]:
@@ -126,9 +125,9 @@ def _is_input(data: DatasetInput) -> bool:
     return "output" not in [tag.value for tag in data.tags if tag.key == "mlflow.data.context"]
 
 
-def differences(old: StoredRun, folder: Path, facts: dict[str, Any]) -> Iterator[str]:
+def differences(old: StoredRun, folder: Path, metadata: dict[str, Any]) -> Iterator[str]:
     """What else is not as it was: files that could not be kept, packages."""
-    for name in facts["git"]["left_out"]:
+    for name in metadata["git"]["left_out"]:
         yield f"{name} was too large to be kept with the run"
     then = set((folder / "provenance" / "packages.txt").read_text().split())
     changed = sorted(then ^ set(packages()))
@@ -187,7 +186,7 @@ def _same_weights(old: StoredRun, new: StoredRun) -> bool | None:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def say(outcome: Outcome) -> None:
+def say(outcome: RerunResult) -> None:
     """Old and new metrics side by side, and the verdict."""
     old, new = outcome.old.info, outcome.new.info
     table = Table("metric", f"then ({old.run_id[:8]})", f"now ({new.run_id[:8]})", "difference")
@@ -236,7 +235,7 @@ def remove(folder: Path) -> None:
     subprocess.run(["git", "-C", ROOT, "worktree", "prune"], check=False, capture_output=True)
 
 
-def lend_data(folder: Path, but: str) -> None:
+def link_data(folder: Path, but: str) -> None:
     """Let it read the data of this repository, except those it is to make itself."""
     for stage, place in DATA.items():
         for data in place.iterdir() if place.exists() else ():

@@ -10,10 +10,10 @@ from itertools import accumulate
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.store.objective import Objective, objective, results
-from src.utils.store.reader import Entry, Ledger, Value
-from src.utils.store.reference import aim_of, models, runs_of
-from src.utils.terminal import figure, spelled, when
+from src.utils.store.objective import Objective, find_objective, results
+from src.utils.store.reader import RunReader, RunRecord, Value
+from src.utils.store.reference import models, objective_of, runs_of
+from src.utils.terminal import format_metric, format_settings, format_time
 
 from rich import box, get_console
 from rich.markup import escape
@@ -24,7 +24,10 @@ RUN, WHEN, FIGURE, METRIC = 20, 11, 6, 16  # columns of a run's name, its time, 
 SAID = 18  # columns, at least, of what a run differs in
 WIDE = 100  # columns of a terminal that has room for more metrics
 # Settings that change no result.
-NOT_CHANGES = ("note", "tags", "stale", "resume", "resume_run", "fork")
+NOT_CHANGES = (
+    *("note", "tags", "stale", "resume_study", "resume_run", "warm_start"),
+    *("resume", "fork"),  # of earlier versions
+)
 FORM = re.compile(r"\s*([\w./\-]+)\s*(?:(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*)?", re.DOTALL)
 NAMED = {  # for what has a longer name in MLflow
     "note": "mlflow.note.content",
@@ -34,11 +37,11 @@ NAMED = {  # for what has a longer name in MLflow
     "trial": "optuna.trial",
 }
 ATTRIBUTES = ("id", "name", "status", "experiment")
-NOT_COMPARED = ("seed", "note", "tags", "stale", "resume", "resume_run", "fork", "force")
+NOT_COMPARED = (*NOT_CHANGES, "seed", "force")
 
 
 @dataclass(frozen=True)
-class Condition:
+class Filter:
     """A name alone asks whether it is there and not false."""
 
     name: str
@@ -46,7 +49,7 @@ class Condition:
     value: str
 
     @classmethod
-    def parse(cls, text: str) -> "Condition":
+    def parse(cls, text: str) -> "Filter":
         match = FORM.fullmatch(text)
         if match is None or (match[2] and not match[3]):
             raise UserError(
@@ -55,10 +58,10 @@ class Condition:
             )
         return cls(match[1], match[2] or "", match[3] or "")
 
-    def among(self, ledger: Ledger, entries: list[Entry]) -> list[Entry]:
+    def among(self, reader: RunReader, records: list[RunRecord]) -> list[RunRecord]:
         """The runs of which it is true."""
-        values = column(ledger, entries, self.name)
-        return [one for one in entries if one.id in values and self.holds(values[one.id])]
+        values = column(reader, records, self.name)
+        return [one for one in records if one.id in values and self.holds(values[one.id])]
 
     def holds(self, value: Value) -> bool:
         """Numbers are compared as numbers; words by =, != and ~ (contains), in any case."""
@@ -82,7 +85,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Wish:
+class Query:
     """What to list."""
 
     experiment: str | None = None
@@ -91,25 +94,25 @@ class Wish:
     limit: int = 20
 
 
-def chosen(ledger: Ledger, wish: Wish) -> tuple[list[Entry], int]:
+def chosen(reader: RunReader, query: Query) -> tuple[list[RunRecord], int]:
     """The runs to list, with all their values, and how many there would be without a limit."""
-    entries = runs_of(ledger, wish.experiment) if wish.experiment else models(ledger)
-    for text in wish.where:
-        entries = Condition.parse(text).among(ledger, entries)
-    if wish.sort:
-        entries = _sorted(ledger, entries, wish.sort)
-    return ledger.filled(entries[: wish.limit or None]), len(entries)
+    records = runs_of(reader, query.experiment) if query.experiment else models(reader)
+    for text in query.where:
+        records = Filter.parse(text).among(reader, records)
+    if query.sort:
+        records = _sorted(reader, records, query.sort)
+    return reader.filled(records[: query.limit or None]), len(records)
 
 
-def _sorted(ledger: Ledger, entries: list[Entry], by: str) -> list[Entry]:
+def _sorted(reader: RunReader, records: list[RunRecord], by: str) -> list[RunRecord]:
     """The best first, by what the metric is for (`-loss`: the other way round); then what has none."""
     name, backwards = by.removeprefix("-"), by.startswith("-")
-    values = column(ledger, entries, name)
-    aim = aim_of(ledger, entries)
+    values = column(reader, records, name)
+    aim = objective_of(reader, records)
     if aim is None or aim.metric != name:
         aim = Objective.of(name)
     aim = Objective(name, aim.maximize != backwards)
-    return sorted(entries, key=lambda one: (aim.rank(_number(values.get(one.id))), one.id))
+    return sorted(records, key=lambda one: (aim.rank(_number(values.get(one.id))), one.id))
 
 
 def _number(value: float | str | None) -> float | str | None:
@@ -119,40 +122,42 @@ def _number(value: float | str | None) -> float | str | None:
         return None
 
 
-def say_runs(entries: list[Entry], total: int, wish: Wish) -> None:
+def print_runs(records: list[RunRecord], total: int, query: Query) -> None:
     """Print the table, two lines a run."""
     console = get_console()
-    shown = _metrics(entries, wish, console.width)
-    changes, marks = differences(entries), data_marks(entries)
+    shown = _metrics(records, query, console.width)
+    changes, marks = differences(records), data_marks(records)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", no_wrap=True, max_width=RUN)
     table.add_column("when", no_wrap=True)
     for name in shown:
         table.add_column(name, justify="right", no_wrap=True, max_width=METRIC)
     table.add_column("differs in, and why", ratio=1, overflow="fold")
-    for one in entries:
+    for one in records:
         run = f"{one.name}\n{one.short}{'*' if one.is_dirty else ''}"
-        figures = [figure(one.metrics.get(name)) for name in shown]
-        differs = " ".join(part for part in (marks[one.id], spelled(changes[one.id])) if part)
+        figures = [format_metric(one.metrics.get(name)) for name in shown]
+        differs = " ".join(
+            part for part in (marks[one.id], format_settings(changes[one.id])) if part
+        )
         said = "\n".join(part for part in (differs, why(one)) if part)
-        cells = (run, f"{when(one.started)}\n{one.state}", *figures, said)
+        cells = (run, f"{format_time(one.started)}\n{one.state}", *figures, said)
         table.add_row(*map(escape, cells), style=STYLES.get(one.state, ""))
     console.print(table)
-    console.print(_caption(entries, total), style="dim", highlight=False)
+    console.print(_caption(records, total), style="dim", highlight=False)
 
 
-def _caption(entries: list[Entry], total: int) -> str:
-    of = f"{len(entries)} of {total:,}" if total > len(entries) else f"{total}"
-    marks = ["* with uncommitted changes"] if any(one.is_dirty for one in entries) else []
+def _caption(records: list[RunRecord], total: int) -> str:
+    of = f"{len(records)} of {total:,}" if total > len(records) else f"{total}"
+    marks = ["* with uncommitted changes"] if any(one.is_dirty for one in records) else []
     return " · ".join([f"{of} run{'s' * (total != 1)}", *marks])
 
 
-def _metrics(entries: list[Entry], wish: Wish, width: int) -> list[str]:
+def _metrics(records: list[RunRecord], query: Query, width: int) -> list[str]:
     """Those that matter most: what was sorted by, what the runs are after, and the same on test data;
     as many as leave room for what differs."""
-    known = {name for one in entries for name in one.metrics}
-    aim = objective(entries)
-    sort = [(wish.sort or "").removeprefix("-")]
+    known = {name for one in records for name in one.metrics}
+    aim = find_objective(records)
+    sort = [(query.sort or "").removeprefix("-")]
     names = [*sort, *(aim.partners if aim else []), *results(known)]
     names = [name for name in dict.fromkeys(names) if name in known]
     room = width - RUN - WHEN - SAID - 3
@@ -161,34 +166,34 @@ def _metrics(entries: list[Entry], wish: Wish, width: int) -> list[str]:
     return names[: min(fitting, 2 if width < WIDE else 4)]
 
 
-def data_marks(entries: Sequence[Entry]) -> dict[str, str]:
+def data_marks(records: Sequence[RunRecord]) -> dict[str, str]:
     """By run id, what is said of its data (`[sample]`), where the runs differ in it."""
-    said = {one.id: data_said(one) for one in entries}
-    differ = len({said[one.id] for one in entries if not one.is_study}) > 1
+    said = {one.id: data_said(one) for one in records}
+    differ = len({said[one.id] for one in records if not one.is_study}) > 1
     return {run_id: text if differ else "" for run_id, text in said.items()}
 
 
-def data_said(one: Entry) -> str:
+def data_said(one: RunRecord) -> str:
     """`[sample]`, `[full, size=2]`: the facts of the data that a run read; empty without any."""
-    facts = {name[5:]: text for name, text in one.tags.items() if name.startswith("data.")}
-    said = [text if name == "source" else f"{name}={text}" for name, text in facts.items()]
+    metadata = {name[5:]: text for name, text in one.tags.items() if name.startswith("data.")}
+    said = [text if name == "source" else f"{name}={text}" for name, text in metadata.items()]
     return f"[{', '.join(sorted(said))}]" if said else ""
 
 
-def differences(entries: Sequence[Entry]) -> dict[str, dict[str, str]]:
+def differences(records: Sequence[RunRecord]) -> dict[str, dict[str, str]]:
     """By run id, the params in which the runs differ among each other."""
-    runs = [one for one in entries if one.params]
+    runs = [one for one in records if one.params]
     names = dict.fromkeys(key for one in runs for key in one.params)
     varied = [name for name in names if len({one.params.get(name) for one in runs}) > 1]
     top = [name for name in varied if "." not in name and name not in NOT_CHANGES]
     inner = [name for name in varied if "." in name and name.split(".")[-1] not in top]
     return {
         one.id: {name: one.params[name] for name in top + inner if name in one.params}
-        for one in entries
+        for one in records
     }
 
 
-def why(one: Entry) -> str:
+def why(one: RunRecord) -> str:
     """The note, its tags, and for a failed trial the reason, on one line."""
     labels = " ".join(f"#{label}" for label in one.labels)
     reason = one.tags.get("reason", "")
@@ -197,12 +202,12 @@ def why(one: Entry) -> str:
     return said if len(said) <= 120 else f"{said[:119]}…"
 
 
-def as_json(entries: list[Entry]) -> str:
+def as_json(records: list[RunRecord]) -> str:
     """For programs."""
-    return json.dumps([plain(one) for one in entries], indent=2)
+    return json.dumps([plain(one) for one in records], indent=2)
 
 
-def plain(one: Entry) -> dict[str, Any]:
+def plain(one: RunRecord) -> dict[str, Any]:
     """A run as JSON has it."""
     return {
         "id": one.id,
@@ -221,28 +226,28 @@ def plain(one: Entry) -> dict[str, Any]:
     }
 
 
-def column(ledger: Ledger, entries: list[Entry], name: str) -> dict[str, Value]:
+def column(reader: RunReader, records: list[RunRecord], name: str) -> dict[str, Value]:
     """What is called `name`, whether metric, param, tag or attribute, by run id."""
     if name == "status":
-        pruned = ledger.column("tags", "optuna.state")
-        return {one.id: _state(one, pruned.get(one.id)) for one in entries}
+        pruned = reader.column("tags", "optuna.state")
+        return {one.id: _state(one, pruned.get(one.id)) for one in records}
     if name in ATTRIBUTES:
-        return {one.id: str(getattr(one, name)) for one in entries}
+        return {one.id: str(getattr(one, name)) for one in records}
     for kind, key in (
         ("metrics", name),
         ("params", name),
         ("tags", f"tag.{name}"),
         ("tags", NAMED.get(name, name)),
     ):
-        found = ledger.column(kind, key)
+        found = reader.column(kind, key)
         if found:
             return found
     if name in NAMED:
         return {}
-    raise UserError(f"no run has anything called {name!r}{_near(ledger, name)}")
+    raise UserError(f"no run has anything called {name!r}{_near(reader, name)}")
 
 
-def _state(one: Entry, of_trial: Value | None) -> str:
+def _state(one: RunRecord, of_trial: Value | None) -> str:
     """As tables show it: a trial that was pruned has finished in MLflow's eyes."""
     return "pruned" if of_trial == "pruned" else one.status.lower()
 
@@ -256,14 +261,14 @@ def number(value: Value) -> float | None:
     return None if math.isnan(found) else found
 
 
-def _near(ledger: Ledger, name: str) -> str:
-    tags = {key.removeprefix("tag.") for key in ledger.keys("tags")}
-    known = {*ledger.keys("metrics"), *ledger.keys("params"), *tags, *NAMED, *ATTRIBUTES}
+def _near(reader: RunReader, name: str) -> str:
+    tags = {key.removeprefix("tag.") for key in reader.keys("tags")}
+    known = {*reader.keys("metrics"), *reader.keys("params"), *tags, *NAMED, *ATTRIBUTES}
     near = get_close_matches(name, sorted(known), n=3)
     return f": did you mean {' or '.join(near)}?" if near else ""
 
 
-def departures(one: Entry, base: dict[str, str]) -> dict[str, str]:
+def overrides_of(one: RunRecord, base: dict[str, str]) -> dict[str, str]:
     """The settings in which a run departed from the defaults, each once."""
     return without_echoes(
         {

@@ -6,29 +6,35 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.lab.runs import differences, plain
-from src.utils.paths import near
+from src.utils.paths import display_path
+from src.utils.runs.provenance import read_metadata
 from src.utils.store.objective import results
-from src.utils.store.reader import Entry, Ledger, ancestors, artifact
+from src.utils.store.reader import RunReader, RunRecord, ancestors, artifact
 from src.utils.store.reference import trials_of
 from src.utils.terminal import (
-    figure,
+    format_metric,
+    format_settings,
+    format_size,
     lab_command,
     print_hints,
     python_command,
     reload_command,
-    size,
-    spelled,
 )
 
 from rich import get_console
 from rich.markup import escape
 from rich.table import Table
 
-OWN_FOLDERS = ("checkpoints", "pictures", "plots")  # listed file by file; others as a whole
+OWN_FOLDERS = (
+    "checkpoints",
+    "figures",
+    "pictures",
+    "plots",
+)  # listed file by file; others as a whole
 MOST_TRIALS = 20
 
 
-def say_run(ledger: Ledger, one: Entry) -> None:
+def print_run(reader: RunReader, one: RunRecord) -> None:
     """Print what is known of a run, a line a subject."""
     console = get_console()
     marks = "  ".join([f"[bold]{escape(one.name)}[/]", one.id, one.experiment, one.state])
@@ -36,40 +42,44 @@ def say_run(ledger: Ledger, one: Entry) -> None:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    for subject, lines in subjects(ledger, one):
+    for subject, lines in subjects(reader, one):
         if any(lines):
             grid.add_row(subject, escape("\n".join(lines)))
     console.print(grid, highlight=False)
     print_hints(_next(one))
 
 
-def subjects(ledger: Ledger, one: Entry) -> Iterator[tuple[str, list[str]]]:
+def subjects(reader: RunReader, one: RunRecord) -> Iterator[tuple[str, list[str]]]:
     """What there is to say, by subject."""
     yield "why", [" ".join([one.note, *(f"#{label}" for label in one.labels)]).strip()]
     yield "when", [_when(one)]
     yield "failure", [one.tags["reason"]] if "reason" in one.tags else []
-    yield "family", list(_family(ledger, one))
-    yield "metrics", _columns({name: figure(one.metrics[name]) for name in results(one.metrics)})
+    yield "family", list(_family(reader, one))
+    yield (
+        "metrics",
+        _columns({name: format_metric(one.metrics[name]) for name in results(one.metrics)}),
+    )
     yield "settings", _columns({k: v for k, v in one.params.items() if k not in ("note", "tags")})
-    yield "trials", list(_trials(ledger, one)) if one.is_study else []
-    yield "data", list(_data(ledger, one))
+    yield "trials", list(_trials(reader, one)) if one.is_study else []
+    yield "data", list(_data(reader, one))
     yield "code", list(_code(one))
     yield "machine", list(_machine(one))
     yield "command", [one.tags["command"]] if "command" in one.tags else []
     yield "files", list(_files(one))
 
 
-def _when(one: Entry) -> str:
+def _when(one: RunRecord) -> str:
     began = f"{one.started:%Y-%m-%d %H:%M:%S}" if one.started else "never"
     return f"{began}, {one.seconds:.1f} s" if one.seconds is not None else f"{began}, not ended"
 
 
-def _family(ledger: Ledger, one: Entry) -> Iterator[str]:
+def _family(reader: RunReader, one: RunRecord) -> Iterator[str]:
     tags = one.tags
     if "optuna.trial" in tags:
         yield f"trial {tags['optuna.trial']} of {tags.get('optuna.study')}"
     for tag, said in {
-        "forked_from": "forked from",
+        "warm_start_from": "a warm start from",
+        "forked_from": "a warm start from",  # its name in earlier versions
         "continued_from": "continues",
         "rerun_of": "a rerun of",
     }.items():
@@ -78,36 +88,36 @@ def _family(ledger: Ledger, one: Entry) -> Iterator[str]:
     if "best.run_id" in tags:
         found = one.best
         best, value = found.pop("run_id"), found.pop("value", "?")
-        yield f"its best is {best[:8]}: {value.strip('[]')} with {spelled(found)}"
+        yield f"its best is {best[:8]}: {value.strip('[]')} with {format_settings(found)}"
 
 
-def _trials(ledger: Ledger, study: Entry) -> Iterator[str]:
-    trials = trials_of(ledger, study)
+def _trials(reader: RunReader, study: RunRecord) -> Iterator[str]:
+    trials = trials_of(reader, study)
     changes = differences(trials)
     for one in trials[:MOST_TRIALS]:
         known = results(one.metrics)
         names = [name for name in known if name.startswith("val")][:1] or known[:1]
-        value = "".join(f"{name} {figure(one.metrics[name])}" for name in names)
+        value = "".join(f"{name} {format_metric(one.metrics[name])}" for name in names)
         trial = f"trial {one.tags.get('optuna.trial', '?')}"
-        yield f"{one.short}  {trial:9} {one.state:9} {value:16} {spelled(changes[one.id])}"
+        yield f"{one.short}  {trial:9} {one.state:9} {value:16} {format_settings(changes[one.id])}"
     if len(trials) > MOST_TRIALS:
         yield f"… and {len(trials) - MOST_TRIALS} more: lab runs --where study={study.name} --limit 0"
 
 
-def _data(ledger: Ledger, one: Entry) -> Iterator[str]:
-    for ancestor in ancestors(ledger, one.id):
+def _data(reader: RunReader, one: RunRecord) -> Iterator[str]:
+    for ancestor in ancestors(reader, one.id):
         used, gone = ancestor.used, "" if ancestor.known else " (deleted)"
         source = f"made by run {used.run_id[:8]}{gone}" if used.run_id else "of unknown origin"
         yield f"{'  ' * ancestor.depth}read {used.name}  {used.digest[:12]}, {source}"
-    for used in ledger.inputs(one.id):
+    for used in reader.inputs(one.id):
         if used.context == "output":
             yield f"wrote {used.name}  {used.digest[:12]}"
-    facts = {name[5:]: value for name, value in one.tags.items() if name.startswith("data.")}
-    if facts:
-        yield spelled(facts)
+    metadata = {name[5:]: value for name, value in one.tags.items() if name.startswith("data.")}
+    if metadata:
+        yield format_settings(metadata)
 
 
-def _code(one: Entry) -> Iterator[str]:
+def _code(one: RunRecord) -> Iterator[str]:
     commit, branch = (
         one.tags.get(f"mlflow.source.git.{what}", "") for what in ("commit", "branch")
     )
@@ -115,12 +125,12 @@ def _code(one: Entry) -> Iterator[str]:
         yield f"commit {commit[:12]} on {branch}{', with uncommitted changes' * one.is_dirty}"
     patch = artifact(one, "provenance/changes.patch")
     if one.is_dirty and patch:
-        yield f"changes in provenance/changes.patch, {size(patch.stat().st_size)}"
+        yield f"changes in provenance/changes.patch, {format_size(patch.stat().st_size)}"
 
 
-def _machine(one: Entry) -> Iterator[str]:
-    facts, packages = read_facts(one), read_packages(one)
-    hardware: dict[str, Any] = facts.get("hardware", {})
+def _machine(one: RunRecord) -> Iterator[str]:
+    metadata, packages = read_metadata(artifact(one, "provenance")), read_packages(one)
+    hardware: dict[str, Any] = metadata.get("hardware", {})
     if hardware:
         gpus = ", ".join(hardware.get("gpus", [])) or "no GPU"
         processor = f"{hardware.get('cores')} cores of {hardware.get('processor')}"
@@ -130,45 +140,39 @@ def _machine(one: Entry) -> Iterator[str]:
         yield f"Python {hardware.get('python')}, {versions} and {len(packages)} packages in all"
 
 
-def _files(one: Entry) -> Iterator[str]:
+def _files(one: RunRecord) -> Iterator[str]:
     folder = artifact(one, "")
     if folder is None:
         return
-    yield str(near(folder))
+    yield str(display_path(folder))
     for path in sorted(folder.iterdir()):
         inside = [file for file in path.rglob("*") if file.is_file()]
         if path.name in OWN_FOLDERS:
             yield from (
-                f"  {path.name}/{file.name}  {size(file.stat().st_size)}" for file in inside
+                f"  {path.name}/{file.name}  {format_size(file.stat().st_size)}" for file in inside
             )
         elif path.is_dir():
-            total = size(sum(file.stat().st_size for file in inside))
+            total = format_size(sum(file.stat().st_size for file in inside))
             yield f"  {path.name}/  {len(inside)} files, {total}"
         else:
-            yield f"  {path.name}  {size(path.stat().st_size)}"
+            yield f"  {path.name}  {format_size(path.stat().st_size)}"
 
 
-def read_facts(one: Entry) -> dict[str, Any]:
-    """What the run wrote down about its machine and its code."""
-    file = artifact(one, "provenance/facts.json")
-    return json.loads(file.read_text()) if file else {}
-
-
-def read_packages(one: Entry) -> dict[str, str]:
+def read_packages(one: RunRecord) -> dict[str, str]:
     """The versions of what was installed, by name."""
     file = artifact(one, "provenance/packages.txt")
     lines = file.read_text().split() if file else []
     return {name: version for name, _, version in (line.partition("==") for line in lines)}
 
 
-def _next(one: Entry) -> dict[str, str]:
+def _next(one: RunRecord) -> dict[str, str]:
     """What one may want to do with a run."""
     lab = lab_command()
     if one.is_study:
         program = f"{python_command()} {one.tags.get('mlflow.source.name')}"
         return {
             "reload": reload_command(one.name),
-            "go on": f"{program} -m resume={one.name} hydra.sweeper.n_trials=…",
+            "go on": f"{program} -m resume_study={one.name} hydra.sweeper.n_trials=…",
             "best": f"{lab} show {one.name}/best",
         }
     rerun = {"rerun": f"{lab} rerun {one.short}"}
@@ -191,11 +195,11 @@ def _columns(values: Mapping[str, str]) -> list[str]:
     return lines if cells else []
 
 
-def as_json(ledger: Ledger, one: Entry) -> str:
+def as_json(reader: RunReader, one: RunRecord) -> str:
     """For programs."""
     data = [
         {"name": used.name, "digest": used.digest, "context": used.context, "run": used.run_id}
-        for used in ledger.inputs(one.id)
+        for used in reader.inputs(one.id)
     ]
     folder: Path | None = artifact(one, "")
     files = (

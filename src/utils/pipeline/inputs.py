@@ -18,7 +18,7 @@ from src.utils.study.trial import ENV as TRIAL
 log = logging.getLogger(__name__)
 
 
-def sources_of(settings: Settings) -> list[Experiment]:
+def inputs_of(settings: Settings) -> list[Experiment]:
     """What the settings `dataset` and `feature` name: one each, or a list.
 
     Raises:
@@ -50,12 +50,12 @@ def _known(stage: str, name: str) -> Experiment:
 def prepare(settings: Settings, check: bool = True) -> list[Manifest]:
     """The manifests of what an experiment reads; what is missing is built, and what is out of date is
     built again, unless `stale=ignore` or an earlier check stands for this one."""
-    return [_ready(source, settings, check) for source in sources_of(settings)]
+    return [_ready(source, settings, check) for source in inputs_of(settings)]
 
 
 def prepare_all(settings: Iterable[Settings]) -> None:
     """The same for all trials of a sweep, once: they take what is there then."""
-    for one in {tuple(sources_of(one)): one for one in settings}.values():
+    for one in {tuple(inputs_of(one)): one for one in settings}.values():
         prepare(one)
 
 

@@ -11,6 +11,9 @@ from src.utils.paths import Experiment
 from src.utils.settings import Settings
 
 NAME = "manifest.json"
+METADATA = (
+    "facts"  # the key in the file: earlier versions of this code, which reruns use, read no other
+)
 NOT_CONTENT = {"note", "tags", "force", "stale"}  # settings that don't change what a stage makes
 
 
@@ -23,15 +26,20 @@ class Manifest:
     digest: str  # of all that came out
     files: dict[str, str]
     run_id: str
-    facts: dict[str, str] = field(default_factory=dict)  # handed down: {"source": "sample"}
+    metadata: dict[str, str] = field(default_factory=dict)  # tags of the data: {"source": "sample"}
 
     @classmethod
     def read(cls, what: Experiment) -> "Manifest | None":
         path = what.data / NAME
-        return cls(**known_fields(cls, json.loads(path.read_text()))) if path.exists() else None
+        if not path.exists():
+            return None
+        values = json.loads(path.read_text())
+        return cls(**known_fields(cls, values | {"metadata": values.get(METADATA, {})}))
 
     def write(self, folder: Path) -> None:
-        (folder / NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")
+        values = asdict(self)
+        values[METADATA] = values.pop("metadata")
+        (folder / NAME).write_text(json.dumps(values, indent=2) + "\n")
 
 
 def known_fields(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -52,20 +60,20 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def fingerprint(here: Experiment, settings: Settings, sources: list[Manifest]) -> str:
+def fingerprint(experiment: Experiment, settings: Settings, sources: list[Manifest]) -> str:
     """Changes when the settings, the code or the sources do; a path that is read, by its content."""
     read = paths_read(settings)
     content = {
         key: _content(value, read)
         for key, value in settings.model_dump(exclude=NOT_CONTENT).items()
     }
-    return digest_of([content, code_of(here), [source.digest for source in sources]])
+    return digest_of([content, code_of(experiment), [source.digest for source in sources]])
 
 
-def code_of(here: Experiment) -> dict[str, str]:
+def code_of(experiment: Experiment) -> dict[str, str]:
     """SHA-256 of each Python file of an experiment, by relative path."""
-    files = sorted(here.source.rglob("*.py"))
-    return {str(file.relative_to(here.source)): _sha256(file) for file in files}
+    files = sorted(experiment.source.rglob("*.py"))
+    return {str(file.relative_to(experiment.source)): _sha256(file) for file in files}
 
 
 def paths_read(settings: Settings) -> list[Path]:
@@ -73,11 +81,11 @@ def paths_read(settings: Settings) -> list[Path]:
     return [_whole(path) for path in settings.paths_read()]
 
 
-def merged_facts(sources: Iterable[Manifest]) -> dict[str, str]:
+def merged_metadata(sources: Iterable[Manifest]) -> dict[str, str]:
     """What is said of several sources: `full+sample` where they differ, so that no mark is lost."""
     said: dict[str, set[str]] = {}
     for source in sources:
-        for key, value in source.facts.items():
+        for key, value in source.metadata.items():
             said.setdefault(key, set()).update(value.split("+"))
     return {key: "+".join(sorted(values)) for key, values in said.items()}
 

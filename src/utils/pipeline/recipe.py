@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from src.utils.config.composition import values_of
-from src.utils.paths import ROOT, Experiment, near
+from src.utils.paths import ROOT, Experiment, display_path
 from src.utils.pipeline.manifest import NOT_CONTENT, Manifest, code_of, known_fields, paths_read
 from src.utils.settings import Settings
 
@@ -30,7 +30,9 @@ class Recipe:
     run_id: str = ""  # of the manifest that it belongs to
 
     @classmethod
-    def current(cls, here: Experiment, settings: Settings, sources: list[Manifest]) -> "Recipe":
+    def current(
+        cls, experiment: Experiment, settings: Settings, sources: list[Manifest]
+    ) -> "Recipe":
         """Of the stage that this process runs."""
         hydra = HydraConfig.get()
         name = str(hydra.job.config_name)
@@ -38,9 +40,9 @@ class Recipe:
         return cls(
             name,
             typed,
-            str(near(Path(hydra.runtime.cwd))),
-            values_of(here, typed, name),
-            code_of(here),
+            str(display_path(Path(hydra.runtime.cwd))),
+            values_of(experiment, typed, name),
+            code_of(experiment),
             {source.experiment: source.digest for source in sources},
             {str(path): _stamps(path) for path in paths_read(settings)},
         )
@@ -54,13 +56,13 @@ class Recipe:
         recipe = cls(**known_fields(cls, json.loads(file.read_text())))
         return recipe if recipe.run_id == manifest.run_id else None
 
-    def keep(self, here: Experiment, made: Manifest) -> None:
+    def save(self, experiment: Experiment, made: Manifest) -> None:
         """Write it as that of some data, whole or not at all."""
         recipe = replace(self, run_id=made.run_id)
-        if recipe != Recipe.of(here, made):
-            draft = _file(here).with_suffix(".draft")
+        if recipe != Recipe.of(experiment, made):
+            draft = _file(experiment).with_suffix(".draft")
             draft.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
-            draft.replace(_file(here))
+            draft.replace(_file(experiment))
 
     @property
     def command_line(self) -> list[str]:

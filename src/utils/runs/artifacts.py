@@ -29,14 +29,19 @@ log = logging.getLogger(__name__)
 
 
 def record(
-    client: MlflowClient, run_id: str, folder: Path, here: Experiment, note: str, labels: list[str]
+    client: MlflowClient,
+    run_id: str,
+    folder: Path,
+    experiment: Experiment,
+    note: str,
+    labels: list[str],
 ) -> None:
     """Tag a run and fill its folder, except for its settings: a study has none of its own."""
     code = provenance.code()
-    tags = _tags(here, code) | {"mlflow.note.content": note}
+    tags = _tags(experiment, code) | {"mlflow.note.content": note}
     tags |= {f"tag.{label}": "true" for label in labels}
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    keep(here.source, folder / "source")
+    keep(experiment.source, folder / "source")
     _keep_provenance(folder, code)
     _keep_log(folder)
 
@@ -51,10 +56,10 @@ def record_settings(client: MlflowClient, run_id: str, folder: Path, settings: S
     OmegaConf.save(settings.model_dump(mode="json"), folder / "config" / "config.yaml")
 
 
-def _tags(here: Experiment, code: provenance.Code | None) -> dict[str, str]:
+def _tags(experiment: Experiment, code: provenance.Code | None) -> dict[str, str]:
     tags = {
         **({"rerun_of": os.environ[RERUN]} if RERUN in os.environ else {}),
-        "mlflow.source.name": str(here.program().relative_to(ROOT)),
+        "mlflow.source.name": str(experiment.program().relative_to(ROOT)),
         "mlflow.source.type": "LOCAL",
         "command": provenance.command(),
         "process": this_process(),
@@ -80,16 +85,16 @@ def _keep_provenance(folder: Path, code: provenance.Code | None) -> None:
     place = folder / "provenance"
     place.mkdir(exist_ok=True)
     (place / "packages.txt").write_text("\n".join(provenance.packages()) + "\n")
-    facts = {"command": provenance.command(), "hardware": provenance.hardware()}
+    metadata = {"command": provenance.command(), "hardware": provenance.hardware()}
     if code:
         (place / "changes.patch").write_bytes(code.patch)
         git = {key: value for key, value in asdict(code).items() if key != "patch"}
-        facts["git"] = git | {"dirty": code.dirty}
+        metadata["git"] = git | {"dirty": code.dirty}
         if code.left_out:
             more = f" and {len(code.left_out) - 5} more" if len(code.left_out) > 5 else ""
             names = ", ".join(code.left_out[:5]) + more
             log.warning("untracked and too large to be kept with the run: %s", names)
-    (place / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (place / provenance.METADATA[0]).write_text(json.dumps(metadata, indent=2) + "\n")
 
 
 def _keep_log(folder: Path) -> None:

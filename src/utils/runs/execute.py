@@ -1,4 +1,7 @@
-"""Stages meet on disk: what one wrote to `_data/<stage>/<experiment>` is what the next one reads."""
+"""An experiment is executed: its inputs are prepared, its `main` is called inside a tracked run.
+
+Stages meet on disk: what one wrote to `_data/<stage>/<experiment>` is what the next one reads.
+"""
 
 import logging
 import math
@@ -10,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.utils.config.sweep_settings import mode_of
 from src.utils.paths import DATA, Experiment
 from src.utils.pipeline.inputs import prepare
 from src.utils.pipeline.manifest import Manifest, digest_of, digests, fingerprint
 from src.utils.pipeline.recipe import Recipe
-from src.utils.process import RERUN, follows
+from src.utils.process import RERUN, is_rank_zero
 from src.utils.settings import Settings
 from src.utils.study.trial import TrialLink, optuna_pruned
 
@@ -23,76 +27,87 @@ from hydra.core.hydra_config import HydraConfig
 
 if TYPE_CHECKING:
     from src.utils.run import Run
-    from src.utils.runs.resume import Resumption
+    from src.utils.runs.resume import ResumePoint
 
 log = logging.getLogger(__name__)
 Main = Callable[[Any, Any], Any]
-NAME = "objective"
+OBJECTIVE = "objective"  # the metric that holds what `main` returned
 
 
-def execute(here: Experiment, main: Main, settings: Settings) -> Any:
-    """Run an experiment: build what it needs, skip what is done, track the rest."""
-    return (_build if here.stage in DATA else _train)(here, main, settings)
+def execute(experiment: Experiment, main: Main, settings: Settings) -> Any:
+    """Run an experiment once; data that are up to date are not built again.
+
+    Returns:
+        What `main` returned; None for a dataset or feature.
+
+    Raises:
+        UserError: an input can't be built, or the run that the settings name can't be resumed.
+        Pruned: the pruner has ended this trial.
+    """
+    return (_build if experiment.stage in DATA else _train)(experiment, main, settings)
 
 
-def _is_checked(resumption: "Resumption | None") -> bool:
-    """Whether the data are not to be checked here: a sweep and a leading process did that for theirs, a
-    resumed training goes on with the data it had or not at all, and so does a rerun."""
-    resumes = resumption is not None and not resumption.fork
-    return TrialLink.current() is not None or follows() or RERUN in os.environ or resumes
-
-
-def _train(here: Experiment, main: Main, settings: Settings) -> Any:
-    from src.utils.run import tracked
-    from src.utils.runs.resume import resumed
-    from src.utils.runs.summary import say_summary
+def _train(experiment: Experiment, main: Main, settings: Settings) -> Any:
+    from src.utils.run import tracked  # late: a stage that is up to date needs no MLflow
+    from src.utils.runs.resume import find_resume_point
+    from src.utils.runs.summary import print_summary
 
     from pytorch_lightning import seed_everything  # late: not every stage needs torch
 
     began = time.monotonic()
-    settings, resumption = resumed(here, settings)
-    sources = prepare(settings, check=not _is_checked(resumption))
-    if resumption is not None:
-        resumption.check(here, sources)
-    with tracked(here, settings, sources, resumption) as run:
-        if "sample" in run.facts.get("source", "").split("+"):
+    settings, start = find_resume_point(experiment, settings)
+    inputs = prepare(settings, check=not _is_checked(start))
+    if start is not None:
+        start.check(experiment, inputs)
+    with tracked(experiment, settings, inputs, start) as run:
+        if "sample" in run.data_metadata.get("source", "").split("+"):
             log.warning("SAMPLE DATA: a small part of the data set; see README, «Data»")
         seed_everything(settings.seed, workers=True, verbose=False)
         with optuna_pruned():
             value = main(settings, run)
         record_objective(run, settings, value)
-    if run.leads and run.trial is None and RERUN not in os.environ:
-        say_summary(run, settings, time.monotonic() - began)
+    if run.is_rank_zero and run.trial is None and RERUN not in os.environ:
+        print_summary(run, settings, time.monotonic() - began)
     return value
 
 
-def _build(here: Experiment, main: Main, settings: Settings) -> None:
-    sources = prepare(settings, check=not _is_checked(None))
-    here.data.parent.mkdir(parents=True, exist_ok=True)
-    inputs = fingerprint(here, settings, sources)
-    recipe = Recipe.current(here, settings, sources)  # now: who knows what is edited meanwhile
-    with FileLock(here.data.with_name(f".{here.name}.lock")):
-        present = Manifest.read(here)
-        if present and present.fingerprint == inputs and not getattr(settings, "force", False):
-            facts = "".join(f", {key}={value}" for key, value in present.facts.items())
-            log.info("%s is up to date%s (force=true does it again)", here, facts)
-            recipe.keep(here, present)  # what was typed last of what gives the same
+def _build(experiment: Experiment, main: Main, settings: Settings) -> None:
+    inputs = prepare(settings, check=not _is_checked(None))
+    folder = experiment.data
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    needed = fingerprint(experiment, settings, inputs)
+    recipe = Recipe.current(experiment, settings, inputs)  # now: files may be edited meanwhile
+    with FileLock(folder.with_name(f".{experiment.name}.lock")):
+        present = Manifest.read(experiment)
+        if present and present.fingerprint == needed and not getattr(settings, "force", False):
+            metadata = "".join(f", {key}={value}" for key, value in present.metadata.items())
+            log.info("%s is up to date%s (force=true does it again)", experiment, metadata)
+            recipe.save(experiment, present)
             return
         from src.utils.run import tracked  # late: a stage that is up to date needs no MLflow
 
-        with tracked(here, settings, sources) as run, _replacing(here.data) as run.output:
+        with tracked(experiment, settings, inputs) as run, _replacing(folder) as run.output:
             main(settings, run)
             files = digests(run.output)
-            made = Manifest(str(here), inputs, digest_of(files), files, run.id, run.facts)
-            made.write(run.output)
-            run.used(made, "output")
-        recipe.keep(here, made)
+            manifest = Manifest(
+                str(experiment), needed, digest_of(files), files, run.id, run.data_metadata
+            )
+            manifest.write(run.output)
+            run.log_dataset(manifest, "output")
+        recipe.save(experiment, manifest)
+
+
+def _is_checked(start: "ResumePoint | None") -> bool:
+    """Whether someone else has checked the data: the sweep of a trial, or rank zero. A resumed training
+    uses the data that it had or none, and so does a rerun."""
+    resumes = start is not None and not start.weights_only
+    return TrialLink.current() is not None or not is_rank_zero() or RERUN in os.environ or resumes
 
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """A draft that takes the folder's place when all went well: killed at any moment, it leaves
-    what was there before, or nothing."""
+    """A draft that takes the folder's place at the end. A process that is killed at any moment leaves what
+    was there before, or nothing."""
     draft, old = folder.with_name(f".{folder.name}.draft"), folder.with_name(f".{folder.name}.old")
     for left_behind in (draft, old):
         shutil.rmtree(left_behind, ignore_errors=True)
@@ -109,36 +124,24 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def record_objective(run: "Run", settings: Settings, value: Any) -> None:
-    """The tag `monitor`, by which leaderboards sort, for a run that has none: without Lightning there is
-    no trainer that sets it. It names the setting `monitor`, if that was logged, or what was returned."""
-    if not run.leads or "monitor" in run.client.get_run(run.id).data.tags:
+    """Set the tag `monitor`, by which leaderboards sort, on a run without one: only a Lightning trainer
+    sets it earlier. It names the setting `monitor` if that was logged, else the metric `objective`, which
+    is what `main` returned."""
+    if not run.is_rank_zero or "monitor" in run.client.get_run(run.id).data.tags:
         return
-    monitor = getattr(settings, "monitor", None)
+    mode = mode_of(getattr(settings, "mode", None), HydraConfig.get().sweeper.get("direction"))
+    monitor, number = getattr(settings, "monitor", None), _finite_number(value)
     if monitor in run.metrics.latest:
-        mode = getattr(settings, "mode", None) or _mode(settings)
         run.tag({"monitor": f"{monitor} {mode}"})
-        return
-    number = _number(value)
-    if number is not None:
-        run.log({NAME: number})
-        run.tag({"monitor": f"{NAME} {_mode(settings)}"})
+    elif number is not None:
+        run.log({OBJECTIVE: number})
+        run.tag({"monitor": f"{OBJECTIVE} {mode}"})
 
 
-def _mode(settings: Settings) -> str:
-    """As a sweep would take it: its direction, or else the setting `mode`."""
-    direction = HydraConfig.get().sweeper.get("direction")
-    if direction is None:
-        return getattr(settings, "mode", None) or "min"
-    return "max" if "max" in str(direction).lower() else "min"
-
-
-def _number(value: Any) -> float | None:
+def _finite_number(value: Any) -> float | None:
     """One finite number, of whatever library; several objectives have no order."""
     try:
         number = None if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
         return None
     return number if number is not None and math.isfinite(number) else None
-
-
-# MERGED execution/objective: What `main` returned, where nothing else says what an experiment is after: its metric `objective`.

@@ -1,5 +1,6 @@
 """Pure facts about where a run comes from: the code, the packages, the machine, the command."""
 
+import json
 import os
 import platform
 import shlex
@@ -11,11 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from src.utils.paths import ROOT
 
 import psutil
 
+METADATA = ("metadata.json", "facts.json")  # a run's file, and its name in earlier versions
 LARGEST_FILE = 5 * 2**20  # bytes; a larger untracked file is named in the run, not copied
 LARGEST_PATCH = 20 * 2**20  # bytes of untracked files in all: the smallest are copied, up to this
 # A patch that applies, whatever a person's git is set to.
@@ -121,6 +124,13 @@ def _processor() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def read_metadata(folder: Path | None) -> dict[str, Any]:
+    """What a run has recorded of its command, hardware and git; empty without the folder `provenance/`."""
+    files = [folder / name for name in METADATA] if folder else []
+    file = next((one for one in files if one.exists()), None)
+    return json.loads(file.read_text()) if file else {}
 
 
 def command() -> str:

@@ -1,7 +1,8 @@
-"""`resume_run=ID`: going on with a run.
+"""`resume_run=RUN` and `warm_start=RUN`: a training that begins with what another run has left.
 
-A run that was stopped goes on as itself. A finished one is never touched: with `max_epochs=MORE` a new
-run goes on from all of its state, with `fork=true` a new run begins with its weights alone.
+resume_run    A run that was stopped goes on as itself. A finished run is never changed: with a larger
+              `max_epochs` a new run goes on from all of its state.
+warm_start    A new run begins with the weights of a run, and with nothing else of its state.
 """
 
 import logging
@@ -16,89 +17,101 @@ from typing import Any
 from src.utils.errors import UserError, reason
 from src.utils.paths import Experiment
 from src.utils.pipeline.manifest import Manifest
-from src.utils.process import follows, is_gone
+from src.utils.process import is_gone, is_rank_zero
 from src.utils.runs.source_code import same_code
-from src.utils.settings import AnySettings, flat, load_config, validated
+from src.utils.settings import AnySettings, flat, load_config, settings_of_run
 from src.utils.store.mlflow import artifact, open_store
 from src.utils.store.reference import find_run
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from mlflow.entities import Run as StoredRun
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 log = logging.getLogger(__name__)
-CONTROLS = {"resume", "resume_run", "fork", "note", "tags", "stale"}  # they don't change a training
+# Settings that change no training
+NOT_COMPARED = {"resume_study", "resume_run", "warm_start", "note", "tags", "stale"}
+WARM_START = "warm_start={} starts a new run that begins with its weights"
 
 
 @dataclass(frozen=True)
-class Resumption:
-    """A run, and the checkpoint to go on from; None where it was stopped before its first."""
+class ResumePoint:
+    """A run, and its checkpoint to begin with; None where it was stopped before its first."""
 
     run: StoredRun
-    folder: Path
+    folder: Path  # its artifacts
     checkpoint: Path | None
-    fork: bool
-    longer: bool = False  # with more epochs than it was to have
+    weights_only: bool  # a warm start
+    more_epochs: bool = False  # than the run was to have
 
     @property
     def new_run(self) -> bool:
-        """Whether the run itself stays as it is."""
-        return self.fork or self.longer
+        """Whether a new run is made, and the old one stays as it is."""
+        return self.weights_only or self.more_epochs
 
-    def check(self, here: Experiment, sources: list[Manifest]) -> None:
-        """Refuse to mix code or data of two trainings in one run."""
-        if not self.fork:
-            _refuse(self.run, list(_drift(here, self.run, self.folder, sources)))
+    def check(self, experiment: Experiment, inputs: list[Manifest]) -> None:
+        """Check that code and data are those of the run, unless only its weights are used.
+
+        Raises:
+            UserError: they have changed since.
+        """
+        if not self.weights_only:
+            _refuse(self.run, list(_changes_since(experiment, self.run, self.folder, inputs)))
 
 
-def resumed(
-    here: Experiment, settings: AnySettings
-) -> tuple[AnySettings, Resumption] | tuple[AnySettings, None]:
-    """The settings to train with, and what to go on from, if `resume_run` asks for it.
+def find_resume_point(
+    experiment: Experiment, settings: AnySettings
+) -> tuple[AnySettings, ResumePoint | None]:
+    """The settings to train with, and where to begin; None where neither setting names a run.
 
     Raises:
-        UserError: the run still runs, is finished, has no sound checkpoint among those it wrote, or was
-            typed other settings for without `fork=true`.
+        UserError: the run still runs, is finished, has no readable checkpoint, or other settings were typed
+            for a run that is to go on.
     """
-    asked, fork = getattr(settings, "resume_run", None), getattr(settings, "fork", False)
-    if asked is None:
+    resumed, warm = (getattr(settings, name, None) for name in ("resume_run", "warm_start"))
+    reference = resumed if warm is None else warm
+    if reference is None:
         return settings, None
     client = open_store()
-    run = find_run(client, str(asked), str(here))
-    if not follows() and run.info.status == "RUNNING" and not is_gone(run.data.tags["process"]):
+    run = find_run(client, str(reference), str(experiment))
+    if is_rank_zero() and run.info.status == "RUNNING" and not is_gone(run.data.tags["process"]):
         raise UserError(f"run {run.info.run_id[:8]} is still running: stop it first")
     config = artifact(client, run, "config")
-    kept = validated(type(settings), load_config(config / "config.yaml"))
-    changes = dict(_changes(kept, settings))
-    longer = not fork and _is_longer(kept, settings) and bool(changes.pop("max_epochs", None))
-    if not fork:
-        _refuse(run, list(changes.values()))
-    if run.info.status == "FINISHED" and not (fork or longer):
-        raise UserError(_finished(run))
-    going_on = _forked(config, settings) if fork or longer else kept
+    before = settings_of_run(load_config(config / "config.yaml"), settings)
+    differences = dict(_differences(before, settings))
+    more_epochs = (
+        warm is None
+        and _has_more_epochs(settings, before)
+        and bool(differences.pop("max_epochs", None))
+    )
+    if warm is None:
+        _refuse(run, list(differences.values()))
+        if run.info.status == "FINISHED" and not more_epochs:
+            raise UserError(_finished(run))
+    new_run = warm is not None or more_epochs
+    used = _with_typed(load_config(config / "composed.yaml"), settings) if new_run else before
     checkpoint = newest_checkpoint(config.parent / "checkpoints")
-    return going_on, Resumption(run, config.parent, checkpoint, fork, longer)
+    return used, ResumePoint(run, config.parent, checkpoint, warm is not None, more_epochs)
 
 
-def _is_longer(kept: AnySettings, settings: AnySettings) -> bool:
-    """Whether more epochs are asked for than the run had."""
-    epochs: tuple[int, int] = (getattr(settings, "max_epochs", 0), getattr(kept, "max_epochs", 0))
-    return epochs[0] > epochs[1]
+def _has_more_epochs(settings: AnySettings, before: AnySettings) -> bool:
+    epochs: int = getattr(settings, "max_epochs", 0)
+    return epochs > getattr(before, "max_epochs", 0)
 
 
 def _finished(run: StoredRun) -> str:
+    short = run.info.run_id[:8]
     return (
-        f"run {run.info.run_id[:8]} is finished and stays as it is: with a larger max_epochs=… a new "
-        "run goes on from its end; fork=true starts a new run that begins with its weights"
+        f"run {short} is finished and stays as it is: with a larger max_epochs=… a new run goes on from "
+        f"its end; {WARM_START.format(short)}"
     )
 
 
 def _refuse(run: StoredRun, differences: list[str]) -> None:
     if differences:
+        short = run.info.run_id[:8]
         raise UserError(
-            f"run {run.info.run_id[:8]} was another training: {'; '.join(differences)}; "
-            "fork=true starts a new run that begins with its weights"
+            f"run {short} was another training: {'; '.join(differences)}; {WARM_START.format(short)}"
         )
 
 
@@ -106,43 +119,47 @@ def _typed(settings: AnySettings) -> Iterator[tuple[str, Any]]:
     """The settings that were typed, with their values."""
     keys = [one.split("=")[0].lstrip("+~") for one in HydraConfig.get().overrides.task]
     for name, value in flat(settings.model_dump()):
-        if any(name == key or name.startswith(f"{key}.") for key in keys) and name not in CONTROLS:
+        is_typed = any(name == key or name.startswith(f"{key}.") for key in keys)
+        if is_typed and name not in NOT_COMPARED:
             yield name, value
 
 
-def _changes(kept: AnySettings, settings: AnySettings) -> Iterator[tuple[str, str]]:
-    """What was typed otherwise than the run had it: name, and how it is told."""
-    before = dict(flat(kept.model_dump()))
+def _differences(before: AnySettings, settings: AnySettings) -> Iterator[tuple[str, str]]:
+    """The typed settings that the run had otherwise: name, and text for the message."""
+    old = dict(flat(before.model_dump()))
     for name, value in _typed(settings):
-        if before.get(name) != value:
-            yield name, f"{name}={value} (it had {before.get(name)})"
+        if old.get(name) != value:
+            yield name, f"{name}={value} (it had {old.get(name)})"
 
 
-def _drift(
-    here: Experiment, run: StoredRun, folder: Path, sources: list[Manifest]
+def _changes_since(
+    experiment: Experiment, run: StoredRun, folder: Path, inputs: list[Manifest]
 ) -> Iterator[str]:
-    """What has changed since beside the settings."""
-    if not same_code(folder / "source", here.source):
-        yield f"src/{here} has changed since"
-    inputs = run.inputs.dataset_inputs if run.inputs else []
-    had = {one.dataset.name: one.dataset.digest for one in inputs}
-    for source in sources:
-        if had.get(source.experiment) != source.digest[:32]:
-            yield f"the data of {source.experiment} have changed since"
+    """What has changed since the run began, other than settings: source code and data."""
+    if not same_code(folder / "source", experiment.source):
+        yield f"src/{experiment} has changed since"
+    recorded = run.inputs.dataset_inputs if run.inputs else []
+    digests = {one.dataset.name: one.dataset.digest for one in recorded}
+    for manifest in inputs:
+        if digests.get(manifest.experiment) != manifest.digest[:32]:
+            yield f"the data of {manifest.experiment} have changed since"
 
 
-def _forked(config: Path, settings: AnySettings) -> AnySettings:
-    """The settings the run had, with what was typed now in their place."""
-    composed = load_config(config / "composed.yaml")
+def _with_typed(composed: DictConfig, settings: AnySettings) -> AnySettings:
+    """The settings that the run had, with those that were typed now in their place."""
     for name, value in _typed(settings):
         OmegaConf.update(composed, name, value)
     composed.merge_with({"note": settings.note, "tags": settings.tags, "resume_run": None})
-    return validated(type(settings), composed)
+    if (warm := getattr(settings, "warm_start", None)) is not None:
+        composed.merge_with({"warm_start": warm})
+    return settings_of_run(composed, settings)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest sound one; a file that was cut off is passed over, and named. None where no checkpoint
-    was written.
+    """The newest checkpoint that can be read; a damaged one is skipped with a warning.
+
+    Returns:
+        None where no checkpoint was written.
 
     Raises:
         UserError: there are checkpoints, and none can be read.
@@ -165,8 +182,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
             log.warning("%s is damaged (%s): going back to the one before", file.name, why)
     if files:
         raise UserError(
-            f"no checkpoint in {folder} can be read ({'; '.join(unreadable)}): this run can't be gone "
-            "on with; start a new one"
+            f"no checkpoint in {folder} can be read ({'; '.join(unreadable)}): this run can't be resumed; "
+            "start a new one"
         )
     log.warning("the run was stopped before its first checkpoint: starting from the beginning")
     return None

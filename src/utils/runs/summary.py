@@ -9,8 +9,8 @@ from src.utils.settings import Settings, TrainingSettings
 from src.utils.store.objective import results
 from src.utils.terminal import (
     copy_command,
-    duration,
-    figure,
+    format_duration,
+    format_metric,
     print_hints,
     reload_command,
     run_command,
@@ -23,13 +23,13 @@ from rich.table import Table
 ROWS = 16  # of metrics; the others are in MLflow
 
 
-def say_summary(run: Run, settings: Settings, seconds: float) -> None:
+def print_summary(run: Run, settings: Settings, seconds: float) -> None:
     """Print the run's last metrics, its id, and how to browse, reload, search and copy."""
-    title = f"{run.here}: {run.name}, {duration(timedelta(seconds=seconds))}"
+    title = f"{run.experiment}: {run.name}, {format_duration(timedelta(seconds=seconds))}"
     figures = Table(title=title, title_justify="left", show_header=False)
     names = results(run.metrics.latest)
     for name in names[:ROWS]:
-        figures.add_row(name, figure(run.metrics.latest[name]))
+        figures.add_row(name, format_metric(run.metrics.latest[name]))
     if len(names) > ROWS:
         figures.add_row(f"and {len(names) - ROWS} more", "")
     figures.add_row("run id", run.id)
@@ -43,8 +43,8 @@ def _next(run: Run, settings: Settings) -> Iterator[tuple[str, str]]:
     kept = [name for name in ("best", "last") if (run.checkpoints / f"{name}.ckpt").is_file()]
     if kept:
         yield "reload", reload_command(run.id[:8], kept[0])
-    yield "search", f"{run_command(run.here)} -m '{_search(settings)}'"
-    yield "copy", copy_command(run.here)
+    yield "search", f"{run_command(run.experiment)} -m '{_search(settings)}'"
+    yield "copy", copy_command(run.experiment)
 
 
 def _search(settings: Settings) -> str:

@@ -63,7 +63,7 @@ def open_store() -> MlflowClient:
     uri = tracking_uri()
     shown = without_password(uri)
     mlflow.set_tracking_uri(uri)
-    _knock(uri)
+    _check_server(uri)
     try:
         return MlflowClient(uri)
     except (ImportError, SQLAlchemyError) as error:  # no driver, no database, no permission
@@ -76,7 +76,7 @@ def open_store() -> MlflowClient:
 
 
 @cache  # once in a process
-def _knock(uri: str) -> None:
+def _check_server(uri: str) -> None:
     """A server that isn't there is told of at once; MLflow would try for minutes, silently."""
     if not is_server(uri):
         return

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from src.utils.store.reader import Entry
+from src.utils.store.reader import RunRecord
 
 LOWER = re.compile(r"loss|err|mae|mse|nll|perplexity|ppl|latency|seconds|bytes", re.IGNORECASE)
 SHOWN = ("val_acc", "val_loss", "test_acc", "test_loss", "train_acc", "train_loss")
@@ -31,7 +31,7 @@ class Objective:
         return cls(metric, not LOWER.search(metric))
 
     @classmethod
-    def told(cls, one: Entry) -> "Objective | None":
+    def told(cls, one: RunRecord) -> "Objective | None":
         """What a run says that it is after: its tag `monitor`, «val_acc max»."""
         metric, _, mode = one.tags.get("monitor", "").rpartition(" ")
         return cls(metric, mode == "max") if metric else None
@@ -47,19 +47,19 @@ class Objective:
             return math.inf
         return -value if self.maximize else value
 
-    def best(self, entries: Iterable[Entry]) -> Entry | None:
+    def best(self, records: Iterable[RunRecord]) -> RunRecord | None:
         """The best of the finished runs that are after the same; studies and pruned trials are none."""
-        ranked = [one for one in entries if one.state == "finished" and not one.is_study]
+        ranked = [one for one in records if one.state == "finished" and not one.is_study]
         ranked = [one for one in ranked if Objective.told(one) in (None, self)]
         ranked = [one for one in ranked if math.isfinite(self.rank(one.metrics.get(self.metric)))]
         return min(ranked, key=lambda one: self.rank(one.metrics[self.metric]), default=None)
 
 
-def objective(entries: Sequence[Entry]) -> Objective | None:
+def find_objective(records: Sequence[RunRecord]) -> Objective | None:
     """What these runs were after: what the newest of them that says so says, or the metric that is most
     likely meant. What a study says of its trials is no metric of a run."""
-    told = next((aim for one in entries if (aim := Objective.told(one))), None)
-    runs = [one for one in entries if not one.is_study]
+    told = next((aim for one in records if (aim := Objective.told(one))), None)
+    runs = [one for one in records if not one.is_study]
     names = sorted({name for one in runs for name in results(one.metrics)}, key=likely)
     return told or (Objective.of(names[0]) if names else None)
 

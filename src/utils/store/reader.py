@@ -39,7 +39,7 @@ Value = str | float
 
 
 @dataclass(frozen=True)
-class Entry:
+class RunRecord:
     """A run; its params, metrics and tags are there once `Ledger.filled` has read them."""
 
     id: str
@@ -96,7 +96,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Used:
+class DatasetUse:
     """Data that a run read (`input`) or wrote (`output`), and the run that made them."""
 
     name: str
@@ -109,18 +109,18 @@ class Used:
 class Ancestor:
     """Data that were read, how far back, and whether the run that made them is still known."""
 
-    used: Used
+    used: DatasetUse
     depth: int
     known: bool
 
 
-class Ledger(Protocol):
+class RunReader(Protocol):
     """What can be asked of a store, whatever it is."""
 
-    def headers(self, deleted: bool = False) -> list[Entry]:
+    def headers(self, deleted: bool = False) -> list[RunRecord]:
         """All runs, the newest first, by name and time alone."""
 
-    def filled(self, entries: Sequence[Entry]) -> list[Entry]:
+    def filled(self, records: Sequence[RunRecord]) -> list[RunRecord]:
         """The same runs with their params, metrics and tags."""
 
     def column(self, kind: str, key: str) -> dict[str, Value]:
@@ -129,34 +129,34 @@ class Ledger(Protocol):
     def keys(self, kind: str) -> set[str]:
         """The names of all params, metrics or tags."""
 
-    def inputs(self, run_id: str) -> list[Used]:
+    def inputs(self, run_id: str) -> list[DatasetUse]:
         """The data that a run read and wrote."""
 
 
-class LocalLedger:
+class SqliteReader:
     """The SQLite store."""
 
     def __init__(self, database: Path) -> None:
         if not database.exists():
             raise UserError("there are no runs yet: bash scripts/run.sh makes the first")
         self.database = database
-        self._headers: dict[bool, list[Entry]] = {}
+        self._headers: dict[bool, list[RunRecord]] = {}
         self._mend()
 
-    def headers(self, deleted: bool = False) -> list[Entry]:
+    def headers(self, deleted: bool = False) -> list[RunRecord]:
         if deleted not in self._headers:
             rows = self._rows(HEADERS, ["deleted" if deleted else "active"])
             self._headers[deleted] = [
-                Entry(run_id, name, experiment, status, moment(began), moment(ended), location)
+                RunRecord(run_id, name, experiment, status, moment(began), moment(ended), location)
                 for run_id, name, experiment, status, began, ended, location in rows
             ]
         return list(self._headers[deleted])
 
-    def filled(self, entries: Sequence[Entry]) -> list[Entry]:
-        params, metrics, tags = (self._values(k, entries) for k in ("params", "metrics", "tags"))
+    def filled(self, records: Sequence[RunRecord]) -> list[RunRecord]:
+        params, metrics, tags = (self._values(k, records) for k in ("params", "metrics", "tags"))
         return [
             replace(one, params=params[one.id], metrics=metrics[one.id], tags=tags[one.id])
-            for one in entries
+            for one in records
         ]
 
     def column(self, kind: str, key: str) -> dict[str, Value]:
@@ -166,13 +166,13 @@ class LocalLedger:
     def keys(self, kind: str) -> set[str]:
         return {key for (key,) in self._rows(f"SELECT DISTINCT key FROM {KINDS[kind]}")}
 
-    def inputs(self, run_id: str) -> list[Used]:
-        return [Used(*row) for row in self._rows(INPUTS, [run_id])]
+    def inputs(self, run_id: str) -> list[DatasetUse]:
+        return [DatasetUse(*row) for row in self._rows(INPUTS, [run_id])]
 
-    def _values(self, kind: str, entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
-        values: dict[str, dict[str, Any]] = {one.id: {} for one in entries}
-        for start in range(0, len(entries), AT_ONCE):
-            some = [one.id for one in entries[start : start + AT_ONCE]]
+    def _values(self, kind: str, records: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
+        values: dict[str, dict[str, Any]] = {one.id: {} for one in records}
+        for start in range(0, len(records), AT_ONCE):
+            some = [one.id for one in records[start : start + AT_ONCE]]
             marks = ",".join("?" * len(some))
             query = f"SELECT run_uuid, key, {_value(kind)} FROM {KINDS[kind]}"
             for run_id, key, value in self._rows(f"{query} WHERE run_uuid IN ({marks})", some):
@@ -205,44 +205,44 @@ def _read(value: Any, kind: str) -> Any:
     return (math.nan if kind == "metrics" else "") if value is None else value
 
 
-def open_ledger() -> Ledger:
+def open_reader() -> RunReader:
     """The runs of the store that is in use."""
     database = local_database()
     if database is not None:
-        return LocalLedger(database)
-    from src.utils.store.server_reader import RemoteLedger  # late: it imports MLflow
+        return SqliteReader(database)
+    from src.utils.store.server_reader import ServerReader  # late: it imports MLflow
 
-    return RemoteLedger()
+    return ServerReader()
 
 
-def artifact(entry: Entry, path: str) -> Path | None:
+def artifact(record: RunRecord, path: str) -> Path | None:
     """A file or folder among the artifacts, downloaded first where it is elsewhere; None without it."""
-    location = entry.location.removeprefix("file://")
+    location = record.location.removeprefix("file://")
     if location.startswith("/"):
         found = Path(location) / path
         return found if found.exists() else None
     from src.utils.store.server_reader import download  # late: it imports MLflow
 
-    return download(entry.id, path)
+    return download(record.id, path)
 
 
-def ancestors(ledger: Ledger, run_id: str) -> list[Ancestor]:
+def ancestors(reader: RunReader, run_id: str) -> list[Ancestor]:
     """What a run read, and what was read to make that, the nearest first."""
-    known = {entry.id for entry in ledger.headers()}
-    return list(_back(ledger, run_id, 0, known))
+    known = {record.id for record in reader.headers()}
+    return list(_back(reader, run_id, 0, known))
 
 
-def _back(ledger: Ledger, run_id: str, depth: int, known: set[str]) -> Iterator[Ancestor]:
-    for used in ledger.inputs(run_id):
+def _back(reader: RunReader, run_id: str, depth: int, known: set[str]) -> Iterator[Ancestor]:
+    for used in reader.inputs(run_id):
         if used.context == "input" and depth < 10:  # no honest lineage is longer
             yield Ancestor(used, depth, used.run_id in known)
-            yield from _back(ledger, used.run_id, depth + 1, known)
+            yield from _back(reader, used.run_id, depth + 1, known)
 
 
-def digests(ledger: Ledger, run_id: str) -> dict[str, str]:
+def digests(reader: RunReader, run_id: str) -> dict[str, str]:
     """The digest of everything a run read or wrote, and of what that was made from, by name."""
-    own = {one.name: one.digest for one in ledger.inputs(run_id)}
-    return {one.used.name: one.used.digest for one in ancestors(ledger, run_id)} | own
+    own = {one.name: one.digest for one in reader.inputs(run_id)}
+    return {one.used.name: one.used.digest for one in ancestors(reader, run_id)} | own
 
 
 def moment(milliseconds: int | None) -> datetime | None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from src.utils.errors import UserError
 from src.utils.paths import STAGES
-from src.utils.store.objective import Objective, objective
-from src.utils.store.reader import Entry, Ledger, open_ledger
+from src.utils.store.objective import Objective, find_objective
+from src.utils.store.reader import RunReader, RunRecord, open_reader
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
@@ -24,11 +24,13 @@ SHOWN = 5  # of several runs that a reference may mean
 CANDIDATES = 100  # of the newest runs, those that tell what an experiment is after
 
 
-def find(reference: str, experiment: str | None = None, ledger: Ledger | None = None) -> Entry:
+def find(
+    reference: str, experiment: str | None = None, reader: RunReader | None = None
+) -> RunRecord:
     """The one run that `reference` means, with all its values."""
-    ledger = ledger or open_ledger()
-    (entry,) = ledger.filled([_find(ledger, reference, experiment)])
-    return entry
+    reader = reader or open_reader()
+    (record,) = reader.filled([_find(reader, reference, experiment)])
+    return record
 
 
 def find_run(
@@ -40,94 +42,94 @@ def find_run(
 
 def newest_run(client: "MlflowClient", experiment_name: str) -> "StoredRun":
     """The newest finished run of an experiment."""
-    for entry in runs_of(open_ledger(), experiment_name):
-        if entry.status == "FINISHED":
-            return client.get_run(entry.id)
+    for record in runs_of(open_reader(), experiment_name):
+        if record.status == "FINISHED":
+            return client.get_run(record.id)
     raise UserError(f"{experiment_name} has no finished run yet")
 
 
-def runs_of(ledger: Ledger, experiment: str | None = None) -> list[Entry]:
+def runs_of(reader: RunReader, experiment: str | None = None) -> list[RunRecord]:
     """The runs of an experiment (`model/model01`, `model01`) or a stage, the newest first."""
-    entries = ledger.headers()
+    records = reader.headers()
     if experiment is None:
-        return entries
-    names = _experiments(entries, experiment)
-    return [entry for entry in entries if entry.experiment in names]
+        return records
+    names = _experiments(records, experiment)
+    return [record for record in records if record.experiment in names]
 
 
-def models(ledger: Ledger) -> list[Entry]:
+def models(reader: RunReader) -> list[RunRecord]:
     """The runs of all models, the newest first; where there are none, all runs there are."""
-    entries = ledger.headers()
-    return [entry for entry in entries if entry.experiment.startswith("model/")] or entries
+    records = reader.headers()
+    return [record for record in records if record.experiment.startswith("model/")] or records
 
 
-def trials_of(ledger: Ledger, study: Entry) -> list[Entry]:
+def trials_of(reader: RunReader, study: RunRecord) -> list[RunRecord]:
     """The runs of a study's trials, by number, with all their values."""
-    parents = ledger.column("tags", "mlflow.parentRunId")
-    children = [entry for entry in ledger.headers() if parents.get(entry.id) == study.id]
-    return sorted(ledger.filled(children), key=lambda one: int(one.tags.get("optuna.trial", -1)))
+    parents = reader.column("tags", "mlflow.parentRunId")
+    children = [record for record in reader.headers() if parents.get(record.id) == study.id]
+    return sorted(reader.filled(children), key=lambda one: int(one.tags.get("optuna.trial", -1)))
 
 
-def best_of(ledger: Ledger, entries: list[Entry], among: str) -> Entry:
+def best_of(reader: RunReader, records: list[RunRecord], among: str) -> RunRecord:
     """The best of some runs, by the metric they were trained for."""
-    aim = aim_of(ledger, entries)
+    aim = objective_of(reader, records)
     if aim is not None:
-        values = ledger.column("metrics", aim.metric)
-        ranked = sorted(entries, key=lambda one: aim.rank(values.get(one.id)))
+        values = reader.column("metrics", aim.metric)
+        ranked = sorted(records, key=lambda one: aim.rank(values.get(one.id)))
         for start in range(0, len(ranked), CANDIDATES):  # most often the first ones have it
-            best = aim.best(ledger.filled(ranked[start : start + CANDIDATES]))
+            best = aim.best(reader.filled(ranked[start : start + CANDIDATES]))
             if best is not None:
                 return best
     raise UserError(f"{among} has no finished run yet that could be the best")
 
 
-def aim_of(ledger: Ledger, entries: list[Entry]) -> Objective | None:
+def objective_of(reader: RunReader, records: list[RunRecord]) -> Objective | None:
     """What some runs are after, as the newest of them tell."""
-    return objective(ledger.filled(entries[:CANDIDATES]))
+    return find_objective(reader.filled(records[:CANDIDATES]))
 
 
-def _find(ledger: Ledger, reference: str, experiment: str | None) -> Entry:
+def _find(reader: RunReader, reference: str, experiment: str | None) -> RunRecord:
     within, _, word = reference.rpartition("/")
     if word in (NEWEST, BEST) or (within and word.isdigit()):
-        found = _by_word(ledger, within or experiment, word)
+        found = _by_word(reader, within or experiment, word)
         if found is not None:
             return found
-    entries = runs_of(ledger, experiment)
+    records = runs_of(reader, experiment)
     for meant in (
-        [one for one in entries if one.id == reference],
-        [one for one in entries if one.name == reference],
-        [one for one in entries if reference and one.id.startswith(reference)],
+        [one for one in records if one.id == reference],
+        [one for one in records if one.name == reference],
+        [one for one in records if reference and one.id.startswith(reference)],
     ):
         if len(meant) == 1:
             return meant[0]
         if meant:
-            listed = _listed(ledger.filled(meant[:SHOWN]), len(meant))
+            listed = _listed(reader.filled(meant[:SHOWN]), len(meant))
             raise UserError(f"{reference!r} means several runs: {listed}; give more of the id")
-    raise UserError(f"there is no run {reference!r}{_near(entries, reference)}")
+    raise UserError(f"there is no run {reference!r}{_near(records, reference)}")
 
 
-def _by_word(ledger: Ledger, within: str | None, word: str) -> Entry | None:
+def _by_word(reader: RunReader, within: str | None, word: str) -> RunRecord | None:
     """`latest` and `best` of an experiment or a study, or a study's trial by its number."""
-    study = _study(ledger, within)
+    study = _study(reader, within)
     if study is not None:
-        return _of_study(ledger, study, word)
+        return _of_study(reader, study, word)
     if word.isdigit():
         return None
-    entries = runs_of(ledger, within) if within else models(ledger)
+    records = runs_of(reader, within) if within else models(reader)
     if word == BEST:  # metrics of different experiments can't be compared
-        entries = [one for one in entries if one.experiment == entries[0].experiment]
-    if not entries:
+        records = [one for one in records if one.experiment == records[0].experiment]
+    if not records:
         raise UserError("there are no runs yet: bash scripts/run.sh makes the first")
-    return best_of(ledger, entries, entries[0].experiment) if word == BEST else entries[0]
+    return best_of(reader, records, records[0].experiment) if word == BEST else records[0]
 
 
-def _study(ledger: Ledger, name: str | None) -> Entry | None:
-    found = ledger.filled([one for one in ledger.headers() if name in (one.name, one.id)])
+def _study(reader: RunReader, name: str | None) -> RunRecord | None:
+    found = reader.filled([one for one in reader.headers() if name in (one.name, one.id)])
     return next((one for one in found if one.is_study), None)
 
 
-def _of_study(ledger: Ledger, study: Entry, word: str) -> Entry:
-    trials = trials_of(ledger, study)
+def _of_study(reader: RunReader, study: RunRecord, word: str) -> RunRecord:
+    trials = trials_of(reader, study)
     if not trials:
         raise UserError(f"the study {study.name} has no trials yet")
     if word == NEWEST:
@@ -138,14 +140,14 @@ def _of_study(ledger: Ledger, study: Entry, word: str) -> Entry:
         if wanted in (trial.id, trial.tags.get(key)):
             return trial
     if word == BEST:
-        return best_of(ledger, trials, study.name)
+        return best_of(reader, trials, study.name)
     numbers = [trial.tags.get("optuna.trial", "?") for trial in trials]
     raise UserError(f"{study.name} has no trial {word}: it has {numbers[0]} to {numbers[-1]}")
 
 
-def _experiments(entries: Iterable[Entry], name: str) -> set[str]:
+def _experiments(records: Iterable[RunRecord], name: str) -> set[str]:
     """`model/model01` by its name, `model01` for short, or all of a stage."""
-    known = {entry.experiment for entry in entries}
+    known = {record.experiment for record in records}
     exact = {name, *(f"{stage}/{name}" for stage in STAGES)} & known
     found = exact or {one for one in known if one.split("/")[0] == name}
     if found:
@@ -155,24 +157,24 @@ def _experiments(entries: Iterable[Entry], name: str) -> set[str]:
     raise UserError(f"there is no experiment {name!r} with runs: {hint}")
 
 
-def _near(entries: list[Entry], reference: str) -> str:
-    if not entries:
+def _near(records: list[RunRecord], reference: str) -> str:
+    if not records:
         return ": there are no runs yet"
     names = {
-        name: one for one in reversed(entries) for name in (one.id[: len(reference)], one.name)
+        name: one for one in reversed(records) for name in (one.id[: len(reference)], one.name)
     }
     near = [names[name] for name in get_close_matches(reference, names, n=3, cutoff=0.5)]
     return (
-        f": the nearest are {_listed(near)}" if near else f": the newest are {_listed(entries[:3])}"
+        f": the nearest are {_listed(near)}" if near else f": the newest are {_listed(records[:3])}"
     )
 
 
-def _listed(entries: list[Entry], total: int = 0) -> str:
-    more = f" and {total - len(entries)} more" if total > len(entries) else ""
-    return ", ".join(f"{one.short} ({_name(one)})" for one in entries) + more
+def _listed(records: list[RunRecord], total: int = 0) -> str:
+    more = f" and {total - len(records)} more" if total > len(records) else ""
+    return ", ".join(f"{one.short} ({_name(one)})" for one in records) + more
 
 
-def _name(one: Entry) -> str:
+def _name(one: RunRecord) -> str:
     """One that means no other run: `trial 1` is in every study, so that is `<study>/1`."""
     study, trial = one.tags.get("optuna.study"), one.tags.get("optuna.trial")
     return f"{study}/{trial}" if study and trial else one.name

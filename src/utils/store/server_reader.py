@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.utils.store.mlflow import open_store
-from src.utils.store.reader import Entry, Used, Value, moment
+from src.utils.store.reader import DatasetUse, RunRecord, Value, moment
 
 from mlflow.entities import Run as StoredRun
 from mlflow.entities import ViewType
@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 
-class RemoteLedger:
+class ServerReader:
     """Reads all runs at once, and answers from them."""
 
     def __init__(self) -> None:
@@ -20,11 +20,11 @@ class RemoteLedger:
         self.experiments = {one.experiment_id: one.name for one in self.client.search_experiments()}
         self._runs: dict[bool, dict[str, StoredRun]] = {}
 
-    def headers(self, deleted: bool = False) -> list[Entry]:
+    def headers(self, deleted: bool = False) -> list[RunRecord]:
         return [self._entry(run) for run in self._read(deleted).values()]
 
-    def filled(self, entries: Sequence[Entry]) -> list[Entry]:
-        return list(entries)  # they are from the beginning
+    def filled(self, records: Sequence[RunRecord]) -> list[RunRecord]:
+        return list(records)  # they are from the beginning
 
     def column(self, kind: str, key: str) -> dict[str, Value]:
         found = {run_id: getattr(run.data, kind).get(key) for run_id, run in self._read().items()}
@@ -33,13 +33,13 @@ class RemoteLedger:
     def keys(self, kind: str) -> set[str]:
         return {key for run in self._read().values() for key in getattr(run.data, kind)}
 
-    def inputs(self, run_id: str) -> list[Used]:
+    def inputs(self, run_id: str) -> list[DatasetUse]:
         found = []
         inputs = self.client.get_run(run_id).inputs
         for one in inputs.dataset_inputs if inputs else ():
             tags = {tag.key: tag.value for tag in one.tags}
             context, origin = tags.get("mlflow.data.context", ""), tags.get("run_id", "")
-            found.append(Used(one.dataset.name, one.dataset.digest, context, origin))
+            found.append(DatasetUse(one.dataset.name, one.dataset.digest, context, origin))
         return found
 
     def _read(self, deleted: bool = False) -> dict[str, StoredRun]:
@@ -62,9 +62,9 @@ class RemoteLedger:
             runs, token = runs + list(page), page.token or ""
         return runs
 
-    def _entry(self, run: StoredRun) -> Entry:
+    def _entry(self, run: StoredRun) -> RunRecord:
         info, data = run.info, run.data
-        return Entry(
+        return RunRecord(
             info.run_id,
             info.run_name,
             self.experiments[info.experiment_id],

@@ -4,7 +4,7 @@ from typing import Any
 
 from src.utils.config.sweep_settings import PRUNERS
 from src.utils.errors import UserError, one_line
-from src.utils.study.search_space import Question
+from src.utils.study.search_space import SearchSpace
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -14,12 +14,12 @@ from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 SAMPLERS = ("optuna.samplers.*", "hydra_plugins.hydra_optuna_sweeper.*")
 
 
-def sampler_of(settings: DictConfig, question: Question, seed: int | None) -> BaseSampler:
+def sampler_of(settings: DictConfig, space: SearchSpace, seed: int | None) -> BaseSampler:
     """The configured sampler; the points of a grid are counted off, so that needs none.
 
     `seed` is for samplers that are told none.
     """
-    if question.grid:
+    if space.grid:
         return RandomSampler()
     seeded = "seed" in settings.sampler and settings.sampler.seed is None
     more = {"seed": seed} if seeded else {}

@@ -31,7 +31,7 @@ Extend = Callable[[DictConfig, optuna.Trial], None]
 
 
 @dataclass(frozen=True)
-class Question:
+class SearchSpace:
     """A search space and all that has to stay the same when a study goes on."""
 
     space: dict[str, BaseDistribution]
@@ -41,7 +41,7 @@ class Question:
     grid: bool  # every combination once, instead of a sampler
 
     @classmethod
-    def of(cls, arguments: Sequence[str], config: DictConfig, as_search: bool) -> "Question":
+    def of(cls, arguments: Sequence[str], config: DictConfig, as_search: bool) -> "SearchSpace":
         """From what was typed, and `hydra.sweeper.params` of the config.
 
         `as_search`: let the sampler choose even among plain lists of values.
@@ -157,7 +157,7 @@ def _ends(numbers: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(end(some) for some in kinds if some for end in (min, max))
 
 
-def custom_search_space(name: str | None, program: Any, here: Experiment) -> Extend | None:
+def custom_search_space(name: str | None, program: Any, experiment: Experiment) -> Extend | None:
     """The function of that name, or dotted path, if one is set.
 
     A name is enough in the experiment's own file. Otherwise only files of the experiment's folder are
@@ -173,11 +173,11 @@ def custom_search_space(name: str | None, program: Any, here: Experiment) -> Ext
         "",
         "__main__",
         program.file.stem,
-        _dotted(program, here),
+        _dotted(program, experiment),
     ):
         return _own(name, function, program)
-    own = [f"{file.stem}.*" for file in here.source.glob("*.py")]
-    trusted = [*TRUSTED, f"src.{here.stage}.{here.name}.*", *own]
+    own = [f"{file.stem}.*" for file in experiment.source.glob("*.py")]
+    trusted = [*TRUSTED, f"src.{experiment.stage}.{experiment.name}.*", *own]
     try:
         found: Any = instantiate(
             {"_target_": name, "_partial_": True}, _execution_whitelist_=trusted
@@ -188,8 +188,8 @@ def custom_search_space(name: str | None, program: Any, here: Experiment) -> Ext
     return found.func if isinstance(found, partial) else found
 
 
-def _dotted(program: Any, here: Experiment) -> str:
-    return f"src.{here.stage}.{here.name}.{program.file.stem}"
+def _dotted(program: Any, experiment: Experiment) -> str:
+    return f"src.{experiment.stage}.{experiment.name}.{program.file.stem}"
 
 
 def _own(name: str, function: str, program: Any) -> Extend:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from src.utils.errors import UserError
 from src.utils.paths import STUDIES, Experiment
 from src.utils.process import is_gone
-from src.utils.study.search_space import Question
+from src.utils.study.search_space import SearchSpace
 
 import optuna
 from filelock import FileLock
@@ -22,28 +22,32 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 EXPERIMENT, QUESTION, ARGUMENTS, N_TRIALS = "experiment", "question", "arguments", "n_trials"
 SETTINGS, GRID = "settings", "grid"
 # … and on a trial: the process that runs it, and why it failed
-OWNER, REASON, FAILURES = "owner", "reason", "failures"
+PROCESS, REASON, FAILURES = "owner", "reason", "failures"
 # Reasons that are no fault of a trial
 INTERRUPTED = "interrupted"
-SURPLUS = "another process had finished the study"
+REDUNDANT = "another process had finished the study"
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # the sweep tells the story
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats, and retries
 
 
-def find_study(storage: BaseStorage, reference: str, here: Experiment) -> FrozenStudy:
+def find_study(storage: BaseStorage, reference: str, experiment: Experiment) -> FrozenStudy:
     """The study that `reference` means: the `latest` of an experiment, or one by its name."""
     studies = [
-        one for one in storage.get_all_studies() if one.user_attrs.get(EXPERIMENT) == str(here)
+        one
+        for one in storage.get_all_studies()
+        if one.user_attrs.get(EXPERIMENT) == str(experiment)
     ]
     for study in reversed(studies):
         if reference in ("latest", study.study_name):
             return study
     known = ", ".join(study.study_name for study in studies[-5:]) or "none yet"
-    raise UserError(f"there is no study {reference!r} of {here} to resume; there are: {known}")
+    raise UserError(
+        f"there is no study {reference!r} of {experiment} to resume; there are: {known}"
+    )
 
 
-def beginning(study_name: str) -> FileLock:
+def study_lock(study_name: str) -> FileLock:
     """Held while a study is written down, so that processes that share it do not get in each other's way."""
     STUDIES.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(STUDIES.with_name(f".{study_name.replace('/', '-')}.lock"))
@@ -51,10 +55,10 @@ def beginning(study_name: str) -> FileLock:
 
 def begin(
     study: optuna.Study,
-    here: Experiment,
+    experiment: Experiment,
     typed: list[str],
     settings: list[str],
-    question: Question,
+    space: SearchSpace,
     n_trials: int | None,
 ) -> None:
     """Write down what is asked; on a study that has begun, refuse to ask anything else.
@@ -62,8 +66,8 @@ def begin(
     `typed` are the overrides of the experiment, `settings` those of the sweep. `n_trials` is None where
     it was not typed: a study that goes on keeps its total.
     """
-    asked, owner = question.describe(), study.user_attrs.get(EXPERIMENT, str(here))
-    if owner != str(here):
+    asked, owner = space.describe(), study.user_attrs.get(EXPERIMENT, str(experiment))
+    if owner != str(experiment):
         raise UserError(f"{study.study_name} is a study of {owner}: take another study_name")
     before = study.user_attrs.get(QUESTION) if EXPERIMENT in study.user_attrs else None
     if before is not None and before != asked:
@@ -72,12 +76,12 @@ def begin(
         raise UserError(
             f"{study.study_name} has {name}={old}, not {new}: that would be a new study"
         )
-    n_trials = len(question.points) or n_trials
+    n_trials = len(space.points) or n_trials
     if n_trials is not None:
         study.set_user_attr(N_TRIALS, n_trials)
     study.set_user_attr(SETTINGS, settings)
     if before is None:
-        about = {QUESTION: asked, ARGUMENTS: typed, GRID: question.grid, EXPERIMENT: str(here)}
+        about = {QUESTION: asked, ARGUMENTS: typed, GRID: space.grid, EXPERIMENT: str(experiment)}
         for name, value in about.items():  # the experiment last: now it can be resumed
             study.set_user_attr(name, value)
 
@@ -120,7 +124,7 @@ def _history(trial: FrozenTrial) -> list[int]:
     return list(trial.system_attrs.get("retry_history", []))
 
 
-def is_surplus(trial: optuna.Trial) -> bool:
+def is_redundant(trial: optuna.Trial) -> bool:
     """Whether so many trials came before this one that its study needs no more: when several
     processes start the last trials at the same moment."""
     if trial.study.user_attrs[GRID]:
@@ -130,7 +134,7 @@ def is_surplus(trial: optuna.Trial) -> bool:
     return sum(one.state is not TrialState.FAIL for one in before) >= total(trial.study)
 
 
-def reclaim(study: optuna.Study) -> list[FrozenTrial]:
+def requeue_lost_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Fail and queue again the trials of sweeps that are gone; returns those.
 
     On this machine they are known by their process, at once; those of other machines by their
@@ -147,7 +151,7 @@ def reclaim(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _is_lost(trial: FrozenTrial) -> bool:
-    owner = trial.user_attrs.get(OWNER)
+    owner = trial.user_attrs.get(PROCESS)
     if owner is None:  # just begun; or killed then, before its first heartbeat
         began = trial.datetime_start or datetime.now()
         return datetime.now() - began > timedelta(seconds=GRACE_PERIOD)

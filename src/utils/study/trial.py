@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from src.utils.config.sweep_settings import DIRECTIONS, Mode, contradicts
 from src.utils.errors import UserError
-from src.utils.terminal import spelled
+from src.utils.terminal import format_settings
 
 from hydra.core.hydra_config import HydraConfig
 
@@ -67,7 +67,7 @@ class TrialLink:
     def name(self) -> str:
         """`trial 7 learning_rate=0.002 hidden=64`, or the number alone where that gets long."""
         params = {name.lstrip("+"): value for name, value in self.open().params.items()}
-        tried = f"trial {self.number} {spelled(params)}"
+        tried = f"trial {self.number} {format_settings(params)}"
         return tried if len(tried) <= LONGEST else f"trial {self.number}"
 
     def tags(self) -> dict[str, str]:
@@ -77,11 +77,11 @@ class TrialLink:
             "optuna.trial": str(self.number),
         }
 
-    def note(self, name: str, value: str) -> None:
+    def set_attribute(self, name: str, value: str) -> None:
         """Set an attribute of the trial."""
         self.open().set_user_attr(name, value)
 
-    def agree(self, mode: Mode) -> None:
+    def check_direction(self, mode: Mode) -> None:
         """A study goes the way in which the monitored metric is good, or ends with this trial.
 
         Raises:
@@ -90,7 +90,7 @@ class TrialLink:
         direction = self.open().study.direction.name.lower()
         if self.objectives == 1 and direction != DIRECTIONS[mode]:
             text = f"hydra.sweeper.direction={direction} {contradicts(mode, direction)}"
-            self.note(REFUSED, text)
+            self.set_attribute(REFUSED, text)
             raise UserError(text)
 
     def open(self) -> "optuna.Trial":

@@ -48,16 +48,16 @@ from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
 def import_program(file: str) -> None:
     """As jobs do it; theirs is the code of now, whatever is edited while the sweep runs."""
     spawn.import_main_path(file)  # Python's own preloading has a bug
-    here = Experiment.of(file)
-    if here is not None:
-        snapshot.contents(here.source)
+    experiment = Experiment.of(file)
+    if experiment is not None:
+        snapshot.contents(experiment.source)
         provenance.code()
-        compose(here)
+        compose(experiment)
 
 
-def compose(here: Experiment) -> None:
+def compose(experiment: Experiment) -> None:
     """Hydra's grammars are slow until they have seen each of their rules and letters."""
-    composition.defaults(here)
+    composition.defaults(experiment)
     word = string.ascii_letters + string.digits + "_"
     texts = (f"{word}/{word}=0.{string.digits}", f"+a.b='{word} | -'", f"c={word}-")
     parse = OverridesParser.create().parse_overrides

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError, one_line
-from src.utils.paths import Experiment, near
+from src.utils.paths import Experiment, display_path
 from src.utils.study.trial import ENV as TRIAL
 from src.utils.study.trial import PRUNED
 
@@ -93,7 +93,7 @@ def run_job_sent(
         result = cloudpickle.loads(jobs).run(overrides, number)
         sent = cloudpickle.dumps(result)  # by value: the pipe's own pickle would share tensors
     except Exception as error:  # its settings could not be composed, for one
-        sent = cloudpickle.dumps(failure(spelled(error)))
+        sent = cloudpickle.dumps(failure(format_error(error)))
     sender.send_bytes(sent)
 
 
@@ -159,12 +159,12 @@ def described(result: JobReturn) -> str:
     lines = [(file, line) for file, _, line in result._remote_traceback or []]
     own = [one for one in lines if Experiment.of(one[0])]
     if isinstance(error, UserError) or not own:
-        return spelled(error)
+        return format_error(error)
     file, line = own[-1]
-    return f"{spelled(error)} ({near(Path(file).resolve())}:{line})"
+    return f"{format_error(error)} ({display_path(Path(file).resolve())}:{line})"
 
 
-def spelled(error: Any) -> str:
+def format_error(error: Any) -> str:
     """An exception in one line."""
     text, kind = one_line(error), type(error).__name__
     if isinstance(error, UserError):

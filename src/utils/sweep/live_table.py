@@ -13,19 +13,19 @@ from src.utils.study.study import (
     GRID,
     INTERRUPTED,
     REASON,
-    SURPLUS,
+    REDUNDANT,
     best_trials,
     count,
     total,
 )
 from src.utils.terminal import (
-    duration,
-    figure,
+    format_duration,
+    format_metric,
+    format_settings,
+    print_from_signal_handler,
     print_hints,
     reload_command,
     run_command,
-    say_at_once,
-    spelled,
 )
 
 import optuna
@@ -47,7 +47,7 @@ SHOWN = 5  # trials
 STATES = {"fail": "failed"}
 
 
-class Board:
+class LiveTable:
     """Reads all it shows from the study, so it also shows what other processes do on it."""
 
     def __init__(self, study: optuna.Study, n_jobs: int) -> None:
@@ -57,7 +57,7 @@ class Board:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "LiveTable":
         total = (
             "every combination once" if self.study.user_attrs[GRID] else "hydra.sweeper.n_trials"
         )
@@ -84,14 +84,14 @@ class Board:
     def trial_ended(self, trial: FrozenTrial) -> None:
         """A line for a trial that has ended."""
         reason = trial.user_attrs.get(REASON, INTERRUPTED)
-        if reason == SURPLUS:
+        if reason == REDUNDANT:
             return
         failed = trial.state is TrialState.FAIL
         parts = [
             f"trial {trial.number:<3} {'failed' if failed else trial.state.name.lower():8}",
             reason if failed else _values(trial),
-            spelled(trial.params),
-            duration(trial.duration),
+            format_settings(trial.params),
+            format_duration(trial.duration),
             "← best so far" if self._leads(trial) else "",
         ]
         log.log(logging.WARNING if failed else logging.INFO, "  ".join(filter(None, parts)))
@@ -101,7 +101,7 @@ class Board:
         shows it within a second, and as long as the sweep goes on."""
         self.interrupts = times
         if not self.live.is_started:
-            say_at_once(_stopping(times))
+            print_from_signal_handler(_stopping(times))
 
     def _leads(self, trial: FrozenTrial) -> bool:
         done = trial.state is TrialState.COMPLETE
@@ -126,7 +126,7 @@ class Board:
         return Group("", _running(running, width), "", progress, *lines)
 
     def _counts(self, trials: list[FrozenTrial], done: int) -> str:
-        counts = Counter(one.state for one in trials if one.user_attrs.get(REASON) != SURPLUS)
+        counts = Counter(one.state for one in trials if one.user_attrs.get(REASON) != REDUNDANT)
         pruned, failed = counts[TrialState.PRUNED], counts[TrialState.FAIL]
         parts = [
             f"{done}/{self.n_trials} trials",
@@ -142,7 +142,7 @@ class Board:
         if not times:
             return ""
         rounds = max(left, 0) / min(self.n_jobs, max(left, 1))
-        return f"about {duration(sum(times, timedelta()) / len(times) * rounds)} left"
+        return f"about {format_duration(sum(times, timedelta()) / len(times) * rounds)} left"
 
 
 def best_so_far(study: optuna.Study) -> str:
@@ -151,7 +151,7 @@ def best_so_far(study: optuna.Study) -> str:
         case []:
             return ""
         case [best] if len(study.directions) == 1:
-            return f"best {_values(best)} (trial {best.number}: {spelled(best.params)})"
+            return f"best {_values(best)} (trial {best.number}: {format_settings(best.params)})"
         case front:
             return f"{len(front)} trials on the Pareto front"
 
@@ -169,7 +169,9 @@ def _running(trials: list[FrozenTrial], width: int) -> Table:
     for column in ("trial", *names, "value", "", "time"):
         table.add_column(escape(column), no_wrap=True)
     for one in trials:
-        params = (spelled({name: one.params.get(name, "")}).split("=", 1)[1] for name in names)
+        params = (
+            format_settings({name: one.params.get(name, "")}).split("=", 1)[1] for name in names
+        )
         cells = (str(one.number), *params, _values(one), curve(one.intermediate_values), _time(one))
         table.add_row(*map(escape, cells))
     return table if _width(table) <= width else _narrow(trials)
@@ -181,7 +183,7 @@ def _narrow(trials: list[FrozenTrial]) -> Table:
         table.add_column(column, no_wrap=True)
     table.add_column("settings", no_wrap=True, overflow="ellipsis", ratio=1)
     for one in trials:
-        cells = (str(one.number), _values(one), _time(one), spelled(one.params))
+        cells = (str(one.number), _values(one), _time(one), format_settings(one.params))
         table.add_row(*map(escape, cells))
     return table
 
@@ -193,14 +195,14 @@ def _width(table: Table) -> int:
 
 
 def _time(trial: FrozenTrial) -> str:
-    return duration(datetime.now() - trial.datetime_start if trial.datetime_start else None)
+    return format_duration(datetime.now() - trial.datetime_start if trial.datetime_start else None)
 
 
 def _values(trial: FrozenTrial) -> str:
     """Of a trial that has ended, or the last one it has reported."""
     reported = trial.intermediate_values
     last = [reported[max(reported)]] if reported else []
-    return ", ".join(map(figure, trial.values or last))
+    return ", ".join(map(format_metric, trial.values or last))
 
 
 def curve(values: dict[int, float]) -> str:
@@ -212,24 +214,29 @@ def curve(values: dict[int, float]) -> str:
     return "".join(BLOCKS[round((one - low) / span * (len(BLOCKS) - 1))] for one in heights)
 
 
-def say_study(study: optuna.Study, here: Experiment, typed: list[str]) -> None:
+def print_study_summary(study: optuna.Study, experiment: Experiment, typed: list[str]) -> None:
     """Print what a search has found, and how to go on; `typed` tells where it is stored, if anything."""
     trials = study.get_trials(deepcopy=False)
-    states = Counter(t.state.name.lower() for t in trials if t.user_attrs.get(REASON) != SURPLUS)
+    states = Counter(t.state.name.lower() for t in trials if t.user_attrs.get(REASON) != REDUNDANT)
     counts = ", ".join(f"{number} {STATES.get(state, state)}" for state, number in states.items())
     get_console().print(f"\n[bold]{study.study_name}[/]: {counts}", highlight=False, soft_wrap=True)
     table = Table("trial", "value", "parameters", "run")
     if len(study.directions) > 1:
         table.title, table.title_justify = "the Pareto front", "left"
     for trial in _shown(study):
-        values = ", ".join(map(figure, trial.values))
+        values = ", ".join(map(format_metric, trial.values))
         run_id = trial.user_attrs.get("run_id", "")
-        table.add_row(str(trial.number), values, escape(spelled(trial.params)), run_id[:8])
+        table.add_row(str(trial.number), values, escape(format_settings(trial.params)), run_id[:8])
     if table.rows:
         get_console().print(table)
     stored = [one for one in typed if one.startswith("hydra.sweeper.storage=")]
     place = [f"OPTUNA_STORAGE={shlex.quote(one.partition('=')[2])}" for one in stored]
-    again = [run_command(here), "-m", f"resume={study.study_name}", *map(shlex.quote, stored)]
+    again = [
+        run_command(experiment),
+        "-m",
+        f"resume_study={study.study_name}",
+        *map(shlex.quote, stored),
+    ]
     print_hints(
         {
             "browse": "bash scripts/mlflow_ui.sh",

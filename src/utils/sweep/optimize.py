@@ -13,10 +13,10 @@ from typing import Any
 from src.utils.errors import UserError, one_line
 from src.utils.process import this_process
 from src.utils.study import study as studies
-from src.utils.study.search_space import Question
-from src.utils.study.study import INTERRUPTED, REASON, SURPLUS
+from src.utils.study.search_space import SearchSpace
+from src.utils.study.study import INTERRUPTED, REASON, REDUNDANT
 from src.utils.study.trial import PRUNED, REFUSED, TrialLink
-from src.utils.sweep.job import JobFailed, described, plain, spelled
+from src.utils.sweep.job import JobFailed, described, format_error, plain
 from src.utils.sweep.launcher import ForkLauncher
 
 import optuna
@@ -40,13 +40,13 @@ class Search:
     def __init__(
         self,
         study: optuna.Study,
-        question: Question,
+        space: SearchSpace,
         launcher: Launcher,
         parent_run: str,
         config: DictConfig,
         extend: Callable[[DictConfig, optuna.Trial], None] | None,
     ) -> None:
-        self.study, self.question, self.launcher = study, question, launcher
+        self.study, self.space, self.launcher = study, space, launcher
         self.parent_run, self.config, self.extend = parent_run, config, extend
         self.settings: DictConfig = config.hydra.sweeper
         self.n_trials = studies.total(study)
@@ -63,7 +63,7 @@ class Search:
             if isinstance(self.launcher, ForkLauncher):
                 self.launcher.wait()
             while self._goes_on():
-                for lost in studies.reclaim(self.study):
+                for lost in studies.requeue_lost_trials(self.study):
                     self._tell(lost)
                 wanted = studies.wanted(self.study)
                 if wanted <= 0:  # other processes are at the last ones
@@ -118,28 +118,28 @@ class Search:
     def _goes_on(self) -> bool:
         if self.is_over:
             return False
-        if self.question.grid:
+        if self.space.grid:
             running = studies.count(self.study, TrialState.RUNNING)
             return studies.wanted(self.study) > 0 or running > 0
         return studies.count(self.study, *studies.FINISHED) < self.n_trials
 
     def _objective(self, trial: optuna.Trial) -> float | list[float]:
-        trial.set_user_attr(studies.OWNER, this_process())
-        if studies.is_surplus(trial):
-            raise self._failure(trial, SURPLUS)
+        trial.set_user_attr(studies.PROCESS, this_process())
+        if studies.is_redundant(trial):
+            raise self._failure(trial, REDUNDANT)
         try:
             result = self._launched(trial)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             # before or beside the job, or Ctrl-C in it; what else it raises is in its result
-            raise self._failure(trial, self._cause(spelled(error))) from error
+            raise self._failure(trial, self._cause(format_error(error))) from error
         if self.study._storage.get_trial(trial._trial_id).state.is_finished():
             log.warning("trial %d was taken over: its result is not used", trial.number)
         return self._value(trial, plain(result))
 
     def _launched(self, trial: optuna.Trial) -> JobReturn:
-        if self.question.grid:
-            trial._fixed_params = self.question.points[studies.point_of(trial)]
-        for name, distribution in self.question.space.items():
+        if self.space.grid:
+            trial._fixed_params = self.space.points[studies.point_of(trial)]
+        for name, distribution in self.space.space.items():
             trial._suggest(name, distribution)
         if self.extend is not None:
             self.extend(self.config, trial)
@@ -150,7 +150,7 @@ class Search:
             self.parent_run,
             len(self.study.directions),
         )
-        overrides = [*self.question.overrides(trial.params), link.override()]
+        overrides = [*self.space.overrides(trial.params), link.override()]
         (result,) = self.launcher.launch([overrides], initial_job_idx=trial.number)
         return result
 
@@ -191,9 +191,9 @@ class Search:
             self.refused = trial.user_attrs[REFUSED]
         elif reason == INTERRUPTED:
             studies.queue_again(self.study, trial, before)
-        elif reason != SURPLUS and before < self.settings.max_retries:
+        elif reason != REDUNDANT and before < self.settings.max_retries:
             studies.queue_again(self.study, trial, before + 1)
-        elif reason != SURPLUS:
+        elif reason != REDUNDANT:
             self.failures.append(trial)
 
     def _tell(self, trial: FrozenTrial) -> None:

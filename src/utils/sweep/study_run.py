@@ -19,14 +19,14 @@ from src.utils.study.study import (
     FINISHED,
     INTERRUPTED,
     REASON,
-    beginning,
     best_trials,
     count,
+    study_lock,
     total,
 )
-from src.utils.sweep.live_table import say_study
+from src.utils.sweep.live_table import print_study_summary
 from src.utils.sweep.plots import draw
-from src.utils.terminal import figure, spelled
+from src.utils.terminal import format_metric, format_settings
 
 import optuna
 from mlflow.entities import Param
@@ -54,8 +54,8 @@ LOCAL = "http://127.0.0.1:5000"  # where scripts/mlflow_ui.sh serves by default
 class StudyReport:
     """Opened for the time of a sweep; writes in a thread of its own, which no trial waits for."""
 
-    def __init__(self, study: optuna.Study, here: Experiment, config: DictConfig) -> None:
-        self.study, self.here, self.config = study, here, config
+    def __init__(self, study: optuna.Study, experiment: Experiment, config: DictConfig) -> None:
+        self.study, self.experiment, self.config = study, experiment, config
         self.folder = Path(config.hydra.sweep.dir)
         self.client = open_store()
         self.run = self._parent()
@@ -67,12 +67,12 @@ class StudyReport:
         known = self.study.user_attrs.get(RUN_ID)
         if known is not None:
             self.client.update_run(known, status="RUNNING")
-            return Run(self.client, known, self.here, [])
+            return Run(self.client, known, self.experiment, [])
         name = self.study.study_name
-        run = create_run(self.here, {"optuna.study": name}, [], name)
+        run = create_run(self.experiment, {"optuna.study": name}, [], name)
         note, labels = str(self.config.get("note", "")), list(self.config.get("tags", []))
         try:
-            record(self.client, run.id, run.folder, self.here, note, labels)
+            record(self.client, run.id, run.folder, self.experiment, note, labels)
         except BaseException:
             run.close("FAILED")
             raise
@@ -91,7 +91,7 @@ class StudyReport:
     ) -> None:
         self._ended.put(None)
         self._writer.join()
-        with beginning(self.study.study_name):
+        with study_lock(self.study.study_name):
             self._settle()
             self._refresh()
         self._summarise()
@@ -106,7 +106,7 @@ class StudyReport:
         due = time.monotonic() + REFRESH
         while (trial := self._ended.get()) is not None:
             if RUN_ID in trial.user_attrs:
-                with beginning(self.study.study_name):
+                with study_lock(self.study.study_name):
                     self._close(trial.user_attrs[RUN_ID], trial)
             began = time.monotonic()
             if began > due:
@@ -138,7 +138,7 @@ class StudyReport:
         """Close what a killed sweep had no time to: runs that still run, or don't say how they ended."""
         ended = {str(one.number): one for one in self.study.get_trials() if one.state.is_finished()}
         children = self.client.search_runs(
-            [experiment_id(self.client, str(self.here))],
+            [experiment_id(self.client, str(self.experiment))],
             f"tags.`mlflow.parentRunId` = '{self.run.id}'",
             max_results=MOST_RUNS,
         )
@@ -154,12 +154,12 @@ class StudyReport:
         for place in (self.folder, self.run.folder):
             OmegaConf.save(results, place / "optimization_results.yaml")
         typed: Any = OmegaConf.to_container(self.config.hydra.overrides.hydra, resolve=False)
-        say_study(self.study, self.here, typed)
+        print_study_summary(self.study, self.experiment, typed)
 
     def refresh(self) -> None:
         """Write the best so far, the table and the plots; one process of those that share it at a time:
         MLflow fails where two set the same tag."""
-        with beginning(self.study.study_name):
+        with study_lock(self.study.study_name):
             self._refresh()
 
     def _refresh(self) -> None:
@@ -190,7 +190,7 @@ class StudyReport:
             tags["monitor"] = f"{name} {MODES[self.study.direction.name]}"
         self.run.tag(tags)
         if single and best_run and count(self.study, *FINISHED) >= total(self.study):
-            keep_settings(self.run, best_run)
+            log_best_settings(self.run, best_run)
 
 
 def results_of(study: optuna.Study) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def add_inputs(client: MlflowClient, study_run: str, trial_run: str) -> None:
         client.log_inputs(study_run, inputs.dataset_inputs)
 
 
-def keep_settings(run: Run, best_run: str) -> None:
+def log_best_settings(run: Run, best_run: str) -> None:
     """The settings of the best trial as parameters of the study.
 
     MLflow refuses to change a parameter. A study that goes on may find a better trial: its old
@@ -278,9 +278,9 @@ def _note(study: optuna.Study, run: StoredRun, best: list[FrozenTrial]) -> str:
 
 
 def _linked(run: StoredRun, trial: FrozenTrial) -> str:
-    values = ", ".join(map(figure, trial.values))
+    values = ", ".join(map(format_metric, trial.values))
     link = f"[trial {trial.number}]({page(run, trial.user_attrs.get('run_id', ''))})"
-    return f"{link}: {values} with {spelled(trial.params)}"
+    return f"{link}: {values} with {format_settings(trial.params)}"
 
 
 def page(run: StoredRun, run_id: str) -> str:

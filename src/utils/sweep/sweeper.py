@@ -1,7 +1,7 @@
 """`-m`: Hydra sweeps as Optuna's own loop, `study.optimize`, each trial in a process of its own.
 
 Takes what the official Optuna sweeper takes, and adds a pruner and resuming. A trial starts the moment
-one ends; a sweep that was killed goes on with `resume=latest`; several processes on one storage share
+one ends; a sweep that was killed goes on with `resume_study=latest`; several processes on one storage share
 one study. Any of Hydra's launchers runs the trials, by default ours (`src/utils/sweep/launcher.py`).
 """
 
@@ -18,10 +18,10 @@ from src.utils.pipeline.inputs import prepare_all
 from src.utils.settings import Settings
 from src.utils.study import study as studies
 from src.utils.study.samplers import advance, is_default_pruner, pruner_of, sampler_of
-from src.utils.study.search_space import Question, custom_search_space
+from src.utils.study.search_space import SearchSpace, custom_search_space
 from src.utils.study.storage import open_storage
 from src.utils.sweep.launcher import ForkLauncher
-from src.utils.sweep.live_table import Board
+from src.utils.sweep.live_table import LiveTable
 from src.utils.sweep.optimize import Search
 from src.utils.sweep.study_run import StudyReport
 
@@ -99,67 +99,71 @@ class SearchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         configure_log(self.cfg.hydra.hydra_logging, self.cfg.hydra.verbose)
-        here = self.program.here if self.program else Experiment.named(self.cfg.hydra.job.name)
-        typed = [one for one in arguments if name_of(one) != "resume"]
-        known = self._known(here)
+        experiment = (
+            self.program.experiment if self.program else Experiment.named(self.cfg.hydra.job.name)
+        )
+        typed = [one for one in arguments if name_of(one) != "resume_study"]
+        known = self._known(experiment)
         if known:
             attributes = known.user_attrs
             typed = merged(attributes[studies.ARGUMENTS], typed)
             before = merged(attributes.get(studies.SETTINGS, []), self.typed)
-            self._recompose(before, [*typed, f"resume={known.study_name}"])
-        question = self._question(typed, known)
-        if question.grid and is_default_pruner(self.cfg):
+            self._recompose(before, [*typed, f"resume_study={known.study_name}"])
+        space = self._question(typed, known)
+        if space.grid and is_default_pruner(self.cfg):
             self._recompose([*self.typed, NO_PRUNER], arguments if not known else typed)
-        checked = self._check(question)
-        extend = custom_search_space(self.settings.custom_search_space, self.program, here)
-        sampler = sampler_of(self.settings, question, self.cfg.get("seed"))
+        checked = self._check(space)
+        extend = custom_search_space(self.settings.custom_search_space, self.program, experiment)
+        sampler = sampler_of(self.settings, space, self.cfg.get("seed"))
         pruner = pruner_of(self.settings)
         make_folder(self.cfg.hydra.sweep.dir)
         storage = open_storage(self.settings.storage)
-        name = known.study_name if known else self._new_name(here, storage, question)
+        name = known.study_name if known else self._new_name(experiment, storage, space)
         prepare_all(checked)
 
-        with studies.beginning(name):
+        with studies.study_lock(name):
             study = optuna.create_study(
                 storage=storage,
                 sampler=sampler,
                 pruner=pruner,
                 study_name=name,
-                directions=question.directions,  # type: ignore[arg-type]  # checked before
+                directions=space.directions,  # type: ignore[arg-type]  # checked before
                 load_if_exists=True,
             )
-            if not question.grid and study.get_trials(deepcopy=False):
+            if not space.grid and study.get_trials(deepcopy=False):
                 study.sampler = advance(sampler, self.settings, self._next_seed(study))
             keep = known is not None and not self._chose("hydra.sweeper.n_trials")
             n_trials = None if keep else self.settings.n_trials
-            studies.begin(study, here, typed, kept(self.typed), question, n_trials)
-            board = Board(study, self.n_jobs)
-            report = StudyReport(study, here, self.cfg)
-        with report, board:
-            search = Search(study, question, self.jobs, report.run.id, self.cfg, extend)
-            search.run(self.n_jobs, [board.trial_ended, report.trial_ended], board.interrupted)
+            studies.begin(study, experiment, typed, kept(self.typed), space, n_trials)
+            live_table = LiveTable(study, self.n_jobs)
+            report = StudyReport(study, experiment, self.cfg)
+        with report, live_table:
+            search = Search(study, space, self.jobs, report.run.id, self.cfg, extend)
+            search.run(
+                self.n_jobs, [live_table.trial_ended, report.trial_ended], live_table.interrupted
+            )
             search.verdict()
 
-    def _known(self, here: Experiment) -> FrozenStudy | None:
+    def _known(self, experiment: Experiment) -> FrozenStudy | None:
         """The study that is to go on, if any."""
-        resume = self.cfg.get("resume")
-        if not resume:
+        reference = self.cfg.get("resume_study")
+        if not reference:
             return None
         if self.settings.storage is None and not STUDIES.exists():
-            raise UserError(f"there is no study of {here} to resume yet")
-        return studies.find_study(open_storage(self.settings.storage), str(resume), here)
+            raise UserError(f"there is no study of {experiment} to resume yet")
+        return studies.find_study(open_storage(self.settings.storage), str(reference), experiment)
 
-    def _question(self, typed: list[str], known: FrozenStudy | None) -> Question:
+    def _question(self, typed: list[str], known: FrozenStudy | None) -> SearchSpace:
         if known is not None:
-            return Question.of(typed, self.cfg, as_search=not known.user_attrs[studies.GRID])
+            return SearchSpace.of(typed, self.cfg, as_search=not known.user_attrs[studies.GRID])
         as_search = any(map(self._chose, ("hydra.sweeper.sampler", "hydra.sweeper.n_trials")))
-        return Question.of(typed, self.cfg, as_search)
+        return SearchSpace.of(typed, self.cfg, as_search)
 
-    def _new_name(self, here: Experiment, storage: BaseStorage, question: Question) -> str:
+    def _new_name(self, experiment: Experiment, storage: BaseStorage, space: SearchSpace) -> str:
         """As typed, for processes that share a study; else one that no study has."""
         if self.settings.study_name:
             return str(self.settings.study_name)
-        name = first = study_name(here, Path(self.cfg.hydra.sweep.dir), question.space)
+        name = first = study_name(experiment, Path(self.cfg.hydra.sweep.dir), space.space)
         taken, number = {one.study_name for one in storage.get_all_studies()}, 1
         while name in taken:
             number += 1
@@ -178,14 +182,14 @@ class SearchSweeper(Sweeper):
         """Whether a setting of the sweep was typed."""
         return any(name_of(one) == setting for one in self.typed)
 
-    def _check(self, question: Question) -> list[Settings]:
+    def _check(self, space: SearchSpace) -> list[Settings]:
         """Compose and check what may be tried, before anything is written; returns it."""
         checked = []
-        for point in list(question.samples()) or [{}]:
-            overrides = question.overrides(point)
+        for point in list(space.samples()) or [{}]:
+            overrides = space.overrides(point)
             config = self.context.config_loader.load_sweep_config(self.cfg, overrides)
             if self.program is not None:
-                with question.hints():
+                with space.hints():
                     checked.append(self.program.check(config))
         return checked
 
@@ -224,7 +228,7 @@ def make_folder(folder: str | None) -> None:
         raise UserError(f"hydra.sweep.dir={folder} can't be written: {error.strerror}") from None
 
 
-def study_name(here: Experiment, folder: Path, space: Iterable[str]) -> str:
+def study_name(experiment: Experiment, folder: Path, space: Iterable[str]) -> str:
     """`11-24-17-22-learning_rate+hidden-688d` for multirun/…/2026-11-24/17-22-08-688d."""
     names = [name.lstrip("+").rpartition(".")[2].replace("/", ".") for name in space]
     more = ["more"] if len(names) > MOST else []
@@ -232,7 +236,7 @@ def study_name(here: Experiment, folder: Path, space: Iterable[str]) -> str:
     place = "/".join(folder.parts[-2:])
     moment = MOMENT.fullmatch(place)
     if moment is None:  # a folder that was typed
-        return f"{here.name}-{place.replace('/', '-')}-{searched}"
+        return f"{experiment.name}-{place.replace('/', '-')}-{searched}"
     day, minute, unique = moment.groups()
     return f"{day}-{minute}-{searched}-{unique}"
 

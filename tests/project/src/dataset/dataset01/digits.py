@@ -35,9 +35,9 @@ def main(cfg: Config, run: Run) -> None:
     arrays = dict(np.load(cfg.folder / "digits.npz")) if local else drawn(cfg.noise)
     np.savez(run.output / "digits.npz", **arrays)
     source = "local" if local else "sample"
-    run.fact(source=source)
+    run.tag_data(source=source)
     sizes = (len(arrays[f"{split}_labels"]) for split in SIZES)
-    log.info("%s: %s train and %s test pictures (%s)", run.here, *sizes, source)
+    log.info("%s: %s train and %s test pictures (%s)", run.experiment, *sizes, source)
 
 
 def drawn(noise: float) -> dict[str, np.ndarray]:

@@ -33,7 +33,7 @@ def main(cfg: Config, run: Run) -> None:
     save_file(arrays, run.output / "digits.safetensors")
     sizes = {split: len(arrays[f"{split}_labels"]) for split in ("train", "val", "test")}
     run.log({f"{split}_images": size for split, size in sizes.items()})
-    log.info("%s: %s train, %s val and %s test pictures", run.here, *sizes.values())
+    log.info("%s: %s train, %s val and %s test pictures", run.experiment, *sizes.values())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from src.utils.experiment import experiment
 from src.utils.batches import batch_loader
 from src.utils.figures import confusion_matrix, most_confident_errors
-from src.utils.metrics import Score
+from src.utils.metrics import LossAndAccuracy
 from src.utils.run import Run
 from src.utils.settings import TrainingSettings
 from src.utils.training import best_checkpoint, best_score, tracked_trainer
@@ -51,8 +51,8 @@ def main(cfg: Config, run: Run) -> float:
     images, labels = tensors["test_images"], tensors["test_labels"]
     with torch.inference_mode():
         logits = model.cpu().eval()(images)
-    run.picture("confusion_matrix", confusion_matrix(logits, labels))
-    run.picture("most_confident_errors", most_confident_errors(images, logits, labels))
+    run.figure("confusion_matrix", confusion_matrix(logits, labels))
+    run.figure("most_confident_errors", most_confident_errors(images, logits, labels))
     return best_score(trainer)
 
 
@@ -65,7 +65,7 @@ class Classifier(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.example_input_array = torch.zeros(2, 28, 28, dtype=torch.uint8)
-        self.scores = {split: Score() for split in ("train", "val", "test")}
+        self.metrics = {split: LossAndAccuracy() for split in ("train", "val", "test")}
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network((images.unsqueeze(1) - 128.0) / 128.0)
@@ -83,17 +83,17 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
-        self.scores[split].add(loss, logits, labels)
+        self.metrics[split].update(loss, logits, labels)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.log_dict(self.scores["train"].result("train"))
+        self.log_dict(self.metrics["train"].compute("train"))
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.scores["val"].result("val"))
+        self.log_dict(self.metrics["val"].compute("val"))
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self.scores["test"].result("test"))
+        self.log_dict(self.metrics["test"].compute("test"))
 
     def configure_optimizers(self) -> Any:
         rate = self.hparams["learning_rate"]
