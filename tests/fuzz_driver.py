@@ -74,7 +74,7 @@ def main() -> None:
     program, typed, place = map(Path, sys.argv[1:])
     here = Experiment.of(program)
     assert here is not None
-    composition.composed(here, [])
+    composition.compose_config(here, [])
     OverridesParser.create().parse_overrides(["a=1,2", "b=range(1,3)", "c='x'", "d=[1,{a:b}]"])
     for line in typed.read_text().splitlines():
         before = written()

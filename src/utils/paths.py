@@ -1,7 +1,10 @@
-"""Where things lie. Nothing names its own path: it all follows from where a file is.
+"""Paths of the repository, and the folders of an experiment.
 
-src/model/model01/…py   the code of the experiment `model/model01`
-config/model/model01/   its settings          _data/feature/feature01/   what a stage made
+    src/model/model01/…py       code of the experiment `model/model01`
+    config/model/model01/       its settings
+    _data/feature/feature01/    what the experiment `feature/feature01` made
+
+An experiment is identified by the folder of its file. No file contains its own path.
 """
 
 from dataclasses import dataclass
@@ -10,27 +13,28 @@ from pathlib import Path
 from src.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+# Folders of the data that each stage makes; a model makes none
 DATA = {"dataset": ROOT / "_data" / "data", "feature": ROOT / "_data" / "feature"}
 STAGES = ("dataset", "feature", "model")
 LOGS = ROOT / "logs"
-STUDIES = LOGS / "optuna" / "optuna.db"
+STUDIES = LOGS / "optuna" / "optuna.db"  # Optuna's default storage here
 
 
 def display_path(path: Path) -> Path:
-    """A path as it is typed in the root of the repository."""
+    """A path relative to the repository's root, if it is inside."""
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A folder `src/<stage>/<name>` and all that belongs to it."""
+    """A folder `src/<stage>/<name>`, with its settings and data."""
 
     stage: str
     name: str
 
     @classmethod
     def of(cls, file: str | Path) -> "Experiment | None":
-        """The experiment whose code `file` is, if it is any's."""
+        """The experiment that a source file belongs to, if any."""
         path = Path(file).resolve()
         parts = path.relative_to(ROOT).parts if path.is_relative_to(ROOT) else ()
         match parts:
@@ -40,7 +44,7 @@ class Experiment:
 
     @classmethod
     def named(cls, name: str) -> "Experiment":
-        """`model/model01`, as MLflow calls it."""
+        """The experiment `model/model01`, as its MLflow experiment is named."""
         stage, _, folder = name.partition("/")
         return cls(stage, folder)
 
@@ -49,19 +53,21 @@ class Experiment:
 
     @property
     def source(self) -> Path:
+        """Its folder in `src`."""
         return ROOT / "src" / self.stage / self.name
 
     @property
     def config(self) -> Path:
+        """Its folder in `config`."""
         return ROOT / "config" / self.stage / self.name
 
     @property
     def data(self) -> Path:
-        """Where a dataset or feature lies; a model makes none."""
+        """The folder of a dataset's or feature's data. A model has none."""
         return DATA[self.stage] / self.name
 
     def next(self) -> "Experiment":
-        """model01 -> model02, or the first number after it that is free."""
+        """The next free name: model02 after model01."""
         stem = self.name.rstrip("0123456789")
         digits = self.name.removeprefix(stem)
         number, width = int(digits or 1) + 1, len(digits) or 2
@@ -70,7 +76,11 @@ class Experiment:
         return Experiment(self.stage, f"{stem}{number:0{width}}")
 
     def program(self) -> Path:
-        """The one file of the folder that is run: the one with `@experiment` in it."""
+        """The file in its folder that has `@experiment` in it.
+
+        Raises:
+            UserError: no file has it, or several have.
+        """
         files = sorted(self.source.glob("*.py"))
         programs = [file for file in files if "\n@experiment\n" in file.read_text()]
         match programs:

@@ -1,31 +1,35 @@
-"""A process by a name that no later process can have: host, id and moment of birth."""
+"""Processes: which one of a distributed training this is, and whether a recorded one still runs.
+
+A process is recorded as `host pid start-time`, which no later process can have.
+"""
 
 import os
 import socket
 
 import psutil
 
+# Environment variables
 RERUN = "JIKKEN_RERUN_OF"  # the run that this one repeats
 SHARED_RUN = "JIKKEN_RUN"  # the run that the processes of one distributed training share
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the first, or only, process of a training: the one that records."""
+    """Whether this is the first or only process of a training. Only this one records."""
     return SHARED_RUN not in os.environ
 
 
 def this_process() -> str:
-    """The name of this one."""
-    return f"{socket.gethostname()} {os.getpid()} {_born(os.getpid())}"
+    """Host, id and start time of this process."""
+    return f"{socket.gethostname()} {os.getpid()} {_start_time(os.getpid())}"
 
 
-def is_gone(name: str) -> bool:
-    """Whether it ran on this machine and has ended; nothing is known of other machines."""
-    host, pid, born = name.split()
-    return host == socket.gethostname() and _born(int(pid)) != born
+def is_gone(process: str) -> bool:
+    """Whether a recorded process ran on this machine and has ended. False for other machines."""
+    host, pid, start_time = process.split()
+    return host == socket.gethostname() and _start_time(int(pid)) != start_time
 
 
-def _born(pid: int) -> str:
+def _start_time(pid: int) -> str:
     try:
         return f"{psutil.Process(pid).create_time():.0f}"
     except psutil.NoSuchProcess:

@@ -1,4 +1,8 @@
-"""Where log lines go: short ones to the terminal, full ones to `logs/logging_/`."""
+"""Terminal output: log handlers, formatting of values, and commands to type next.
+
+Log lines go to the terminal without time and name, and with both to a file in `logs/logging_/`.
+config/utils/hydra.yaml names the two handlers.
+"""
 
 import logging
 import os
@@ -13,15 +17,18 @@ from src.utils.paths import Experiment
 from rich import get_console
 from rich.markup import escape
 
+# rich's style of each log level
 STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL: "bold red"}
 
 
-class TerminalHandler(logging.Handler):
-    """Prints through rich, so that lines and progress bars share the screen in peace."""
+# Log handlers
 
-    def __init__(
-        self, stream: Any = None
-    ) -> None:  # Hydra's default handler has a stream; we don't
+
+class TerminalHandler(logging.Handler):
+    """Prints log records through rich, which keeps progress bars and live tables intact."""
+
+    def __init__(self, stream: Any = None) -> None:
+        # Hydra's default config gives each handler a stream; rich has its own
         super().__init__()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -31,7 +38,7 @@ class TerminalHandler(logging.Handler):
 
 
 class FileHandler(logging.FileHandler):
-    """A log file whose folder is made when it is missing."""
+    """Writes log records to a file, and makes its folder if it is missing."""
 
     def __init__(self, filename: str) -> None:
         Path(filename).parent.mkdir(parents=True, exist_ok=True)
@@ -40,17 +47,22 @@ class FileHandler(logging.FileHandler):
 
 def log_file() -> Path | None:
     """The file that this process logs to, if any."""
-    files = [h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
-    return Path(files[0].baseFilename) if files else None
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            return Path(handler.baseFilename)
+    return None
 
 
 def print_from_signal_handler(text: str) -> None:
-    """For signal handlers: they may come in the middle of a print, and nothing must be printed there."""
+    """Print a line from a signal handler, which may interrupt another print and so must not use `print`."""
     os.write(2, f"{text}\n".encode())
 
 
+# Formatting of values
+
+
 def format_metric(value: float | None) -> str:
-    """A metric: `0.9871`, `3.2e-05`, `1200`; empty where there is none."""
+    """A metric: `0.9871`, `3.2e-05`, `1200`; empty for None."""
     if value is None:
         return ""
     if float(value).is_integer() and abs(value) >= 10:
@@ -59,12 +71,12 @@ def format_metric(value: float | None) -> str:
 
 
 def format_settings(params: Mapping[str, Any]) -> str:
-    """`learning_rate=0.0012 hidden=64`"""
+    """Settings or parameters on one line: `learning_rate=0.0012 hidden=64`"""
     return " ".join(f"{name}={format_value(str(value))}" for name, value in params.items())
 
 
 def format_value(value: str) -> str:
-    """A number in four digits; anything else as it is."""
+    """Text of a setting: a number in four digits, anything else unchanged."""
     try:
         number = float(value)
     except ValueError:
@@ -73,7 +85,7 @@ def format_value(value: str) -> str:
 
 
 def format_duration(time: timedelta | None) -> str:
-    """`8 s`, `2 min 5 s`, `3 h 20 min`"""
+    """A duration: `8 s`, `2 min 5 s`, `3 h 20 min`"""
     seconds = round(time.total_seconds()) if time else 0
     if seconds < 60:
         return f"{seconds} s"
@@ -82,58 +94,68 @@ def format_duration(time: timedelta | None) -> str:
 
 
 def format_time(moment: datetime | None) -> str:
-    """`11-23 09:30`; the year instead of the time where it is another one."""
+    """A date and time: `11-23 09:30`, or `2025-11-23` if it is in another year; empty for None."""
     if moment is None:
         return ""
     this_year = moment.year == datetime.now().year
     return f"{moment:%m-%d %H:%M}" if this_year else f"{moment:%Y-%m-%d}"
 
 
-def format_size(count: int) -> str:
-    """Bytes: `512 B`, `2.5 MB`"""
-    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+def format_size(size: int) -> str:
+    """A number of bytes: `512 B`, `2.5 MB`"""
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
     while value >= 1000 and len(units) > 1:
         value /= 1000
         units.pop(0)
     return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
+# Commands to type next
+
+
 def python_command() -> str:
-    """How the environment's Python is called here."""
+    """The command that calls the environment's Python."""
     return "poetry run python" if shutil.which("poetry") else ".venv/bin/python"
 
 
 def lab_command() -> str:
-    """How the lab command is called here."""
+    """The command that calls `lab`."""
     return "poetry run lab" if shutil.which("poetry") else ".venv/bin/lab"
 
 
 def run_command(experiment: Experiment) -> str:
-    """Runs an experiment."""
+    """The command that runs an experiment.
+
+    Raises:
+        UserError: the experiment has no program, or several.
+    """
     return f"{python_command()} src/{experiment}/{experiment.program().name}"
 
 
 def reload_command(reference: str, checkpoint: str = "best") -> str:
-    """Loads the model of a run."""
-    which = "" if checkpoint == "best" else f', checkpoint="{checkpoint}"'
-    code = f'from src.utils.tracking import load_model; print(load_model("{reference}"{which}))'
+    """The command that loads the model of a run.
+
+    Args:
+        reference: what names the run, such as its id
+    """
+    option = "" if checkpoint == "best" else f', checkpoint="{checkpoint}"'
+    code = f'from src.utils.tracking import load_model; print(load_model("{reference}"{option}))'
     return f"{python_command()} -c '{code}'"
 
 
 def copy_command(experiment: Experiment) -> str:
-    """Starts the next experiment."""
+    """The command that copies an experiment to the next free name."""
     new = experiment.next()
     return " && ".join(f"cp -r {top}/{experiment} {top}/{new}" for top in ("src", "config"))
 
 
 def print_hints(commands: dict[str, str]) -> None:
-    """Print them, each with what it is for."""
+    """Print commands to type next, each after its purpose.
+
+    Args:
+        commands: purpose -> command
+    """
     width = max(map(len, commands))
-    for what, command in commands.items():
-        line = f"[bold]{what:{width}}[/]  {escape(command)}"
+    for purpose, command in commands.items():
+        line = f"[bold]{purpose:{width}}[/]  {escape(command)}"
         get_console().print(line, highlight=False, soft_wrap=True)
-
-
-# MERGED execution/wording: How figures are written for people: metrics, settings, times and sizes.
-
-# MERGED execution/commands: The commands that a person may want to type next, as they are typed here.

@@ -1,1 +1,1 @@
-"""Hydra: what a setting may be, and how settings are composed."""
+"""Hydra: how settings are composed, the types of `trainer`, and the settings of a sweep."""

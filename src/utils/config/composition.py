@@ -1,4 +1,7 @@
-"""How Hydra composes the settings of an experiment: where it looks, and what names mean there."""
+"""Hydra's composition of an experiment's settings: search path, resolvers, plugins, and errors.
+
+`hydra_main` runs a program with its settings; `compose_config` and `compose_values` compose them without one.
+"""
 
 import os
 import re
@@ -10,10 +13,10 @@ from datetime import datetime
 from typing import Any
 
 from src.utils.config import sweep_settings
-from src.utils.config.trainer_arguments import argument_names, no_argument
-from src.utils.errors import UserError, one_line
+from src.utils.config.trainer_arguments import argument_names, unknown_argument
+from src.utils.errors import UserError, first_line, one_line
 from src.utils.paths import ROOT, Experiment
-from src.utils.settings import flat, unknown
+from src.utils.settings import flatten, unknown_setting
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -27,35 +30,36 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-# What a config may name as `_target_`: an override can't make the program call anything else.
+# What a config may name as `_target_`: no override can make the program call anything else
 TRUSTED = ("src.utils.*", "optuna.*", "hydra_plugins.*", "hydra._internal.*")
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)  # mistakes in settings
+# What a mistake in the settings raises
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
-
-_running: Experiment | None = None  # whom the resolver `experiment` names
+_current: Experiment | None = None  # the value of the resolver `experiment`
 
 
 class SharedConfig(SearchPathPlugin):
-    """Lets `config/model/model01` begin with `/training`.
+    """Adds config/utils to the search path, so that `config/model/model01` can begin with `/training`.
 
-    No wider than config/utils: with `feature` as a group, `feature=feature02` would choose a file.
+    Not config/: `feature` would be a config group then, and `feature=feature02` would choose a file.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append(provider="jikken", path=f"file://{ROOT / 'config' / 'utils'}")
 
 
-def hydra_program(
+def hydra_main(
     experiment: Experiment, task: Callable[..., Any], plugins: Sequence[type[Plugin]] = ()
 ) -> Callable[[], None]:
-    """`task` as a Hydra command whose settings are the mirror of its folder.
+    """Decorate `task` with `@hydra.main`, with the experiment's folder in `config` as its config path.
 
-    plugins: launchers and sweepers that Hydra is to know
+    Args:
+        plugins: launchers and sweepers to register with Hydra
     """
     _register(experiment)
     for plugin in plugins:
         Plugins.instance().register(plugin)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, unprinted
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     decorate = hydra.main(
         config_path=str(experiment.config), config_name="config", execution_whitelist=TRUSTED
     )
@@ -63,8 +67,13 @@ def hydra_program(
     return program
 
 
-def composed(experiment: Experiment, overrides: list[str], name: str = "config") -> DictConfig:
-    """The settings of one run, with Hydra's own. A folder to search that isn't there is an error."""
+def compose_config(
+    experiment: Experiment, overrides: list[str], name: str = "config"
+) -> DictConfig:
+    """Compose the settings of one run, with the node `hydra`.
+
+    `composition_error` explains what it raises. A missing folder of the search path is an error, too.
+    """
     with (
         _registered(experiment),
         warnings.catch_warnings(),
@@ -74,11 +83,14 @@ def composed(experiment: Experiment, overrides: list[str], name: str = "config")
         return compose(name, overrides, return_hydra_config=True)
 
 
-def values_of(
+def compose_values(
     experiment: Experiment, overrides: list[str], name: str = "config"
 ) -> dict[str, str] | None:
-    """The settings when `overrides` are typed, by dotted name; None where they can't be composed, as when
-    half an experiment is written."""
+    """Compose the settings with these overrides, as text by dotted name.
+
+    Returns:
+        None if they can't be composed, for example while the user is still writing the experiment.
+    """
     if not (experiment.config / f"{name}.yaml").exists():
         return None
     try:
@@ -87,79 +99,82 @@ def values_of(
     except COMPOSITION_ERRORS:
         return None
     assert isinstance(values, dict)
-    return {name: str(value) for name, value in flat({str(k): v for k, v in values.items()})}
+    return {key: str(value) for key, value in flatten({str(k): v for k, v in values.items()})}
 
 
-def defaults(experiment: Experiment) -> dict[str, str] | None:
-    """The settings when nothing is typed."""
-    return values_of(experiment, [])
+def default_values(experiment: Experiment) -> dict[str, str] | None:
+    """Compose the settings without overrides, as `compose_values`."""
+    return compose_values(experiment, [])
 
 
 @contextmanager
 def _registered(experiment: Experiment) -> Iterator[None]:
-    """For a moment, `${experiment:}` and Hydra's global state are not those of this process's program."""
-    hydra_now, running = GlobalHydra.instance().hydra, _running
+    """Set the resolvers to this experiment, and restore them and Hydra's global state afterwards."""
+    hydra_before, experiment_before = GlobalHydra.instance().hydra, _current
     GlobalHydra.instance().clear()
     _register(experiment)
     try:
         yield
     finally:
-        GlobalHydra.instance().hydra = hydra_now
-        if running is not None:
-            _register(running)
+        GlobalHydra.instance().hydra = hydra_before
+        if experiment_before is not None:
+            _register(experiment_before)
+
+
+def _register(experiment: Experiment) -> None:
+    """Register plugins, configs and the resolvers that config/utils/hydra.yaml uses."""
+    global _current  # noqa: PLW0603  # resolvers are global, too
+    _current = experiment
+    Plugins.instance().register(SharedConfig)
+    sweep_settings.register()
+    resolver = OmegaConf.register_resolver
+    resolver("root", lambda: str(ROOT), replace=True)
+    resolver("experiment", lambda: str(experiment), replace=True)
+    resolver("moment", _moment, use_cache=True, replace=True)
+
+
+def _moment() -> str:
+    """A folder name from the time. The suffix tells runs apart that start in the same second."""
+    return f"{datetime.now():%Y-%m-%d/%H-%M-%S}-{secrets.token_hex(2)}"
 
 
 def composition_error(error: Exception, experiment: Experiment, known: list[str]) -> UserError:
-    """What is wrong in a command line, with the nearest names where one is unknown.
+    """The UserError for an error of the composition, with the most similar names for an unknown setting.
 
-    known: the experiment's settings
+    Args:
+        known: names of the experiment's settings
     """
     match = re.match(r"Could not override '([\w.]+)'", str(error))
     if match is None:
-        return UserError(_explained(error))
+        return UserError(_with_cause(error))
     parent, _, key = match[1].rpartition(".")
     if parent == "trainer":
         return UserError(
             f"trainer.{key} is not set yet: +trainer.{key}=… adds it"
             if key in argument_names()
-            else no_argument(key)
+            else unknown_argument(key)
         )
     if not parent and key in known:
         return UserError(f"{key} is not in the settings that were composed: +{key}=… adds it")
     names = known if not parent else _names_in(experiment, parent)
     if not names:
-        return UserError(_explained(error))
-    return UserError(unknown(match[1], [f"{parent}.{name}".lstrip(".") for name in names]))
+        return UserError(_with_cause(error))
+    return UserError(unknown_setting(match[1], [f"{parent}.{name}".lstrip(".") for name in names]))
 
 
 def _names_in(experiment: Experiment, parent: str) -> list[str]:
+    """The names in a node of the experiment's composed config."""
     try:
-        found = OmegaConf.select(composed(experiment, []), parent)
+        node = OmegaConf.select(compose_config(experiment, []), parent)
     except COMPOSITION_ERRORS:
         return []
-    return [str(name) for name in found] if OmegaConf.is_dict(found) else []
+    return [str(name) for name in node] if OmegaConf.is_dict(node) else []
 
 
-def _explained(error: Exception) -> str:
-    """With the reason that Hydra leaves in the cause, as of a value of the wrong type."""
-    said, cause = one_line(error), error.__cause__
-    why = str(cause).strip().split("\n")[0] if cause else ""
+def _with_cause(error: Exception) -> str:
+    """The message of an error, with its cause: Hydra's own message may lack the reason."""
+    text, cause = one_line(error), error.__cause__
+    reason = first_line(cause) if cause else ""
     if not isinstance(error, COMPOSITION_ERRORS):
-        said = f"these settings can't be composed: {type(error).__name__}: {said}"
-    return said if not why or why in said else f"{said}: {why}".lstrip(": ")
-
-
-def _register(experiment: Experiment) -> None:
-    global _running  # noqa: PLW0603  # resolvers are global, too
-    _running = experiment
-    Plugins.instance().register(SharedConfig)
-    sweep_settings.register()
-    resolve = OmegaConf.register_resolver
-    resolve("root", lambda: str(ROOT), replace=True)
-    resolve("experiment", lambda: str(experiment), replace=True)
-    resolve("moment", _moment, use_cache=True, replace=True)
-
-
-def _moment() -> str:
-    """A folder name that two runs never share, even when they start in the same second."""
-    return f"{datetime.now():%Y-%m-%d/%H-%M-%S}-{secrets.token_hex(2)}"
+        text = f"these settings can't be composed: {type(error).__name__}: {text}"
+    return text if not reason or reason in text else f"{text}: {reason}".lstrip(": ")

@@ -1,4 +1,8 @@
-"""The settings behind `-m`: hydra.sweeper, its pruners, and hydra.launcher. No imports that cost."""
+"""The settings of a sweep (-m): hydra.sweeper, its samplers and pruners, hydra.launcher, and the direction.
+
+The direction of a study follows from the setting `mode`, which says whether a lower or a higher value of
+the monitored metric is better. This file imports nothing that is slow to import, such as Optuna.
+"""
 
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,9 +14,16 @@ from hydra.core.config_store import ConfigStore
 from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 from omegaconf import MISSING, DictConfig
 
+Mode = Literal["min", "max"]
+DIRECTIONS: dict[Mode, str] = {"min": "minimize", "max": "maximize"}
+MODES: dict[str, Mode] = {"minimize": "min", "maximize": "max"}
+
+# TPE as Optuna's maintainers set it. The plugin's `tpe` sets constant_liar and multivariate to false, and
+# then trials that run at the same time are alike.
+DEFAULT_SAMPLER = {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 10, "seed": None}
 MEDIAN = {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 4, "n_warmup_steps": 0}
 PRUNERS: dict[str, dict[str, Any]] = {
-    "default": MEDIAN,  # of a search; a grid has none unless one is chosen
+    "default": MEDIAN,  # a grid has no pruner unless the user chooses one
     "median": MEDIAN,
     "percentile": {"_target_": "optuna.pruners.PercentilePruner", "percentile": 25.0},
     "halving": {"_target_": "optuna.pruners.SuccessiveHalvingPruner", "min_resource": 1},
@@ -23,43 +34,35 @@ PRUNERS: dict[str, dict[str, Any]] = {
 }
 
 
-# TPE as Optuna's maintainers set it. The plugin's `tpe` sets constant_liar and multivariate to false, and
-# then trials that run at the same time are alike.
-DEFAULT_SAMPLER = {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 10, "seed": None}
-Mode = Literal["min", "max"]
-DIRECTIONS: dict[Mode, str] = {"min": "minimize", "max": "maximize"}
-MODES: dict[str, Mode] = {"minimize": "min", "maximize": "max"}
-
-
 @dataclass
 class SearchSweeperConf(OptunaSweeperConf):
-    """The official Optuna sweeper's settings, and ours."""
+    """hydra/sweeper=search: the settings of the official Optuna sweeper, and more."""
 
     _target_: str = "src.utils.sweep.sweeper.SearchSweeper"
     defaults: list[Any] = field(
         default_factory=lambda: [{"sampler": "default"}, {"pruner": "default"}]
     )
-    direction: Any = None  # None: as the setting `mode` says; else minimize, or maximize, or a list
+    direction: Any = None  # minimize, maximize, or a list of them; None: as the setting `mode`
     storage: str | None = "${oc.env:OPTUNA_STORAGE,null}"  # None: logs/optuna/optuna.db
     n_jobs: int | None = None  # type: ignore[assignment]  # None: as many as fit the machine
-    max_failure_rate: float = 0.2  # of n_trials; more, and the sweep stops
+    max_failure_rate: float = 0.2  # of n_trials; if more fail, the sweep stops
     pruner: Any = MISSING
-    max_retries: int = 1  # of a trial that failed; interrupted ones are always run again
+    max_retries: int = 1  # of a failed trial; interrupted trials are always run again
     trial_timeout: float | None = None  # seconds
 
 
 @dataclass
 class ForkLauncherConf:
-    """Ours; the sweeper tells it n_jobs."""
+    """hydra/launcher=fork. The search sweeper's own n_jobs takes precedence."""
 
     _target_: str = "src.utils.sweep.launcher.ForkLauncher"
-    n_jobs: int | None = None  # at a time, for sweepers that launch many; None: as fit the machine
+    n_jobs: int | None = None  # jobs at a time; None: as many as fit the machine
     jobs_per_gpu: int = 1
 
 
 @cache
 def register() -> None:
-    """Make them choosable: hydra/sweeper=search, hydra/launcher=fork, hydra/sweeper/pruner=…"""
+    """Add them to Hydra's config store: hydra/sweeper=search, hydra/launcher=fork, hydra/sweeper/pruner=…"""
     store = ConfigStore.instance()
     store.store("search", SearchSweeperConf, "hydra/sweeper", provider="jikken")
     store.store("fork", ForkLauncherConf, "hydra/launcher", provider="jikken")
@@ -68,43 +71,42 @@ def register() -> None:
         store.store(name, node, "hydra/sweeper/pruner", provider="jikken")
 
 
-def directions(config: DictConfig) -> list[str]:
-    """The direction of each objective.
+def study_directions(config: DictConfig) -> list[str]:
+    """The direction of each objective: hydra.sweeper.direction, or as the setting `mode` implies.
 
     Raises:
-        UserError: a direction is none, or contradicts `mode`.
+        UserError: a direction is unknown, or contradicts `mode`.
     """
-    mode, asked = config.get("mode"), config.hydra.sweeper.direction
-    if asked is None:
+    mode, direction = config.get("mode"), config.hydra.sweeper.direction
+    if direction is None:
         return [DIRECTIONS.get(mode, "minimize")]
-    names = _names(asked)
-    wrong = [name for name in names if name not in MODES]
-    if wrong or not names:
-        said = ", ".join(wrong) or "[]"
-        raise UserError(f"hydra.sweeper.direction={said} is refused: it is minimize or maximize")
+    names = _names(direction)
+    unknown = [name for name in names if name not in MODES]
+    if unknown or not names:
+        text = ", ".join(unknown) or "[]"
+        raise UserError(f"hydra.sweeper.direction={text} is refused: it is minimize or maximize")
     if len(names) == 1 and mode in DIRECTIONS and names[0] != DIRECTIONS[mode]:
-        raise UserError(f"hydra.sweeper.direction={names[0]} {contradicts(mode, names[0])}")
+        raise UserError(direction_conflict(mode, names[0]))
     return names
 
 
-def mode_of(mode: Mode | None, direction: Any) -> Mode:
-    """Which way an objective is good: the setting `mode`, else hydra.sweeper.direction, else `min`."""
+def objective_mode(mode: Mode | None, direction: Any) -> Mode:
+    """Whether lower or higher is better: as the setting `mode`, else hydra.sweeper.direction, else `min`."""
     if mode is None and direction is not None:
         return MODES.get(_names(direction)[0].lower(), "min")
     return mode or "min"
 
 
-def contradicts(mode: Mode, direction: str) -> str:
-    """What is wrong, and what to do."""
+def direction_conflict(mode: Mode, direction: str) -> str:
+    """The message for a direction that contradicts `mode`."""
     return (
-        f"contradicts mode={mode}, the way in which the monitored metric is good: set "
-        f"mode={MODES[direction]} with a monitor that fits, or hydra.sweeper.direction={DIRECTIONS[mode]}"
+        f"hydra.sweeper.direction={direction} contradicts mode={mode}, the way in which the monitored metric "
+        f"is good: set mode={MODES[direction]} with a monitor that fits, or "
+        f"hydra.sweeper.direction={DIRECTIONS[mode]}"
     )
 
 
-def _names(asked: Any) -> list[str]:
-    several = [asked] if isinstance(asked, str) or not hasattr(asked, "__iter__") else asked
-    return [getattr(one, "name", str(one)) for one in several]
-
-
-# MERGED sweep/direction: Which way a study goes: it follows from `mode`, the way in which the monitored metric is good.
+def _names(direction: Any) -> list[str]:
+    """One direction or several, as text or as Optuna's enum."""
+    is_one = isinstance(direction, str) or not hasattr(direction, "__iter__")
+    return [getattr(item, "name", str(item)) for item in ([direction] if is_one else direction)]

@@ -1,7 +1,7 @@
-"""How the setting `trainer` becomes arguments of Lightning's Trainer, and which of them are refused.
+"""The setting `trainer`: arguments of Lightning's Trainer, and which of them are refused.
 
-Names are checked against the Trainer's own signature, values by Lightning itself where it checks them when
-a Trainer is made, and by the types below where it finds out only while it trains.
+Names are checked against the Trainer's own signature. Values are checked by Lightning when it makes a
+Trainer; those that Lightning would refuse only during training, or never, by the types below.
 """
 
 import ast
@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from pydantic import AfterValidator, ConfigDict, NonNegativeInt, PositiveInt
 from typing_extensions import TypedDict  # Python 3.11's own is not enough for pydantic
 
-# What a tracked run decides, with the values that change nothing, and where such a thing belongs.
+# Arguments that a tracked run sets: the values that change nothing, and why others are refused
 RESERVED: dict[str, tuple[tuple[Any, ...], str]] = {
     "logger": ((True, None), "is the run's own; add others in code, to the trainer's loggers"),
     "callbacks": (([], None), "belongs in code: tracked_trainer(…, callbacks=[…])"),
@@ -35,22 +35,22 @@ RESERVED: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
 }
 NO_LIMIT = "it should be greater than 0; -1 needs +trainer.max_steps or +trainer.max_time"
-EPOCHS = {"max_epochs", "trainer.max_epochs"}
+EPOCH_LIMITS = {"max_epochs", "trainer.max_epochs"}
 SPLITS = ("train", "val", "test", "predict")
-DURATION = re.compile(r"\d+:\d\d:\d\d:\d\d")  # as Lightning's Timer wants it
+DURATION = re.compile(r"\d+:\d\d:\d\d:\d\d")  # as Lightning's Timer reads it
 
 
-def _owned(name: str) -> AfterValidator:
+def _reserved(name: str) -> AfterValidator:
     def check(value: Any) -> Any:
-        harmless, advice = RESERVED[name]
-        if not any(type(value) is type(one) and value == one for one in harmless):
-            raise ValueError(advice)
+        harmless, reason = RESERVED[name]
+        if not any(type(value) is type(item) and value == item for item in harmless):
+            raise ValueError(reason)
         return value
 
     return AfterValidator(check)
 
 
-def _epochs(value: int) -> int:
+def _limit(value: int) -> int:
     if value < 1 and value != -1:
         raise ValueError("should be greater than 0, or -1 for no limit")
     return value
@@ -60,6 +60,11 @@ def _number(value: Any) -> Any:
     if value is not None and not _is_number(value):
         raise ValueError("should be a finite number that is not negative")
     return value
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value >= 0
 
 
 def _interval(value: Any) -> Any:
@@ -83,31 +88,26 @@ def _batches(value: Any) -> Any:
     return value
 
 
-def _yes_no_or_warn(value: Any) -> Any:
+def _true_false_or_warn(value: Any) -> Any:
     if value is not None and not isinstance(value, bool) and value != "warn":
         raise ValueError("should be true, false or warn")
     return value
 
 
-def _is_number(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value >= 0
-
-
 Number = Annotated[Any, AfterValidator(_number)]
-Limit = Annotated[int, AfterValidator(_epochs)]
+Limit = Annotated[int, AfterValidator(_limit)]
 
 
 class TrainerArguments(TypedDict, total=False):
-    """Arguments that Lightning does not check, or too late; it has more than these."""
+    """Arguments that Lightning checks too late or not at all. All its other arguments are allowed, too."""
 
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]  # pydantic's way for a TypedDict
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]  # as pydantic documents it
 
-    logger: Annotated[Any, _owned("logger")]
-    callbacks: Annotated[Any, _owned("callbacks")]
-    default_root_dir: Annotated[Any, _owned("default_root_dir")]
-    barebones: Annotated[Any, _owned("barebones")]
-    enable_checkpointing: Annotated[Any, _owned("enable_checkpointing")]
+    logger: Annotated[Any, _reserved("logger")]
+    callbacks: Annotated[Any, _reserved("callbacks")]
+    default_root_dir: Annotated[Any, _reserved("default_root_dir")]
+    barebones: Annotated[Any, _reserved("barebones")]
+    enable_checkpointing: Annotated[Any, _reserved("enable_checkpointing")]
     max_epochs: Limit | None
     min_epochs: NonNegativeInt | None
     max_steps: Limit
@@ -129,7 +129,7 @@ class TrainerArguments(TypedDict, total=False):
     num_nodes: PositiveInt
     enable_progress_bar: bool | None
     enable_model_summary: bool | None
-    deterministic: Annotated[Any, AfterValidator(_yes_no_or_warn)]
+    deterministic: Annotated[Any, AfterValidator(_true_false_or_warn)]
     benchmark: bool | None
     inference_mode: bool
     use_distributed_sampler: bool
@@ -139,86 +139,61 @@ class TrainerArguments(TypedDict, total=False):
 
 @cache
 def argument_names() -> tuple[str, ...]:
-    """The Trainer's arguments, read from its file: importing Lightning takes seconds."""
+    """Names of the Trainer's arguments, read from its source: importing Lightning takes seconds."""
     package = find_spec("pytorch_lightning")
     assert package is not None and package.origin is not None
     tree = ast.parse((Path(package.origin).parent / "trainer" / "trainer.py").read_text())
     trainer = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Trainer")
     methods = (n for n in trainer.body if isinstance(n, ast.FunctionDef))
-    begin = next(n for n in methods if n.name == "__init__")
-    return tuple(argument.arg for argument in begin.args.kwonlyargs)
+    init = next(n for n in methods if n.name == "__init__")
+    return tuple(argument.arg for argument in init.args.kwonlyargs)
 
 
-def no_argument(name: str) -> str:
-    """What is said of a name that the Trainer does not have."""
-    near = get_close_matches(name, argument_names(), n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(argument_names())}"
+def unknown_argument(name: str) -> str:
+    """The message for a name that the Trainer does not have, with the most similar one."""
+    similar = get_close_matches(name, argument_names(), n=1)
+    hint = f"did you mean {similar[0]}?" if similar else f"there are {', '.join(argument_names())}"
     return f"trainer.{name} is not an argument of Lightning's Trainer: {hint}"
 
 
-def check_names(trainer: Mapping[str, Any]) -> None:
-    """UserError for a name that the Trainer does not have, and for a training without an end."""
-    wrong = [name for name in trainer if name not in argument_names()]
-    if wrong:
-        raise UserError("; ".join(map(no_argument, wrong)))
+def check_argument_names(trainer: Mapping[str, Any]) -> None:
+    """Check the names of the arguments, and that the training has a limit.
+
+    Raises:
+        UserError: the Trainer has no such argument, or nothing ends the training.
+    """
+    unknown = [name for name in trainer if name not in argument_names()]
+    if unknown:
+        raise UserError("; ".join(map(unknown_argument, unknown)))
     if trainer.get("max_epochs") == -1 and not has_other_limit(trainer):
         raise UserError(f"trainer.max_epochs=-1 is refused: {NO_LIMIT}")
 
 
 def has_other_limit(trainer: Mapping[str, Any]) -> bool:
-    """Whether steps or time limit the training."""
+    """Whether max_steps or max_time limits the training."""
     return bool(trainer.get("max_time")) or trainer.get("max_steps") not in (None, -1)
 
 
-def limit_epochs(cfg: DictConfig, typed: set[str], written: Callable[[], DictConfig]) -> None:
-    """Lifts max_epochs where max_steps is given nearer to the person: it is to end the training then.
-
-    typed: the names on the command line
-    written: reads the experiment's own config.yaml
-    """
-    steps = OmegaConf.select(cfg, "trainer.max_steps", default=-1)
-    if steps in (None, -1) or typed & EPOCHS:
-        return
-    if "trainer.max_steps" not in typed:
-        own = written()
-        if any(OmegaConf.select(own, name) is not None for name in EPOCHS):
-            return
-    with flag_override(cfg, "readonly", False):
-        for name in EPOCHS:
-            OmegaConf.update(cfg, name, -1)
-
-
-def trainer_arguments(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments to make a Trainer with, without those that a tracked run decides.
-
-    `fast_dev_run` means one epoch of as many batches of each loader: Lightning's own keeps no checkpoint.
-    """
-    given = {name: value for name, value in trainer.items() if name not in RESERVED}
-    batches = int(given.pop("fast_dev_run", False))
-    if batches:
-        for name in ("min_epochs", "min_steps", "max_time", "check_val_every_n_epoch"):
-            given.pop(name, None)
-        given |= {f"limit_{split}_batches": batches for split in SPLITS}
-        given |= {"max_epochs": 1, "max_steps": -1, "val_check_interval": 1.0}
-    return given
-
-
 def check_trainer_arguments(trainer: Mapping[str, Any]) -> None:
-    """UserError for values that Lightning refuses; asked only where the program has imported it."""
+    """Check the values by making a Trainer, if the program has imported Lightning.
+
+    Raises:
+        UserError: Lightning refuses a value, or the values together.
+    """
     arguments = trainer_arguments(trainer)
-    refusal = _refusal(arguments)
-    if refusal is None:
+    reason = _refusal(arguments)
+    if reason is None:
         return
     for name, value in arguments.items():
-        alone = _refusal({name: value})
-        if alone is not None:
-            typed = "null" if value is None else value
-            raise UserError(f"trainer.{name}={typed} is refused: {alone}")
-    raise UserError(f"these trainer arguments don't go together: {refusal}")
+        own_reason = _refusal({name: value})
+        if own_reason is not None:
+            text = "null" if value is None else value
+            raise UserError(f"trainer.{name}={text} is refused: {own_reason}")
+    raise UserError(f"these trainer arguments don't go together: {reason}")
 
 
 def _refusal(arguments: dict[str, Any]) -> str | None:
-    """Why Lightning makes no Trainer of these; None if it does."""
+    """Why Lightning refuses these arguments; None if it makes a Trainer of them."""
     lightning = sys.modules.get("pytorch_lightning")
     if lightning is None:
         return None
@@ -229,8 +204,47 @@ def _refusal(arguments: dict[str, Any]) -> str | None:
     try:
         with warnings.catch_warnings(action="ignore"):
             lightning.Trainer(**{**arguments, **quiet, "enable_model_summary": False})
-    except Exception as error:  # whatever Lightning, torch or a plugin says of a value
+    except Exception as error:  # of any type: Lightning, torch or a plugin may raise it
         return one_line(error) or type(error).__name__
     finally:
         log.setLevel(level)
     return None
+
+
+def trainer_arguments(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments to make a Trainer with, without those that a tracked run sets.
+
+    `fast_dev_run` becomes one epoch of as many batches of each loader: Lightning's own saves no checkpoint.
+    """
+    arguments = {name: value for name, value in trainer.items() if name not in RESERVED}
+    batches = int(arguments.pop("fast_dev_run", False))
+    if batches:
+        for name in ("min_epochs", "min_steps", "max_time", "check_val_every_n_epoch"):
+            arguments.pop(name, None)
+        arguments |= {f"limit_{split}_batches": batches for split in SPLITS}
+        arguments |= {"max_epochs": 1, "max_steps": -1, "val_check_interval": 1.0}
+    return arguments
+
+
+def lift_epoch_limit(
+    cfg: DictConfig, overridden: set[str], load_own_config: Callable[[], DictConfig]
+) -> None:
+    """Set max_epochs=-1 if max_steps is set and should end the training alone.
+
+    It should if the command line overrides max_steps and not max_epochs, or if neither is overridden and the
+    experiment's own config.yaml has no max_epochs.
+
+    Args:
+        overridden: names of the settings in the command line's overrides
+        load_own_config: loads the experiment's own config.yaml, without its defaults list
+    """
+    steps = OmegaConf.select(cfg, "trainer.max_steps", default=-1)
+    if steps in (None, -1) or overridden & EPOCH_LIMITS:
+        return
+    if "trainer.max_steps" not in overridden:
+        own = load_own_config()
+        if any(OmegaConf.select(own, name) is not None for name in EPOCH_LIMITS):
+            return
+    with flag_override(cfg, "readonly", False):
+        for name in EPOCH_LIMITS:
+            OmegaConf.update(cfg, name, -1)

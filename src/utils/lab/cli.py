@@ -7,7 +7,7 @@ poetry run python -m src.utils.lab.cli --help
 from pathlib import Path
 from typing import Annotated
 
-from src.utils.errors import UserError, plain_errors
+from src.utils.errors import UserError, exit_on_user_error
 
 import typer
 
@@ -244,7 +244,7 @@ def export(
 
 def app() -> None:
     """The command line; what a person did wrong is said in one line."""
-    with plain_errors():
+    with exit_on_user_error():
         try:
             status = commands(prog_name="lab", standalone_mode=False)
         except UsageError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from statistics import mean, stdev
 
-from src.utils.config.composition import defaults
+from src.utils.config.composition import default_values
 from src.utils.lab.diary import link
 from src.utils.lab.runs import NOT_COMPARED, data_marks, differences, overrides_of
 from src.utils.paths import STAGES, Experiment
@@ -107,7 +107,7 @@ def _experiment(reader: RunReader, name: str, records: Sequence[RunRecord]) -> I
     aim = find_objective(records)
     alone = [one for one in records if not one.is_study and "optuna.trial" not in one.tags]
     done = [one for one in alone if one.state not in FAILED]
-    base = defaults(Experiment.named(name))
+    base = default_values(Experiment.named(name))
     for question, groups in _questions(grouped(done)).items():
         yield _asked(question, groups)
         yield _table(_ranked(groups, aim), base, aim)

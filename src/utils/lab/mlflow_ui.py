@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from src.utils.errors import plain_errors
+from src.utils.errors import exit_on_user_error
 from src.utils.lab.runs import NOT_CHANGES, differences
 from src.utils.store.mlflow import open_store
 from src.utils.store.objective import find_objective, results
@@ -93,5 +93,5 @@ def _section(name: str, opened: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with plain_errors():
+    with exit_on_user_error():
         main()

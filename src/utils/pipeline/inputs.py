@@ -12,7 +12,7 @@ from src.utils.errors import UserError
 from src.utils.paths import DATA, ROOT, Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.pipeline.recipe import Recipe, changes
-from src.utils.settings import Settings, as_typed
+from src.utils.settings import Settings, format_override_value
 from src.utils.study.trial import ENV as TRIAL
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def _known(stage: str, name: str) -> Experiment:
     near = get_close_matches(name, sorted(code | data), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     there = ", ".join(sorted(code | data)) or "none yet"
-    raise UserError(f"{stage}={as_typed(name)} is refused: there are {there}{hint}")
+    raise UserError(f"{stage}={format_override_value(name)} is refused: there are {there}{hint}")
 
 
 def prepare(settings: Settings, check: bool = True) -> list[Manifest]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from src.utils.config.composition import values_of
+from src.utils.config.composition import compose_values
 from src.utils.paths import ROOT, Experiment, display_path
 from src.utils.pipeline.manifest import NOT_CONTENT, Manifest, code_of, known_fields, paths_read
 from src.utils.settings import Settings
@@ -41,7 +41,7 @@ class Recipe:
             name,
             typed,
             str(display_path(Path(hydra.runtime.cwd))),
-            values_of(experiment, typed, name),
+            compose_values(experiment, typed, name),
             code_of(experiment),
             {source.experiment: source.digest for source in sources},
             {str(path): _stamps(path) for path in paths_read(settings)},
@@ -92,7 +92,7 @@ class Recipe:
             yield from _other_data(Experiment.named(name), digest)
 
     def _other_settings(self, what: Experiment) -> Iterator[str]:
-        now = values_of(what, self.overrides, self.config_name)
+        now = compose_values(what, self.overrides, self.config_name)
         if now is None or self.settings is None:
             return
         for name in dict.fromkeys([*self.settings, *now]):

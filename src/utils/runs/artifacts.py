@@ -17,7 +17,7 @@ from src.utils.paths import ROOT, Experiment
 from src.utils.process import RERUN, this_process
 from src.utils.runs import provenance
 from src.utils.runs.source_code import keep
-from src.utils.settings import Settings, flat
+from src.utils.settings import Settings, flatten
 from src.utils.terminal import log_file
 
 from hydra.core.hydra_config import HydraConfig
@@ -48,7 +48,7 @@ def record(
 
 def record_settings(client: MlflowClient, run_id: str, folder: Path, settings: Settings) -> None:
     """As parameters, flattened, and as a file beside what Hydra wrote."""
-    rows = [Param(key, str(value)) for key, value in flat(settings.model_dump())]
+    rows = [Param(key, str(value)) for key, value in flatten(settings.model_dump())]
     client.log_batch(run_id, params=rows)
     written = Path(_output()) / ".hydra"
     shutil.copytree(written, folder / "config", dirs_exist_ok=True)

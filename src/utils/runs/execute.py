@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.utils.config.sweep_settings import mode_of
+from src.utils.config.sweep_settings import objective_mode
 from src.utils.paths import DATA, Experiment
 from src.utils.pipeline.inputs import prepare
 from src.utils.pipeline.manifest import Manifest, digest_of, digests, fingerprint
@@ -129,7 +129,9 @@ def record_objective(run: "Run", settings: Settings, value: Any) -> None:
     is what `main` returned."""
     if not run.is_rank_zero or "monitor" in run.client.get_run(run.id).data.tags:
         return
-    mode = mode_of(getattr(settings, "mode", None), HydraConfig.get().sweeper.get("direction"))
+    mode = objective_mode(
+        getattr(settings, "mode", None), HydraConfig.get().sweeper.get("direction")
+    )
     monitor, number = getattr(settings, "monitor", None), _finite_number(value)
     if monitor in run.metrics.latest:
         run.tag({"monitor": f"{monitor} {mode}"})

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.utils.errors import UserError, reason
+from src.utils.errors import UserError, first_line
 from src.utils.paths import Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import is_gone, is_rank_zero
 from src.utils.runs.source_code import same_code
-from src.utils.settings import AnySettings, flat, load_config, settings_of_run
+from src.utils.settings import AnySettings, flatten, load_config, settings_of_run
 from src.utils.store.mlflow import artifact, open_store
 from src.utils.store.reference import find_run
 
@@ -118,7 +118,7 @@ def _refuse(run: StoredRun, differences: list[str]) -> None:
 def _typed(settings: AnySettings) -> Iterator[tuple[str, Any]]:
     """The settings that were typed, with their values."""
     keys = [one.split("=")[0].lstrip("+~") for one in HydraConfig.get().overrides.task]
-    for name, value in flat(settings.model_dump()):
+    for name, value in flatten(settings.model_dump()):
         is_typed = any(name == key or name.startswith(f"{key}.") for key in keys)
         if is_typed and name not in NOT_COMPARED:
             yield name, value
@@ -126,7 +126,7 @@ def _typed(settings: AnySettings) -> Iterator[tuple[str, Any]]:
 
 def _differences(before: AnySettings, settings: AnySettings) -> Iterator[tuple[str, str]]:
     """The typed settings that the run had otherwise: name, and text for the message."""
-    old = dict(flat(before.model_dump()))
+    old = dict(flatten(before.model_dump()))
     for name, value in _typed(settings):
         if old.get(name) != value:
             yield name, f"{name}={value} (it had {old.get(name)})"
@@ -193,4 +193,4 @@ def _why(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
         found = re.search(r"GLOBAL (\S+)", str(error))
         return f"holds a {found[1]}, not only plain values" if found else "is no checkpoint"
-    return reason(error)
+    return first_line(error)

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from src.utils.errors import UserError, plain_errors, reason
+from src.utils.errors import UserError, exit_on_user_error, first_line
 from src.utils.store.location import (
     OWN,
     create,
@@ -67,7 +67,9 @@ def open_store() -> MlflowClient:
     try:
         return MlflowClient(uri)
     except (ImportError, SQLAlchemyError) as error:  # no driver, no database, no permission
-        raise UserError(f"MLFLOW_TRACKING_URI={shown} can't be opened: {reason(error)}") from None
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={shown} can't be opened: {first_line(error)}"
+        ) from None
     except MlflowException:
         raise UserError(
             f"MLFLOW_TRACKING_URI={shown} is no MLflow store: give it the address of a server "
@@ -85,7 +87,7 @@ def _check_server(uri: str) -> None:
     try:
         ask(credentials(uri), "/health", "GET", max_retries=0, timeout=10, raise_on_status=False)
     except MlflowException as error:
-        why = reason(error).rpartition(": ")[2].strip('()" ')
+        why = first_line(error).rpartition(": ")[2].strip('()" ')
         shown = without_password(uri)
         raise UserError(f"MLFLOW_TRACKING_URI={shown} does not answer: {why}") from None
 
@@ -155,5 +157,5 @@ def _old_homes(database: Path) -> set[str]:
 
 
 if __name__ == "__main__":
-    with plain_errors():
+    with exit_on_user_error():
         open_store()

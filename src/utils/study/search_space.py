@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from itertools import product
 from typing import Any
 
-from src.utils.config.sweep_settings import directions
+from src.utils.config.sweep_settings import study_directions
 from src.utils.errors import UserError, one_line
 from src.utils.paths import Experiment
 
@@ -60,7 +60,7 @@ class SearchSpace:
             grid = True
         else:
             grid = not as_search and not settings.custom_search_space and _is_plain(typed)
-        return cls(space, fixed, rest, directions(config), grid)
+        return cls(space, fixed, rest, study_directions(config), grid)
 
     @cached_property
     def points(self) -> list[dict[str, Any]]:

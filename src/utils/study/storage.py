@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from src.utils.errors import UserError, reason
+from src.utils.errors import UserError, first_line
 from src.utils.paths import STUDIES
 from src.utils.store.location import create, without_password
 from src.utils.study.study import GRACE_PERIOD, interrupted
@@ -36,7 +36,7 @@ def open_storage(url: str | None = None, ready: bool = False) -> BaseStorage:
         SQLAlchemyError,
     ) as error:  # no driver, server, permission, folder
         hidden = error.__context__ if isinstance(error, ImportError) else None  # names the driver
-        why = getattr(error, "strerror", None) or reason(hidden or error)
+        why = getattr(error, "strerror", None) or first_line(hidden or error)
         raise UserError(f"the study store {without_password(url)} can't be opened: {why}") from None
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from src.utils.config.sweep_settings import DIRECTIONS, Mode, contradicts
+from src.utils.config.sweep_settings import DIRECTIONS, Mode, direction_conflict
 from src.utils.errors import UserError
 from src.utils.terminal import format_settings
 
@@ -89,7 +89,7 @@ class TrialLink:
         """
         direction = self.open().study.direction.name.lower()
         if self.objectives == 1 and direction != DIRECTIONS[mode]:
-            text = f"hydra.sweeper.direction={direction} {contradicts(mode, direction)}"
+            text = direction_conflict(mode, direction)
             self.set_attribute(REFUSED, text)
             raise UserError(text)
 

@@ -57,7 +57,7 @@ def import_program(file: str) -> None:
 
 def compose(experiment: Experiment) -> None:
     """Hydra's grammars are slow until they have seen each of their rules and letters."""
-    composition.defaults(experiment)
+    composition.default_values(experiment)
     word = string.ascii_letters + string.digits + "_"
     texts = (f"{word}/{word}=0.{string.digits}", f"+a.b='{word} | -'", f"c={word}-")
     parse = OverridesParser.create().parse_overrides

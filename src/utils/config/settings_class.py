@@ -1,0 +1,93 @@
+"""The settings class of an experiment, read from its file before the experiment is imported.
+
+Importing an experiment imports torch, which takes seconds. Its settings class needs only a few statements of
+the file, and these are executed alone.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from src.utils.settings import Settings
+
+# What these statements may import: nothing that is slow
+LIBRARIES = {*sys.stdlib_module_names, "annotated_types", "pydantic", "typing_extensions"}
+OWN_MODULES = {"src.utils.settings", "src.utils.errors", "src.utils.paths"}
+
+
+def read_settings_class(file: Path) -> type[Settings] | None:
+    """The type of `cfg` in `@experiment def main(cfg, run)`.
+
+    Returns:
+        None if it cannot be read this way: it needs another import, or the file has an error. The import of
+        the experiment then finds the class, or reports the error.
+    """
+    try:
+        tree = ast.parse(file.read_text())
+        name = _annotation_of_cfg(tree)
+        body = list(_statements_for(tree, {name} if name else set()))
+        namespace: dict[str, Any] = {"__name__": file.stem, "__file__": str(file)}
+        exec(compile(ast.Module(body, []), str(file), "exec"), namespace)
+        settings_class = namespace[str(name)]
+    except Exception:  # anything can be in a file
+        return None
+    is_class = isinstance(settings_class, type) and issubclass(settings_class, Settings)
+    return settings_class if is_class else None
+
+
+def _annotation_of_cfg(tree: ast.Module) -> str | None:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and _is_experiment(node):
+            annotation = node.args.args[0].annotation
+            return annotation.id if isinstance(annotation, ast.Name) else None
+    return None
+
+
+def _is_experiment(node: ast.FunctionDef) -> bool:
+    return _names_used(ast.List(node.decorator_list)) == {"experiment"}
+
+
+def _statements_for(tree: ast.Module, names: set[str]) -> Iterator[ast.stmt]:
+    """The statements that define `names`, and those that they need in turn, in the file's order."""
+    chosen: set[int] = set()
+    before = -1
+    while before != len(chosen):
+        before = len(chosen)
+        for number, node in enumerate(tree.body):
+            if number not in chosen and names & _names_defined(node):
+                chosen.add(number)
+                names |= _names_used(node)
+    for number in sorted(chosen):
+        node = tree.body[number]
+        yield _reduced(node, names) if isinstance(node, ast.Import | ast.ImportFrom) else node
+
+
+def _names_defined(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {_imported_name(alias) for alias in node.names}
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return {node.name}
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return {target.id for target in targets if isinstance(target, ast.Name)}
+    return set()
+
+
+def _names_used(node: ast.AST) -> set[str]:
+    return {child.id for child in ast.walk(node) if isinstance(child, ast.Name)}
+
+
+def _imported_name(alias: ast.alias) -> str:
+    return (alias.asname or alias.name).split(".")[0]
+
+
+def _reduced(node: ast.Import | ast.ImportFrom, names: set[str]) -> ast.stmt:
+    """The import without unneeded names; ImportError if its module may be slow to import."""
+    node.names = [alias for alias in node.names if _imported_name(alias) in names]
+    modules = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+    for module in map(str, modules):
+        if module.split(".")[0] not in LIBRARIES and module not in OWN_MODULES:
+            raise ImportError(module)
+    return node
