@@ -127,9 +127,9 @@ def _callbacks(
 
 
 def best_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint:
-    """The callback that saved the best checkpoint; the file is its `best_model_path`.
+    """The callback that saved `best.ckpt`, with the path of the file as its `best_model_path`.
 
-    It is the one of `last.ckpt` where the monitored metric was never measured.
+    Where the monitored metric was never measured, it is the callback that saved `last.ckpt`.
     """
     saved = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
     ours = [one for kind in (BestCheckpoint, LastCheckpoint) for one in saved if type(one) is kind]

@@ -127,7 +127,7 @@ def _restore(trainer: pl.Trainer, module: pl.LightningModule, stored: dict[str, 
 
 
 def _restart_fetcher(trainer: pl.Trainer) -> None:
-    """Data without a length are fetched one batch ahead, which was done when the trainer was set up."""
+    """Data without a length are prefetched by one batch, which happened before the state was restored."""
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None
     iter(fetcher)
