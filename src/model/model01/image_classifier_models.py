@@ -136,13 +136,13 @@ class ImageClassifier(pl.LightningModule):
         chunks = images.split(batch_size)
         return torch.cat([self(chunk.to(self.device)).float().cpu() for chunk in chunks])
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.shared_step("train", batch)
 
-    def validation_step(self, batch: Batch, index: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.shared_step("val", batch)
 
-    def test_step(self, batch: Batch, index: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.shared_step("test", batch)
 
     def shared_step(self, split: str, batch: Batch) -> Tensor:

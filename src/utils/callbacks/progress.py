@@ -57,7 +57,12 @@ class Progress(pl.Callback):
         self.throughput = Throughput()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         now = self.throughput.count(batch_size(batch))
         if now - self.refreshed > REFRESH_SECONDS and not self.bar.disable:

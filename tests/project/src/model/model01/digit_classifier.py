@@ -73,13 +73,13 @@ class Classifier(pl.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         return self.network((images.unsqueeze(1) - 128.0) / 128.0)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return self.shared_step("train", batch)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self.shared_step("val", batch)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self.shared_step("test", batch)
 
     def shared_step(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
