@@ -76,7 +76,7 @@ def test_any_loader(place: Lab, case: str, stops: list[tuple[str, str, int]]) ->
     for batch, by, status in stops:
         assert place.run(PROGRAM, *settings, STOP=batch, BY=by).returncode == status
         said = place.done(PROGRAM, f"resume_run={newest(place).info.run_id}")
-        assert "going on from step" in said
+        assert "resuming from step" in said
         assert newest(place).info.status == "FINISHED"
         assert_same(weights(place, newest(place)), whole)
 

@@ -108,7 +108,7 @@ def test_damage_is_seen(files: Path, damage: Callable[[Path], None]) -> None:
     damage(files)
     example = import_module("src.dataset.dataset01.mnist")
     with pytest.raises(UserError) as refused:
-        example.check(example.idx_files(files), "train")
+        example.check_split(example.idx_files(files), "train")
     assert [said for said in DAMAGES[damage] if said not in str(refused.value)] == []
 
 

@@ -91,7 +91,7 @@ def test_a_training_rebuilds(fresh: Lab, files: Path) -> None:
     assert "feature/feature01 is out of date (" in said
     assert "val_fraction=0.2 in config/feature/feature01, it was 0.1" in said
     assert f"the files of {files} changed" in said
-    assert "2500 train and 1000 test pictures (local)" in said
+    assert "2500 train and 1000 test images (local)" in said
     assert "2000 train, 500 val" in said
     assert fresh.newest().data.tags["data.source"] == "local"
     assert reasons(fresh) == ["", ""]
@@ -138,7 +138,7 @@ def test_a_folder_that_is_not_used(fresh: Lab, tmp_path: Path) -> None:
     huge.touch()
     os.truncate(huge, 2**40)  # bytes of nothing, which would take hours to digest
     said = fresh.done(DATASET, "source=sample", f"folder={huge.parent}")
-    assert "5000 train and 1000 test pictures (sample)" in said
+    assert "5000 train and 1000 test images (sample)" in said
 
 
 @pytest.fixture(name="reader")

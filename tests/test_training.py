@@ -90,7 +90,7 @@ def test_every_step(lab: Lab) -> None:
 
 
 def test_pictures(lab: Lab) -> None:
-    """The confusion matrix and the surest errors are pictures that a browser can show."""
+    """The confusion matrix and the most confident errors are pictures that a browser can show."""
     for name in ("confusion_matrix", "most_confident_errors"):
         content = (lab.artifacts(lab.newest()) / f"figures/{name}.png").read_bytes()
         assert content.startswith(b"\x89PNG")

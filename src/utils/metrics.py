@@ -1,4 +1,4 @@
-"""Loss and accuracy over an epoch, as plain sums: torchmetrics takes fifty times as long a step."""
+"""Loss and accuracy of an epoch, as plain sums: torchmetrics takes fifty times as long per step."""
 
 import torch
 from torch import Tensor
@@ -6,31 +6,33 @@ from torch import distributed as dist
 
 
 class LossAndAccuracy:
-    """Sums over the samples seen so far, on whatever device they come from."""
+    """Mean loss and accuracy over the samples of an epoch: `update` per batch, `compute` at the end."""
 
     def __init__(self) -> None:
-        self.sums: tuple[Tensor, Tensor, int] | None = None  # loss [], correct [], count
+        self.sums: tuple[Tensor, Tensor, int] | None = None  # loss [], correct [], samples
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: its mean loss [], its logits [N, C] and its labels [N]."""
-        count = len(labels)
-        losses = loss.detach().float() * count
+        """Add a batch: its mean loss [], its logits [N, C] and its labels [N], on any device."""
+        samples = len(labels)
+        loss_sum = loss.detach().float() * samples
         correct = (logits.detach().argmax(1) == labels).sum()
         if self.sums is not None:
-            before, right, seen = self.sums
-            losses, correct, count = (
-                before.to(losses) + losses,
-                right.to(correct) + correct,
-                seen + count,
-            )
-        self.sums = losses, correct, count
+            old_loss_sum, old_correct, old_samples = self.sums
+            loss_sum = old_loss_sum.to(loss_sum) + loss_sum
+            correct = old_correct.to(correct) + correct
+            samples += old_samples
+        self.sums = loss_sum, correct, samples
 
     def compute(self, split: str) -> dict[str, float]:
-        """`{split}_loss` (nats) and `{split}_acc` (0 to 1) over all processes; then starts from zero."""
-        assert self.sums is not None, "nothing was added"
-        (losses, correct, count), self.sums = self.sums, None
-        sums = torch.stack((losses, correct, torch.full_like(losses, count)))
+        """Return the metrics over all processes, and reset the sums.
+
+        Returns:
+            `{split}_loss`, in nats, and `{split}_acc`, from 0 to 1.
+        """
+        assert self.sums is not None, "compute was called without an update"
+        (loss_sum, correct, samples), self.sums = self.sums, None
+        sums = torch.stack((loss_sum, correct, torch.full_like(loss_sum, samples)))
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)
-        loss, right, total = sums.tolist()
-        return {f"{split}_loss": loss / total, f"{split}_acc": right / total}
+        total_loss, total_correct, total = sums.tolist()
+        return {f"{split}_loss": total_loss / total, f"{split}_acc": total_correct / total}

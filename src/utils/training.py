@@ -1,4 +1,8 @@
-"""A Lightning trainer that tells the run everything."""
+"""The Lightning trainer of a run: `tracked_trainer(run, cfg)`.
+
+Its metrics go to the run, and its checkpoints to the folder of the run. It resumes exactly, and it stops with
+a checkpoint on Ctrl-C. After `fit`, `best_checkpoint` and `best_score` say which epoch was best.
+"""
 
 import logging
 import math
@@ -13,12 +17,12 @@ from src.utils.callbacks.checkpoints import (
     SaveModelClass,
     StepCheckpoint,
 )
-from src.utils.callbacks.checks import ONE_TRAINING, CheckLoading, CheckSchedule, SingleFit
+from src.utils.callbacks.checks import ONE_FIT, CheckLoading, CheckSchedule, SingleFit
 from src.utils.callbacks.exact_resume import ExactResume
 from src.utils.callbacks.interruption import Interruption
 from src.utils.callbacks.logger import RunLogger
 from src.utils.callbacks.progress import Progress
-from src.utils.callbacks.step_metrics import LearningRateOfStep, LossOfStep
+from src.utils.callbacks.step_metrics import StepLearningRate, StepLoss
 from src.utils.config.sweep_settings import Mode
 from src.utils.config.trainer_arguments import trainer_arguments
 from src.utils.errors import UserError
@@ -32,16 +36,15 @@ from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.profilers import Profiler
 from torch.nn import Module, ModuleDict, ModuleList
 
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its banners and tips
-warnings.filterwarnings("ignore", r"`isinstance\(treespec")  # Lightning, with today's torch
+# Where they differ from Lightning's own; the setting `trainer` comes before them
+TRAINER_DEFAULTS = {"enable_model_summary": False, "num_sanity_val_steps": 0}
+
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no banners and tips
+warnings.filterwarnings("ignore", r"`isinstance\(treespec")  # this Lightning with a newer torch
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # resumed
-warnings.filterwarnings("ignore", "It is recommended to use .*sync_dist")  # Score adds them up
+warnings.filterwarnings("ignore", "It is recommended to use .*sync_dist")  # LossAndAccuracy does it
 warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging")
 warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers")  # in memory
-
-
-# Other than Lightning's own defaults, unless `trainer` says otherwise
-OURS = {"enable_model_summary": False, "num_sanity_val_steps": 0}
 
 
 def tracked_trainer(
@@ -51,51 +54,38 @@ def tracked_trainer(
     mode: Mode | None = None,
     callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
-    """A trainer whose metrics and checkpoints belong to `run`; by `monitor` the best one is kept.
+    """Make a trainer that logs to a run and saves the best and the last checkpoint there.
 
-    monitor, mode: before the settings of the same names
+    Args:
+        run: the run that it belongs to.
+        cfg: the settings; `cfg.trainer` are arguments of Lightning's Trainer.
+        monitor: the metric that decides which checkpoint is best; None means the setting `monitor`.
+        mode: `min` or `max`; None means the setting `mode`.
+        callbacks: more Lightning callbacks, called after those of this function.
 
     Raises:
-        UserError: the run has a trainer already, or the study of the trial goes the other way.
+        UserError: the run has a trainer already; there is a monitor without a mode; or the study of the
+            trial optimizes in the other direction.
     """
     if run.has_trainer:
-        raise UserError(ONE_TRAINING)
+        raise UserError(ONE_FIT)
     run.has_trainer = True
-    monitor, mode = _monitored(run, cfg, monitor, mode)
+    monitor, mode = _monitor_and_mode(run, cfg, monitor, mode)
     if run.is_rank_zero and monitor is not None:
-        run.tag({"monitor": f"{legal(monitor)} {mode}"})  # what leaderboards sort by
-    every = cfg.trainer.get("log_every_n_steps", 50)
-    own_bar = any(isinstance(one, ProgressBar) for one in callbacks)  # else ours
-    ours = {"profiler": NoProfiler(), **OURS, "enable_progress_bar": own_bar}
+        run.tag({"monitor": f"{legal(monitor)} {mode}"})  # `lab runs` sorts by it
+    has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)  # else Progress's
+    defaults = {**TRAINER_DEFAULTS, "profiler": NoProfiler(), "enable_progress_bar": has_bar}
     return pl.Trainer(
-        **{**ours, **trainer_arguments(cfg.trainer)},
+        **{**defaults, **trainer_arguments(cfg.trainer)},
         logger=RunLogger(run),
-        callbacks=[
-            SingleFit(),
-            *([Compile()] if cfg.compile else []),
-            *([BestCheckpoint(run, monitor, mode)] if monitor is not None else []),
-            LastCheckpoint(run),
-            *_every(run, cfg.checkpoint_every),
-            LearningRateOfStep(run, every),
-            SaveModelClass(run),
-            CheckLoading(run),
-            *([CheckSchedule()] if run.more_epochs else []),
-            *([InitialWeights(run.weights_from)] if run.weights_from else []),
-            LossOfStep(run, every),
-            ExactResume(run),
-            Progress(bar="enable_progress_bar" not in cfg.trainer),
-            Interruption(run),
-            *(_pruning(run, monitor) if monitor is not None else []),
-            *callbacks,
-        ],
+        callbacks=[*_callbacks(run, cfg, monitor, mode), *callbacks],
         default_root_dir=LOGS / "lightning",
     )
 
 
-def _monitored(
+def _monitor_and_mode(
     run: Run, cfg: TrainingSettings, monitor: str | None, mode: Mode | None
 ) -> tuple[str | None, Mode]:
-    """What is monitored, if anything, and which way it is good; a search has to go that way."""
     monitor, mode = monitor or cfg.monitor, mode or cfg.mode
     if monitor is None:
         return None, "min"
@@ -106,25 +96,44 @@ def _monitored(
     return monitor, mode
 
 
-def _pruning(run: Run, monitor: str) -> list[pl.Callback]:
-    """In a trial with one objective: ask the pruner."""
-    if run.trial is None or run.trial.objectives > 1:
-        return []
-    from src.utils.callbacks.pruning import Pruning  # late: only trials need Optuna
+def _callbacks(
+    run: Run, cfg: TrainingSettings, monitor: str | None, mode: Mode
+) -> Iterator[pl.Callback]:
+    """The callbacks of every tracked trainer, in the order in which Lightning calls them."""
+    log_every = cfg.trainer.get("log_every_n_steps", 50)
+    yield SingleFit()
+    if cfg.compile:
+        yield Compile()
+    if monitor is not None:
+        yield BestCheckpoint(run, monitor, mode)
+    yield LastCheckpoint(run)
+    if cfg.checkpoint_every:
+        yield StepCheckpoint(run, cfg.checkpoint_every)
+    yield StepLearningRate(run, log_every)
+    yield SaveModelClass(run)
+    yield CheckLoading(run)
+    if run.more_epochs:
+        yield CheckSchedule()
+    if run.weights_from:
+        yield InitialWeights(run.weights_from)
+    yield StepLoss(run, log_every)
+    yield ExactResume(run)
+    yield Progress(bar="enable_progress_bar" not in cfg.trainer)
+    yield Interruption(run)
+    if monitor is not None and run.trial is not None and run.trial.objectives == 1:
+        from src.utils.callbacks.pruning import Pruning  # late: only trials need Optuna
 
-    return [Pruning(run.trial.open() if run.is_rank_zero else None, monitor)]
-
-
-def _every(run: Run, steps: int | None) -> list[pl.Callback]:
-    """The last checkpoint more often than once an epoch."""
-    return [StepCheckpoint(run, steps)] if steps else []
+        yield Pruning(run.trial.open() if run.is_rank_zero else None, monitor)
 
 
 def best_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint:
-    """The best one, with its `best_model_path`; the last one where nothing was measured."""
-    kept = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
-    order = [one for kind in (BestCheckpoint, LastCheckpoint) for one in kept if type(one) is kind]
-    return next((one for one in order if one.best_model_path), order[-1])
+    """The callback that saved `best.ckpt`, with the path of the file as its `best_model_path`.
+
+    Where the monitored metric was never measured, it is the callback that saved `last.ckpt`.
+    """
+    saved = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+    ours = [one for kind in (BestCheckpoint, LastCheckpoint) for one in saved if type(one) is kind]
+    return next((one for one in ours if one.best_model_path), ours[-1])
 
 
 def best_score(trainer: pl.Trainer) -> float:
@@ -134,7 +143,7 @@ def best_score(trainer: pl.Trainer) -> float:
 
 
 class Compile(pl.Callback):
-    """Compiles the networks of the module in place, so that the names of the weights stay."""
+    """Compiles the networks of a module in place (compile=true), so that the names of the weights stay."""
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -143,16 +152,19 @@ class Compile(pl.Callback):
 
 
 def _networks(module: Module) -> Iterator[Module]:
-    """The parts with weights that are called as functions, which containers are not."""
-    for part in module.children():
-        if isinstance(part, ModuleDict | ModuleList):
-            yield from _networks(part)
-        elif any(True for _ in part.parameters()):
-            yield part
+    """The children with parameters; of a ModuleDict or ModuleList, which has no `forward`, its children."""
+    for child in module.children():
+        if isinstance(child, ModuleDict | ModuleList):
+            yield from _networks(child)
+        elif any(True for _ in child.parameters()):
+            yield child
 
 
 class NoProfiler(Profiler):
-    """Lightning asks its profiler seventy times a step; its own way of doing nothing takes 0.2 ms."""
+    """A profiler that does nothing.
+
+    Lightning calls its profiler 70 times a step; its own PassThroughProfiler takes 0.2 ms for that.
+    """
 
     _nothing = nullcontext()
 
@@ -160,10 +172,7 @@ class NoProfiler(Profiler):
         return self._nothing
 
     def start(self, action_name: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def stop(self, action_name: str) -> None:
-        """Nothing."""
-
-
-# MERGED callbacks/profiler: Doing nothing, seventy times a step.
+        """Do nothing."""

@@ -4,7 +4,7 @@
     poetry run python src/model/model01/image_classifier_models.py network=mlp learning_rate=0.003
     poetry run python src/model/model01/image_classifier_models.py -m 'learning_rate=interval(0.001,0.002)'
 
-The whole experiment is in this file and in config/model/model01. Copy the two folders to start the next.
+The whole experiment is in this file and in config/model/model01. Copy the two folders to start the next one.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 
 
 class Config(TrainingSettings):
-    """Types of the settings; their values are in config/model/model01."""
+    """The types of the settings; their values are in config/model/model01."""
 
     feature: str
     network: Literal["mlp", "cnn"]
@@ -41,7 +41,11 @@ class Config(TrainingSettings):
 
 @experiment
 def main(cfg: Config, run: Run) -> float:
-    """Train, keep the best epoch, score it on the test images; returns its validation accuracy."""
+    """Train a network, then test the checkpoint of its best epoch.
+
+    Returns:
+        The objective of a search: the best value of `monitor`, here the validation accuracy.
+    """
     data = MNIST(run.input("feature"), cfg.batch_size)
     model = {"mlp": MLP, "cnn": CNN}[cfg.network](
         mean=data.mean,
@@ -65,7 +69,7 @@ def main(cfg: Config, run: Run) -> float:
 
 
 class MNIST(pl.LightningDataModule):
-    """Images uint8 [N, 28, 28] and labels int64 [N], kept whole on the device that trains."""
+    """Batches of images uint8 [B, 28, 28] and labels int64 [B], from tensors on the training device."""
 
     def __init__(self, folder: Path, batch_size: int) -> None:
         super().__init__()
@@ -74,6 +78,7 @@ class MNIST(pl.LightningDataModule):
         self.mean, self.std = float(self.tensors["mean"]), float(self.tensors["std"])
 
     def split(self, name: str) -> Batch:
+        """All images [N, 28, 28] and labels [N] of `train`, `val` or `test`."""
         return self.tensors[f"{name}_images"], self.tensors[f"{name}_labels"]
 
     def loader(self, name: str, shuffle: bool = False) -> DataLoader[Batch]:
@@ -93,7 +98,15 @@ class MNIST(pl.LightningDataModule):
 
 
 class ImageClassifier(pl.LightningModule):
-    """What the models share: images uint8 [N, 28, 28] in, logits [N, 10] out, and how to train that."""
+    """Training, validation and test of a `network` from images uint8 [N, 28, 28] to logits [N, 10].
+
+    Args:
+        mean, std: of the training pixels, which normalise the images.
+        hidden: units of the dense layers.
+        dropout: the probability that a unit is set to zero.
+        learning_rate: the peak of a one-cycle schedule.
+        weight_decay: of AdamW.
+    """
 
     network: nn.Module
 
@@ -118,22 +131,22 @@ class ImageClassifier(pl.LightningModule):
 
     @torch.inference_mode()
     def predict(self, images: Tensor, batch_size: int = 1000) -> Tensor:
-        """Logits [N, 10], on the CPU, of any number of images."""
+        """Return the logits [N, 10], on the CPU, of any number of images."""
         self.eval()
         chunks = images.split(batch_size)
         return torch.cat([self(chunk.to(self.device)).float().cpu() for chunk in chunks])
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        return self.score("train", batch)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.shared_step("train", batch)
 
-    def validation_step(self, batch: Batch, index: int) -> None:
-        self.score("val", batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.shared_step("val", batch)
 
-    def test_step(self, batch: Batch, index: int) -> None:
-        self.score("test", batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.shared_step("test", batch)
 
-    def score(self, split: str, batch: Batch) -> Tensor:
-        """The mean loss [] of a batch, which is counted in the scores of its split."""
+    def shared_step(self, split: str, batch: Batch) -> Tensor:
+        """Return the mean loss [] of a batch, and add it to the metrics of its split."""
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
@@ -158,7 +171,7 @@ class ImageClassifier(pl.LightningModule):
 
 
 class MLP(ImageClassifier):
-    """Two hidden layers."""
+    """A multilayer perceptron with two hidden layers."""
 
     def __init__(self, **hyperparameters: Any) -> None:
         super().__init__(**hyperparameters)
@@ -176,14 +189,14 @@ class MLP(ImageClassifier):
 
 
 class CNN(ImageClassifier):
-    """Two convolutions, each halving the image, and a dense layer."""
+    """Two convolutions, each followed by max pooling, and one hidden dense layer."""
 
     def __init__(self, **hyperparameters: Any) -> None:
         super().__init__(**hyperparameters)
         hidden, dropout = self.hparams["hidden"], self.hparams["dropout"]
         self.network = nn.Sequential(
             nn.Conv2d(1, 32, 5, padding=2),  # [N, 32, 28, 28]
-            nn.MaxPool2d(2),  # before normalising: a quarter of the work
+            nn.MaxPool2d(2),  # before BatchNorm2d and ReLU, which then do a quarter of the work
             nn.BatchNorm2d(32),
             nn.ReLU(),
             nn.Conv2d(32, 64, 3, padding=1),  # [N, 64, 14, 14]

@@ -1,1 +1,1 @@
-"""What Lightning calls while a model trains."""
+"""The Lightning callbacks of `tracked_trainer`, its logger, and its resumable data loader."""

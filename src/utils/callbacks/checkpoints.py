@@ -1,4 +1,13 @@
-"""Which checkpoints a run keeps: the best one and the last one."""
+"""Checkpoints: when they are saved, and what is in them.
+
+| class            | what it does                                                           |
+|------------------|------------------------------------------------------------------------|
+| `LastCheckpoint` | saves `last.ckpt` at the end of each epoch                             |
+| `BestCheckpoint` | saves `best.ckpt` when the monitored metric is better than before      |
+| `StepCheckpoint` | saves `last.ckpt` every few steps, too (checkpoint_every=100)          |
+| `InitialWeights` | loads the weights of another run before the first step (warm_start)    |
+| `SaveModelClass` | stores in each checkpoint the class of the model, for `load_model`     |
+"""
 
 import inspect
 import logging
@@ -17,8 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """`last.ckpt`, at the end of each epoch. A class of its own has a state of its own in checkpoints,
-    beside that of a ModelCheckpoint among `callbacks`."""
+    """Saves `last.ckpt` at the end of each epoch.
+
+    It is a class of its own, so that Lightning stores its state beside that of another ModelCheckpoint.
+    """
 
     def __init__(self, run: Run) -> None:
         super().__init__(
@@ -27,23 +38,23 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """`best.ckpt`, after each validation; where `monitor` begins with `train`, after each epoch.
+    """Saves `best.ckpt` after each validation; after each epoch where `monitor` begins with `train`.
 
     Raises:
-        UserError: `monitor` is not among the metrics after the first validation.
+        UserError: after the first validation, `monitor` is not among the metrics.
     """
 
     def __init__(self, run: Run, monitor: str, mode: str) -> None:
-        of_training = monitor.startswith("train")
+        is_train_metric = monitor.startswith("train")
         super().__init__(
             run.checkpoints,
             "best",
             monitor=monitor,
             mode=mode,
             enable_version_counter=False,
-            save_on_train_epoch_end=True if of_training else None,
+            save_on_train_epoch_end=True if is_train_metric else None,
         )
-        self.of_training = of_training
+        self.is_train_metric = is_train_metric
         self.validated = self.warned = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -52,62 +63,64 @@ class BestCheckpoint(ModelCheckpoint):
         self.validated = True
         if self.monitor in trainer.callback_metrics:
             super().on_validation_end(trainer, pl_module)
-        elif not self.of_training and not trainer.is_last_batch:  # there the epoch's end is next
-            raise self._unknown(trainer)
+        elif not self.is_train_metric and not trainer.is_last_batch:  # on_train_epoch_end is next
+            raise self._unknown_monitor(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.monitor in trainer.callback_metrics:
             super().on_train_epoch_end(trainer, pl_module)
-        elif self.validated or self.of_training:
-            raise self._unknown(trainer)
+        elif self.validated or self.is_train_metric:
+            raise self._unknown_monitor(trainer)
         elif not trainer.enable_validation and trainer.is_global_zero and not self.warned:
             self.warned = True
             log.warning(
-                "%s is not measured without validation: only last.ckpt is kept", self.monitor
+                "%s is not measured without validation: only last.ckpt is saved", self.monitor
             )
 
-    def _unknown(self, trainer: pl.Trainer) -> UserError:
+    def _unknown_monitor(self, trainer: pl.Trainer) -> UserError:
         names = sorted({*trainer.callback_metrics} - {"epoch_seconds", "samples_per_second"})
-        there = f"there are {', '.join(names)}" if names else "the module logs none"
-        return UserError(f"monitor={self.monitor!r} is not among the metrics: {there}")
+        known = f"there are {', '.join(names)}" if names else "the module logs none"
+        return UserError(f"monitor={self.monitor!r} is not among the metrics: {known}")
 
 
-def resumable(trainer: pl.Trainer) -> bool:
-    """Whether training goes on exactly from a checkpoint made after this batch: not where a validation
-    or the epoch's end follows, which Lightning would leave out."""
+class StepCheckpoint(Checkpoint):
+    """Saves `last.ckpt` every `every_n_train_steps` steps, not only at the end of an epoch."""
+
+    def __init__(self, run: Run, every_n_train_steps: int) -> None:
+        self.run, self.every = run, every_n_train_steps
+        self.saved_step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.saved_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if can_resume_after_batch(trainer):
+            self._save_if_due(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        is_fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if is_fitting and not trainer.is_last_batch:
+            self._save_if_due(trainer)
+
+    def _save_if_due(self, trainer: pl.Trainer) -> None:
+        if trainer.global_step // self.every > self.saved_step // self.every:
+            self.saved_step = trainer.global_step
+            trainer.save_checkpoint(self.run.checkpoints / "last.ckpt")
+
+
+def can_resume_after_batch(trainer: pl.Trainer) -> bool:
+    """Whether a training resumes exactly from a checkpoint that is saved in `on_train_batch_end`.
+
+    It does not where a validation or the end of the epoch follows: Lightning would skip that.
+    """
     loop = trainer.fit_loop
     fetcher = loop._data_fetcher
     assert fetcher is not None
     return not trainer.is_last_batch and not loop.epoch_loop._should_check_val_fx(fetcher)
 
 
-class StepCheckpoint(Checkpoint):
-    """Writes the last checkpoint every few steps, and not only at the end of an epoch."""
-
-    def __init__(self, run: Run, every_n_train_steps: int) -> None:
-        self.run, self.every = run, every_n_train_steps
-        self.step = 0  # of the last one
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.step = trainer.global_step
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if resumable(trainer):
-            self._save(trainer)
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if fitting and not trainer.is_last_batch:
-            self._save(trainer)
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        if trainer.global_step // self.every > self.step // self.every:
-            self.step = trainer.global_step
-            trainer.save_checkpoint(self.run.checkpoints / "last.ckpt")
-
-
 class InitialWeights(pl.Callback):
-    """Begins with the weights of another run, and with nothing else of it."""
+    """Loads the weights in a checkpoint, and nothing else from it, when `fit` starts."""
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
@@ -118,7 +131,10 @@ class InitialWeights(pl.Callback):
 
 
 class SaveModelClass(pl.Callback):
-    """Writes into each checkpoint which class it belongs to, so that `load_model` need not be told."""
+    """Stores the file and the class of the model in each checkpoint, where `load_model` reads them.
+
+    The file is relative to the folder of the experiment; a class from elsewhere has its module's name.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -126,10 +142,7 @@ class SaveModelClass(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        file = Path(inspect.getfile(type(module)))
-        inside = file.is_relative_to(self.run.experiment.source)
-        where = file.relative_to(self.run.experiment.source) if inside else type(module).__module__
-        checkpoint["model_class"] = [str(where), type(module).__qualname__]
-
-
-# MERGED callbacks/checkpoint: Checkpoints: when one is made, and what is in it that Lightning doesn't put there.
+        file, source = Path(inspect.getfile(type(module))), self.run.experiment.source
+        is_own = file.is_relative_to(source)
+        location = str(file.relative_to(source)) if is_own else type(module).__module__
+        checkpoint["model_class"] = [location, type(module).__qualname__]

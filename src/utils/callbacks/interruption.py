@@ -1,10 +1,10 @@
-"""Trainings that are told to stop."""
+"""Ctrl-C and SIGTERM during a training: save a checkpoint, then stop."""
 
 import logging
 import signal
 from typing import Any, NoReturn
 
-from src.utils.callbacks.checkpoints import resumable
+from src.utils.callbacks.checkpoints import can_resume_after_batch
 from src.utils.run import Run
 from src.utils.terminal import print_from_signal_handler
 
@@ -15,62 +15,67 @@ log = logging.getLogger(__name__)
 
 
 class Interruption(pl.Callback):
-    """Ctrl-C and SIGTERM end a training after its batch, with a checkpoint to go on from.
+    """Stops a training after the current batch, with a checkpoint to resume from.
 
-    Where a validation or the epoch's end follows, that comes first: from the place between, Lightning
-    would go on without it.
+    Where a validation or the end of the epoch follows the batch, that is done first: Lightning would skip it
+    when the run is resumed. A second signal stops at once.
+
+    Raises:
+        KeyboardInterrupt: the training stops; `run.ended_by` is the signal.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.asked: list[signal.Signals] = []
-        self.before: dict[signal.Signals, Any] = {}
+        self.received: list[signal.Signals] = []
+        self.previous_handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._ask)
+        handlers = self.previous_handlers
+        handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._handle_signal)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self.before[signal.SIGINT] = signal.signal(signal.SIGINT, self._ask)
+            handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle_signal)
 
-    def _ask(self, number: int, _: Any) -> None:
-        self.asked.append(signal.Signals(number))
-        if len(self.asked) > 1:
+    def _handle_signal(self, number: int, _: Any) -> None:
+        self.received.append(signal.Signals(number))
+        if len(self.received) > 1:
             raise KeyboardInterrupt
-        print_from_signal_handler("stopping after this batch; once more stops at once")
+        print_from_signal_handler("stopping after this batch; Ctrl-C again stops now")
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self._is_asked(trainer) and resumable(trainer):
+        if self._should_stop(trainer) and can_resume_after_batch(trainer):
             trainer.save_checkpoint(self.run.checkpoints / "last.ckpt")
             self._stop()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self._is_asked(trainer):
+        if self._should_stop(trainer):
             self._stop()
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._let_go()
-        if self._is_asked(trainer):
+        self._restore_handlers()
+        if self._should_stop(trainer):
             self._stop()
 
     def on_exception(
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
     ) -> None:
-        self._let_go()
+        self._restore_handlers()
         if isinstance(exception, SIGTERMException):  # it came before the first batch
             self.run.ended_by = signal.SIGTERM
         elif isinstance(exception, KeyboardInterrupt):
-            self.run.ended_by = self.asked[0] if self.asked else signal.SIGINT
+            self.run.ended_by = self.received[0] if self.received else signal.SIGINT
 
-    def _is_asked(self, trainer: pl.Trainer) -> bool:
-        """All processes of a distributed training stop when one of them is told to."""
-        asked = bool(self.asked)
-        alone = trainer.world_size == 1
-        return asked if alone else trainer.strategy.reduce_boolean_decision(asked, all=False)
+    def _should_stop(self, trainer: pl.Trainer) -> bool:
+        """All processes of a distributed training stop when one of them receives a signal."""
+        received = bool(self.received)
+        if trainer.world_size == 1:
+            return received
+        return trainer.strategy.reduce_boolean_decision(received, all=False)
 
     def _stop(self) -> NoReturn:
-        log.warning("saved; go on with resume_run=%s", self.run.id[:8])
+        log.warning("saved; resume_run=%s resumes it", self.run.id[:8])
         raise KeyboardInterrupt
 
-    def _let_go(self) -> None:
-        for number, handler in self.before.items():
+    def _restore_handlers(self) -> None:
+        for number, handler in self.previous_handlers.items():
             signal.signal(number, handler)
-        self.before.clear()
+        self.previous_handlers.clear()

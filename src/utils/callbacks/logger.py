@@ -1,4 +1,4 @@
-"""Lightning's MLflow logger, writing into a run that the program has begun."""
+"""Lightning's MLFlowLogger for a run that exists already."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +12,12 @@ from pytorch_lightning.loggers import MLFlowLogger
 
 
 class RunLogger(MLFlowLogger):
-    """Metrics go through the run's buffer; parameters, checkpoints and status are the run's own."""
+    """Logs metrics through `run.log`. The run itself records parameters, checkpoints and status."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(str(run.experiment), tracking_uri=tracking_uri(), run_id=run.id)
         self.run = run
-        self.trained = False
+        self.fit_ended = False
 
     @property
     def save_dir(self) -> str:
@@ -25,17 +25,17 @@ class RunLogger(MLFlowLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if self.trained:  # Lightning would add the number of epochs to what is tested
+        if self.fit_ended:  # Lightning adds the number of epochs to the metrics of a test
             metrics = {name: value for name, value in metrics.items() if name != "epoch"}
         self.run.log(metrics, step or 0)
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """They are among the parameters of the run, which are all of its settings."""
+        """Do nothing: the parameters of the run are all of its settings."""
 
     def after_save_checkpoint(self, checkpoint_callback: Checkpoint) -> None:
-        """Checkpoints are written where they belong: nothing to copy."""
+        """Do nothing: checkpoints are saved in the artifact folder of the run."""
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        self.trained = True
+        self.fit_ended = True
         self.run.metrics.flush()

@@ -1,4 +1,4 @@
-"""Whether a trial is worth going on, asked after every validation."""
+"""Pruning: Optuna's pruner is asked after each validation whether to end the trial."""
 
 from src.utils.study.trial import Pruned
 
@@ -8,9 +8,12 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 
 class Pruning(pl.Callback):
-    """Reports the monitored metric to the trial, and ends the training when its pruner says so.
+    """Reports the monitored metric to the trial, and ends the training when the pruner decides so.
 
-    In a distributed training the first process, which has the trial, asks and tells the others.
+    In a distributed training, rank zero has the trial and broadcasts the decision.
+
+    Raises:
+        Pruned: the trial is pruned.
     """
 
     def __init__(self, trial: optuna.Trial | None, monitor: str) -> None:
@@ -21,11 +24,11 @@ class Pruning(pl.Callback):
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         if self.monitor not in trainer.callback_metrics:
-            return  # what is to be said of it, BestCheckpoint says
+            return  # BestCheckpoint reports it
         self.validations += 1
-        hopeless = False
+        should_prune = False
         if self.trial is not None:
             self.trial.report(float(trainer.callback_metrics[self.monitor]), self.validations)
-            hopeless = self.trial.should_prune()
-        if trainer.strategy.broadcast(hopeless):
+            should_prune = self.trial.should_prune()
+        if trainer.strategy.broadcast(should_prune):
             raise Pruned(f"pruned after validation {self.validations}")

@@ -1,4 +1,8 @@
-"""The loss of single steps."""
+"""Metrics of single steps: the loss, the learning rate, and the check for a loss that is NaN or infinite.
+
+Below the two callbacks are functions that read a training step, whatever the model: `current_step`,
+`returned_loss` and `batch_size`.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +16,19 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torch.optim import Optimizer
 
-STEP_LOSS = "train_loss_step"  # also Lightning's own name where a module logs `train_loss` on both
+STEP_LOSS = (
+    "train_loss_step"  # Lightning's name, too, if a module logs `train_loss` per step and epoch
+)
 
 
-class LossOfStep(pl.Callback):
-    """Logs the loss every `log_every_n_steps`; no number, there or at an epoch's end, stops the training.
+class StepLoss(pl.Callback):
+    """Logs `train_loss_step` every `log_every_n_steps`, and stops the training if the loss is not finite.
 
-    Where `training_step` returns no loss, those that it logs are watched.
+    The check is made at these steps and at the end of each epoch. If `training_step` returns no loss, the
+    losses that it logs are checked.
+
+    Raises:
+        UserError: a loss is NaN or infinite.
     """
 
     def __init__(self, run: Run, every: int) -> None:
@@ -27,21 +37,20 @@ class LossOfStep(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, *_: object
     ) -> None:
-        step = step_of(trainer)
-        due = self.every and step % self.every == 0
-        if not (due or trainer.is_last_batch):
+        step = current_step(trainer)
+        is_due = self.every and step % self.every == 0
+        if not (is_due or trainer.is_last_batch):
             return
-        loss = loss_of(outputs)
+        loss = returned_loss(outputs)
         losses = _logged_losses(trainer) if loss is None else {"the loss": loss.item()}
         for name, value in losses.items():
             if not math.isfinite(value):
                 raise UserError(f"{name} is {value} at step {step}: try a lower learning_rate")
-        if due and loss is not None and STEP_LOSS not in trainer.callback_metrics:
+        if is_due and loss is not None and STEP_LOSS not in trainer.callback_metrics:
             self.run.log({STEP_LOSS: losses["the loss"]}, step)
 
 
 def _logged_losses(trainer: pl.Trainer) -> dict[str, float]:
-    """What a module that returns no loss logs under the name of one."""
     return {
         name: float(value)
         for name, value in trainer.callback_metrics.items()
@@ -49,11 +58,12 @@ def _logged_losses(trainer: pl.Trainer) -> dict[str, float]:
     }
 
 
-class LearningRateOfStep(pl.Callback):
-    """Logs the rate that a step is made with, every `log_every_n_steps` and at each epoch's last step.
+class StepLearningRate(pl.Callback):
+    """Logs the learning rate of a step, every `log_every_n_steps` and at the last step of each epoch.
 
-    Lightning's LearningRateMonitor also puts it among the metrics, from where a stale one would be
-    logged again at the end of an epoch.
+    The name is `lr`; with several optimizers or parameter groups `lr/0`, `lr/1`, ….
+    Lightning's LearningRateMonitor also adds it to the callback metrics. At the end of an epoch an old value
+    would be logged again from there.
     """
 
     def __init__(self, run: Run, every: int) -> None:
@@ -62,38 +72,41 @@ class LearningRateOfStep(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, *_: object
     ) -> None:
-        step = step_of(trainer)
+        step = current_step(trainer)
         if trainer.is_last_batch or (self.every and step % self.every == 0):
-            self.run.log(learning_rates(trainer.optimizers), step)
+            self.run.log(_learning_rates(trainer.optimizers), step)
 
 
-def learning_rates(optimizers: Sequence[Optimizer]) -> dict[str, float]:
-    """`lr`; `lr/0`, `lr/1`, … where there are several optimizers or groups of parameters."""
-    rates = [float(group["lr"]) for one in optimizers for group in one.param_groups]
-    return (
-        {"lr": rates[0]} if len(rates) == 1 else {f"lr/{n}": rate for n, rate in enumerate(rates)}
-    )
+def _learning_rates(optimizers: Sequence[Optimizer]) -> dict[str, float]:
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    rates = [float(group["lr"]) for group in groups]
+    if len(rates) == 1:
+        return {"lr": rates[0]}
+    return {f"lr/{number}": rate for number, rate in enumerate(rates)}
 
 
-def step_of(trainer: pl.Trainer) -> int:
-    """The number of the step that is being made, from 1: optimizer steps, and under manual
-    optimization batches, where `global_step` counts the steps of each optimizer."""
+def current_step(trainer: pl.Trainer) -> int:
+    """The number of the current step, from 1.
+
+    It counts optimizer steps; under manual optimization batches, where Lightning's `global_step` counts the
+    steps of each optimizer.
+    """
     return trainer.fit_loop.epoch_loop._batches_that_stepped + 1
 
 
-def loss_of(outputs: Any) -> Tensor | None:
-    """The loss [] in what Lightning hands to `on_train_batch_end`, if `training_step` returned one."""
+def returned_loss(outputs: Any) -> Tensor | None:
+    """The loss [] that `training_step` returned, from the `outputs` of `on_train_batch_end`, if any."""
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
     return loss if isinstance(loss, Tensor) and loss.numel() == 1 else None
 
 
 def batch_size(batch: Any) -> int | None:
-    """How many samples a batch has: the first dimension that all of its tensors share, else None."""
-    sizes = set(_sizes(batch))
+    """The first dimension of all tensors in a batch; None where they differ or there are none."""
+    sizes = set(_first_dimensions(batch))
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _sizes(batch: Any) -> Iterator[int]:
+def _first_dimensions(batch: Any) -> Iterator[int]:
     if isinstance(batch, Tensor):
         if batch.ndim:
             yield batch.shape[0]
@@ -107,9 +120,4 @@ def _sizes(batch: Any) -> Iterator[int]:
     else:
         return
     for part in parts:
-        yield from _sizes(part)
-
-
-# MERGED callbacks/learning_rate: The learning rate of single steps.
-
-# MERGED callbacks/step: What callbacks ask of a training step, whatever model makes it.
+        yield from _first_dimensions(part)

@@ -1,8 +1,8 @@
-"""Noisy pictures of ten symbols: data that need no download and are learned in two epochs.
+"""Noisy images of ten symbols: a dataset that needs no download, and is learned in two epochs.
 
     python src/dataset/dataset01/digits.py
 
-Writes digits.npz: {train,test}_images uint8 [N, 28, 28] and {train,test}_labels int64 [N].
+Output: digits.npz, with {train,test}_images uint8 [N, 28, 28] and {train,test}_labels int64 [N].
 """
 
 import logging
@@ -17,30 +17,35 @@ import numpy as np
 from pydantic import NonNegativeFloat
 
 log = logging.getLogger(__name__)
-SIZES = {"train": 5000, "test": 1000}
+SIZES = {"train": 5000, "test": 1000}  # images in each split
 
 
 class Config(StageSettings):
+    """The types of the settings; their values are in config/dataset/dataset01."""
+
     source: Literal["auto", "sample", "local"]
     noise: NonNegativeFloat  # standard deviation, in pixel values of 0 to 255
     folder: Path | None  # of another digits.npz, for source=local
 
     def paths_read(self) -> list[Path]:
+        """The folder is read with source=local only."""
         return [self.folder] if self.source == "local" and self.folder else []
 
 
 @experiment
 def main(cfg: Config, run: Run) -> None:
+    """Make the images, or copy those of another folder."""
     local = cfg.source == "local" and cfg.folder is not None
-    arrays = dict(np.load(cfg.folder / "digits.npz")) if local else drawn(cfg.noise)
+    arrays = dict(np.load(cfg.folder / "digits.npz")) if local else noisy_images(cfg.noise)
     np.savez(run.output / "digits.npz", **arrays)
     source = "local" if local else "sample"
     run.tag_data(source=source)
     sizes = (len(arrays[f"{split}_labels"]) for split in SIZES)
-    log.info("%s: %s train and %s test pictures (%s)", run.experiment, *sizes, source)
+    log.info("%s: %s train and %s test images (%s)", run.experiment, *sizes, source)
 
 
-def drawn(noise: float) -> dict[str, np.ndarray]:
+def noisy_images(noise: float) -> dict[str, np.ndarray]:
+    """Draw images [N, 28, 28] of ten symbols, with labels [N]."""
     random = np.random.default_rng(0)
     symbols = random.normal(128, 20, (10, 7, 7)).repeat(4, axis=1).repeat(4, axis=2)
     arrays = {}

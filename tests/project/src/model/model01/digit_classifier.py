@@ -1,4 +1,4 @@
-"""A small classifier of the pictures, an MLP or a CNN.
+"""Image classifiers on the digits: a small MLP and a small CNN.
 
 python src/model/model01/digit_classifier.py
 """
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 
 class Config(TrainingSettings):
+    """The types of the settings; their values are in config/model/model01."""
+
     feature: str
     network: Literal["mlp", "cnn"]
     hidden: PositiveInt
@@ -32,6 +34,7 @@ class Config(TrainingSettings):
 
 @experiment
 def main(cfg: Config, run: Run) -> float:
+    """Train a network, then test the checkpoint of its best epoch; returns its validation accuracy."""
     tensors = load_file(run.input("feature") / "digits.safetensors")
     kind = {"mlp": MLP, "cnn": CNN}[cfg.network]
     model = kind(hidden=cfg.hidden, dropout=cfg.dropout, learning_rate=cfg.learning_rate)
@@ -57,7 +60,7 @@ def main(cfg: Config, run: Run) -> float:
 
 
 class Classifier(pl.LightningModule):
-    """Images uint8 [N, 28, 28] in, logits [N, 10] out."""
+    """Training, validation and test of a `network` from images uint8 [N, 28, 28] to logits [N, 10]."""
 
     network: nn.Module
 
@@ -70,16 +73,16 @@ class Classifier(pl.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         return self.network((images.unsqueeze(1) - 128.0) / 128.0)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        return self.score("train", batch)
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self.shared_step("train", batch)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        self.score("val", batch)
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.shared_step("val", batch)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        self.score("test", batch)
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.shared_step("test", batch)
 
-    def score(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def shared_step(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
@@ -104,7 +107,7 @@ class Classifier(pl.LightningModule):
 
 
 class MLP(Classifier):
-    """Two layers."""
+    """A multilayer perceptron with one hidden layer."""
 
     def __init__(self, **hyperparameters: Any) -> None:
         super().__init__(**hyperparameters)
@@ -119,7 +122,7 @@ class MLP(Classifier):
 
 
 class CNN(Classifier):
-    """One convolution."""
+    """One convolution and one hidden dense layer."""
 
     def __init__(self, **hyperparameters: Any) -> None:
         super().__init__(**hyperparameters)
