@@ -8,6 +8,7 @@ from statistics import mean, stdev
 from conftest import MODEL, QUICK, Lab
 from laboratory import SEEDS, a_changeable_one, a_laboratory, refused, said  # noqa: F401  fixtures
 from test_lab import history
+from test_leaderboard import Store
 
 
 def page(lab: Lab, days_ago: int = 0) -> Path:
@@ -113,3 +114,13 @@ def test_table_is_aligned(changeable: Lab) -> None:
     for table in tables:
         bars = {tuple(m.start() for m in re.finditer(r"\|", line)) for line in table.splitlines()}
         assert len(bars) == 1
+
+
+def test_deleted_experiment(bare: Lab, tmp_path: Path) -> None:
+    """Runs of an experiment whose config is deleted are listed with the params that vary, repeated or not."""
+    store = Store(tmp_path / "mlflow.db")
+    for rate in ("0.1", "0.1", "0.2"):
+        store.add("model/deleted", "run", {"val_acc": 0.5}, {"learning_rate": rate})
+    text = said(bare, "diary", MLFLOW_TRACKING_URI=store.uri)
+    assert "learning_rate=0.1" in text
+    assert "learning_rate=0.2" in text

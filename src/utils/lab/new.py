@@ -44,7 +44,7 @@ def find_experiment(name: str, stage: str | None = None) -> Experiment:
 
 
 def default_source(name: str, stage: str | None = None) -> Experiment:
-    """The experiment that a new one is copied from by default: the last one of the same name and number.
+    """The source of a copy by default: the last experiment whose name differs only in its number.
 
     Raises:
         UserError: there is none.

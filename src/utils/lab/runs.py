@@ -117,7 +117,9 @@ class Filter:
         }.get(self.operator, left == right)
 
     def _matches_text(self, left: str, right: str) -> bool:
-        return (left != right) if self.operator == "!=" else self.operator in "==" and left == right
+        if self.operator == "!=":
+            return left != right
+        return self.operator in ("=", "==") and left == right
 
 
 def select_runs(reader: RunReader, query: Query) -> tuple[list[RunRecord], int]:
