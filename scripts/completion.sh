@@ -3,8 +3,8 @@
 #     source scripts/completion.sh
 #     echo "source $PWD/scripts/completion.sh" >>~/.bashrc       # in every shell from now on; or ~/.zshrc
 #
-# `bash scripts/completion.sh query LINE` prints what the last word of a command line can become, one
-# a line, and fails where the line is no experiment's and not lab's. The .venv beside the program answers.
+# `bash scripts/completion.sh query LINE` prints the completions of the last word of a command line, one
+# a line, and fails where the line runs neither an experiment nor lab. It uses the .venv beside the program.
 
 query() {
     local word current="" program="" words=()
@@ -27,7 +27,8 @@ query() {
     return "${PIPESTATUS[0]}"
 }
 
-# Hydra answers, told of what chooses among settings: not of texts and ranges, which it can't take apart.
+# Hydra completes. It gets the overrides that choose a config group or a plain value, but no quoted text and
+# no ranges, which its completion can't parse.
 query_experiment() {
     local word python known=()
     for word in ${words[@]+"${words[@]}"}; do
@@ -79,7 +80,7 @@ else
         fi
         mapfile -t COMPREPLY < <(printf "${found:+%s\n}" "$found")
         [[ ! $found =~ [=./]($'\n'|$) ]] || compopt -o nospace 2>/dev/null
-        if [[ $COMP_WORDBREAKS == *=* ]]; then # bash replaces what comes after the last =
+        if [[ $COMP_WORDBREAKS == *=* ]]; then # bash replaces only the part after the last =
             current=${line##*[[:blank:]]}
             COMPREPLY=("${COMPREPLY[@]#"${current%"${current##*=}"}"}")
         fi

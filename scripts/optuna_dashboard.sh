@@ -3,7 +3,7 @@
 #
 #     bash scripts/optuna_dashboard.sh [PORT]
 #
-# OPTUNA_STORAGE=URL shows another store, as of a sweep with hydra.sweeper.storage=URL.
+# OPTUNA_STORAGE=URL shows another store, such as that of a sweep with hydra.sweeper.storage=URL.
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 source scripts/serve.sh
 store=${OPTUNA_STORAGE:-sqlite:///$PWD/logs/optuna/optuna.db}

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# What is run, in this order: put your own programs here.
+# The programs to run, in this order: put your own here.
 programs=(src/dataset/dataset01/mnist.py src/feature/feature01/mnist_tensors.py src/model/model01/image_classifier_models.py)
 
 for program in "${programs[@]}"; do

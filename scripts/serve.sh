@@ -1,4 +1,4 @@
-# Shows a page until Ctrl-C, for the scripts that begin with `source scripts/serve.sh`.
+# Runs a server until Ctrl-C. Sourced by mlflow_ui.sh and optuna_dashboard.sh.
 set -u
 name=$(basename "$0" .sh)
 log=logs/$name.log
@@ -8,19 +8,20 @@ fail() {
     exit 1
 }
 
-answers() { (: <"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+is_open() { (: <"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# choose_port DEFAULT [PORT]: $port is the one that was asked for, or the first free one from DEFAULT on.
+# choose_port DEFAULT [PORT]: sets $port to PORT, or to the first free port from DEFAULT on.
 choose_port() {
     port=${2:-$1}
-    [[ $port =~ ^[1-9][0-9]{0,4}$ && $port -lt 65536 ]] || fail "'$port' is no port: a number such as $1 is"
-    while answers "$port"; do
-        [ $# = 1 ] || fail "port $port is in use: name another, or none to have a free one found"
+    [[ $port =~ ^[1-9][0-9]{0,4}$ && $port -lt 65536 ]] || fail "'$port' is no port: use a number such as $1"
+    while is_open "$port"; do
+        [ $# = 1 ] || fail "port $port is in use: name another, or none to use a free one"
         port=$((port + 1))
     done
 }
 
-# serve PAGE COMMAND…: runs the server in a process group of its own, which ends with this script.
+# serve PAGE COMMAND…: runs the server in a process group of its own, which ends with this script, and prints the
+# address of the page.
 serve() {
     local page=$1
     shift
@@ -30,7 +31,7 @@ serve() {
     server=$!
     trap 'kill -- "-$server" 2>/dev/null && wait "$server" 2>/dev/null' EXIT
     trap exit INT TERM HUP
-    until answers "$port"; do
+    until is_open "$port"; do
         kill -0 "$server" 2>/dev/null || ended
         printf .
         sleep 0.5
@@ -42,5 +43,5 @@ serve() {
 
 ended() {
     echo
-    fail "it ended: $(tail -n 1 "$log") (see $PWD/$log)"
+    fail "the server ended: $(tail -n 1 "$log") (see $PWD/$log)"
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that has to hold, the quickest first; stops at the first failure. Arguments go to pytest:
+# All checks, the quickest first; stops at the first failure. Arguments go to pytest:
 #
 #     bash scripts/test.sh
 #     bash scripts/test.sh -k sweep

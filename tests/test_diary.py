@@ -1,4 +1,4 @@
-"""`lab diary`: the facts of a day, beside the thoughts of a person."""
+"""`lab diary`: the report of a day's runs, beside the text of its reader."""
 
 import re
 from datetime import datetime, timedelta
@@ -8,14 +8,15 @@ from statistics import mean, stdev
 from conftest import MODEL, QUICK, Lab
 from laboratory import SEEDS, a_changeable_one, a_laboratory, refused, said  # noqa: F401  fixtures
 from test_lab import history
+from test_leaderboard import Store
 
 
 def page(lab: Lab, days_ago: int = 0) -> Path:
     return lab.root / "diary" / f"{datetime.now() - timedelta(days=days_ago):%Y-%m-%d}.md"
 
 
-def test_facts(changeable: Lab) -> None:
-    """Runs stand by their question, with what was changed, mean ± sd over seeds, best and failures."""
+def test_report(changeable: Lab) -> None:
+    """Runs are listed by note, with overrides, mean ± sd over seeds, the best run and failures."""
     runs = history(changeable)
     changeable.client.create_run(changeable.client.create_experiment("of another tool"))
     said(changeable, "diary")
@@ -44,7 +45,7 @@ def test_facts(changeable: Lab) -> None:
 
 
 def test_links(changeable: Lab) -> None:
-    """Pictures are linked by paths that work from the diary."""
+    """Figures are linked by paths relative to the diary."""
     said(changeable, "diary")
     links = re.findall(r"\]\((.*?)\)", page(changeable).read_text())
     assert any("confusion_matrix" in link for link in links)
@@ -52,8 +53,8 @@ def test_links(changeable: Lab) -> None:
     assert all((changeable.root / "diary" / link).is_file() for link in links)
 
 
-def test_thoughts_are_kept(changeable: Lab) -> None:
-    """Refreshed again and again, a page keeps every byte that a person wrote, wherever it stands."""
+def test_own_text_is_kept(changeable: Lab) -> None:
+    """When the report is written again, every byte outside its marks stays as it is."""
     said(changeable, "diary")
     first = page(changeable).read_text()
     assert [
@@ -69,8 +70,8 @@ def test_thoughts_are_kept(changeable: Lab) -> None:
         assert (above, below) == mine
 
 
-def test_page_of_a_person(changeable: Lab) -> None:
-    """A page that a person began gets its facts below the title, and is otherwise as it was."""
+def test_page_without_report(changeable: Lab) -> None:
+    """A page without a report gets it below the title, and is otherwise unchanged."""
     page(changeable).parent.mkdir(exist_ok=True)
     page(changeable).write_text("# Monday\n\nIt rains.\n")
     said(changeable, "diary")
@@ -80,7 +81,7 @@ def test_page_of_a_person(changeable: Lab) -> None:
 
 
 def test_lost_mark(changeable: Lab) -> None:
-    """Where a person removed the end mark, nothing is replaced, and the page stays as it is."""
+    """Without the end mark, nothing is replaced, and the page stays as it is."""
     said(changeable, "diary")
     broken = page(changeable).read_text().replace("<!-- end of facts -->", "")
     page(changeable).write_text(broken)
@@ -89,7 +90,7 @@ def test_lost_mark(changeable: Lab) -> None:
 
 
 def test_since_the_last_entry(changeable: Lab) -> None:
-    """A new page tells what ended since the page before was written, and nothing twice."""
+    """A new page reports the runs that ended since the previous page was written, and none twice."""
     said(changeable, "diary")
     page(changeable).rename(page(changeable, days_ago=1))
     yesterday = page(changeable, days_ago=1).read_text()
@@ -107,9 +108,19 @@ def test_since_the_last_entry(changeable: Lab) -> None:
 
 
 def test_table_is_aligned(changeable: Lab) -> None:
-    """Read as plain text, the columns of a table stand below each other."""
+    """The columns of a table are aligned in plain text."""
     tables = re.findall(r"(?:^\|.*\|\n)+", said(changeable, "diary"), re.MULTILINE)
     assert tables
     for table in tables:
         bars = {tuple(m.start() for m in re.finditer(r"\|", line)) for line in table.splitlines()}
         assert len(bars) == 1
+
+
+def test_deleted_experiment(bare: Lab, tmp_path: Path) -> None:
+    """Runs of an experiment whose config is deleted are listed with the params that vary, repeated or not."""
+    store = Store(tmp_path / "mlflow.db")
+    for rate in ("0.1", "0.1", "0.2"):
+        store.add("model/deleted", "run", {"val_acc": 0.5}, {"learning_rate": rate})
+    text = said(bare, "diary", MLFLOW_TRACKING_URI=store.uri)
+    assert "learning_rate=0.1" in text
+    assert "learning_rate=0.2" in text

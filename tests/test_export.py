@@ -1,4 +1,4 @@
-"""`lab export`: a model in a folder of its own."""
+"""`lab export`: a model in a folder that needs only torch."""
 
 import os
 import shutil
@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from test_lab import history
 
 IMAGES = "torch.arange(3 * 784).reshape(3, 28, 28).to(torch.uint8)"
-# What is installed here, and not where the model goes: everything but torch.
-HERMIT = f"""
+ONLY_TORCH = f"""
 import sys
 sys.modules.update(dict.fromkeys({{away}}))  # as if they were not installed
 import torch
@@ -30,12 +29,20 @@ from src.utils.tracking import load_model
 with torch.inference_mode():
     print(load_model("{{reference}}")({IMAGES}).flatten().tolist())
 """
-AWAY = ["src", "pytorch_lightning", "lightning_fabric", "torchmetrics", "hydra", "mlflow", "optuna"]
+NOT_INSTALLED = [
+    "src",
+    "pytorch_lightning",
+    "lightning_fabric",
+    "torchmetrics",
+    "hydra",
+    "mlflow",
+    "optuna",
+]
 
 
-def alone(folder: Path) -> list[float]:
-    """What the exported model answers where nothing but torch is installed."""
-    command = [sys.executable, "-I", "-c", HERMIT.format(away=AWAY)]
+def exported(folder: Path) -> list[float]:
+    """The outputs of the exported model where nothing but torch is installed."""
+    command = [sys.executable, "-I", "-c", ONLY_TORCH.format(away=NOT_INSTALLED)]
     environment = {"PATH": os.environ["PATH"]}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -45,24 +52,24 @@ def alone(folder: Path) -> list[float]:
 
 
 def tracked(lab: Lab, reference: str) -> list[float]:
-    """What the model answers when it is loaded from its run."""
-    answers, _ = lab.python(TRACKED.format(reference=reference))
-    return [float(value) for value in answers.strip("[]\n").split(",")]
+    """The outputs of the model when it is loaded from its run."""
+    outputs, _ = lab.python(TRACKED.format(reference=reference))
+    return [float(value) for value in outputs.strip("[]\n").split(",")]
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
 def test_export(fresh: Lab, tmp_path: Path, network: str) -> None:
-    """The exported model answers like the tracked one, with torch alone, and so does its ONNX."""
+    """The exported model and its ONNX have the outputs of the tracked one, with torch alone."""
     fresh.done(MODEL, *QUICK, f"network={network}")
     run, folder = fresh.newest(), tmp_path / "a model"
     assert str(folder) in said(fresh, "export", "latest", folder, "--onnx")
-    answers = tracked(fresh, run.info.run_id)
+    outputs = tracked(fresh, run.info.run_id)
     shutil.rmtree(fresh.root / "src")
-    assert alone(folder) == pytest.approx(answers, rel=1e-4, abs=1e-5)
+    assert exported(folder) == pytest.approx(outputs, rel=1e-4, abs=1e-5)
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     images = np.arange(3 * 784).reshape(3, 28, 28).astype(np.uint8)
     (logits,) = session.run(None, {session.get_inputs()[0].name: images})
-    assert np.ravel(logits).tolist() == pytest.approx(answers, rel=1e-3, abs=1e-4)
+    assert np.ravel(logits).tolist() == pytest.approx(outputs, rel=1e-3, abs=1e-4)
 
 
 def test_folder(laboratory: Lab, tmp_path: Path) -> None:
@@ -94,11 +101,11 @@ def test_study(laboratory: Lab, tmp_path: Path) -> None:
 
 
 def test_refusals(laboratory: Lab, tmp_path: Path) -> None:
-    """A folder that is there, a run without a model, a wrong shape: a line each, and nothing is left."""
+    """An existing folder, a run without a model, a wrong shape: a one-line error, and no folder is left."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
     folder = tmp_path / "new"
-    assert "is there already" in refused(laboratory, "export", "best", tmp_path / "full")
+    assert "exists already" in refused(laboratory, "export", "best", tmp_path / "full")
     assert "has no checkpoints" in refused(laboratory, "export", "feature01/latest", folder)
     for option, value, answer in (
         ("--checkpoint", "middle", "checkpoints/middle.ckpt"),
@@ -112,8 +119,7 @@ def test_refusals(laboratory: Lab, tmp_path: Path) -> None:
 INPUTS = """
     import torch
     from pytorch_lightning import LightningModule
-    from src.utils.lab.export import Example
-    from src.utils.lab.export import standalone
+    from src.utils.lab.export import ExampleInput, export_program
 
     class Pair(LightningModule):
         def __init__(self, given):
@@ -126,11 +132,11 @@ INPUTS = """
 
     x, mask = torch.rand(5, 4), torch.ones(5, 1, dtype=torch.bool)
     for given in ((x, mask), {"x": x, "mask": mask}, {"x": x, "mask": mask, "scale": torch.ones(9)}):
-        batch = Example.of(Pair(given), "")
-        program = standalone(Pair(given).eval(), batch)
-        seven = batch.of_size(7)
-        answers = program.module()(*seven.args, **seven.kwargs)
-        print(sorted(answers), len(answers["logits"]), batch.call(), batch.describe(), sep=" | ")
+        batch = ExampleInput.of(Pair(given), "")
+        program = export_program(Pair(given).eval(), batch)
+        seven = batch.with_size(7)
+        outputs = program.module()(*seven.args, **seven.kwargs)
+        print(sorted(outputs), len(outputs["logits"]), batch.call_arguments(), batch.describe(), sep=" | ")
 """
 
 

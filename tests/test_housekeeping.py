@@ -1,4 +1,4 @@
-"""`lab gc` and `lab doctor`: clearing away, and saying what is wrong and how to mend it."""
+"""`lab gc` and `lab doctor`: removing unused files, and finding problems with their fixes."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def stale_folder(lab: Lab, name: str) -> Path:
 
 
 def test_gc_shows_first(changeable: Lab) -> None:
-    """Nothing is removed unless somebody says so; what would go is listed with its size."""
+    """Nothing is removed without confirmation; unused files are listed with their sizes."""
     said(changeable, "runs")
     old = stale_folder(changeable, "outputs/model/model01/2026-01-01/00-00-00-aaaa")
     before = set(changeable.files())
@@ -41,7 +41,7 @@ def test_gc_shows_first(changeable: Lab) -> None:
 
 
 def test_gc(changeable: Lab) -> None:
-    """Deleted runs' artifacts, folders without a run and surplus checkpoints go; everything else stays."""
+    """Artifacts of deleted runs, folders without a run and surplus checkpoints are removed, nothing else."""
     said(changeable, "runs")
     for top in ("outputs", "multirun"):
         age(changeable.root / top)
@@ -79,19 +79,19 @@ def test_gc(changeable: Lab) -> None:
     assert fresh.exists()
     assert rerun.exists()
     assert multirun.exists()  # its study still has it
-    assert "nothing to clear away" in said(changeable, "gc")
+    assert "nothing to remove" in said(changeable, "gc")
 
 
-def test_doctor_is_content(laboratory: Lab) -> None:
-    """Where all is well, every line says so."""
+def test_doctor_without_problems(laboratory: Lab) -> None:
+    """Without problems, every line has a check mark."""
     lines = typed(laboratory, "doctor").stdout.splitlines()
     for subject in ("python", "git", "store", "studies", "runs", "gpu"):
         assert [line[0] for line in lines if line[2:11].strip() == subject] == ["✓"]
     assert any("poetry.lock" in line for line in lines)  # as it is, or not: that is this machine's
 
 
-def test_doctor_closes_orphans(changeable: Lab) -> None:
-    """A run whose process is gone is found, and closed only when asked; one that lives is left alone."""
+def test_doctor_closes_dead_runs(changeable: Lab) -> None:
+    """A run whose process is gone is found, and closed only with --fix; a live one is left alone."""
     said(changeable, "runs")
     runs = history(changeable)
     dead, alive = (runs[what].info.run_id for what in ("seed 1", "seed 2"))
@@ -115,7 +115,7 @@ def test_doctor_closes_orphans(changeable: Lab) -> None:
 
 
 def test_doctor_finds_old_runs(changeable: Lab) -> None:
-    """A run of another machine counts as dead when it gave no sign of life for a day."""
+    """A run on another machine counts as dead after a day without a new artifact."""
     said(changeable, "runs")
     run = history(changeable)["seed 1"]
     changeable.client.update_run(run.info.run_id, "RUNNING")
@@ -134,7 +134,7 @@ def test_doctor_finds_old_runs(changeable: Lab) -> None:
 
 
 def test_doctor_sees_damage(changeable: Lab) -> None:
-    """A damaged store and packages other than locked are named, each with what to do."""
+    """A damaged store and packages other than locked are named, each with its fix."""
     lock = changeable.root / "poetry.lock"
     lock.write_text(
         lock.read_text().replace('name = "rich"\nversion = "', 'name = "rich"\nversion = "0.')

@@ -46,7 +46,7 @@ def listed(lab: Lab, *arguments: str) -> list[dict[str, Any]]:
     ],
 )
 def test_quick(laboratory: Lab, command: str) -> None:
-    """What needs no torch answers in less than a second of CPU time, and imports nothing slow."""
+    """Commands that need no torch take less than a second of CPU time, and import nothing slow."""
     answer = laboratory.question("-m", "src.utils.lab.cli", *command.split())
     assert not answer.imported & {*SLOW, "hydra"}
     assert answer.seconds < 1.5  # a second, and slack for a busy machine
@@ -182,13 +182,13 @@ def test_references(laboratory: Lab) -> None:
         "runs --where >1": [">1", "write one like"],
         "runs --sort speed": ["speed"],
         "runs --limit many": ["--limit", "lab runs --help"],
-        "runs --where val_acc>2": ["no run is like that"],
+        "runs --where val_acc>2": ["no run matches"],
         "rnus": ["rnus", "runs"],
         "show": ["RUN", "lab show --help"],
     }.items(),
 )
 def test_refusals(laboratory: Lab, command: str, parts: list[str]) -> None:
-    """A mistake gets one line that names it and what was likely meant, or where to look."""
+    """An error is one line that names the mistake and what was likely meant, or where to look."""
     line = refused(laboratory, *command.split())
     assert [part for part in parts if part not in line] == []
 
@@ -209,13 +209,13 @@ def test_ambiguity(clone: Lab, tmp_path: Path) -> None:
 
 
 def test_no_runs(bare: Lab) -> None:
-    """Where nothing has run yet, that is said, and how to begin."""
+    """Without any run, commands say so, and how to make the first one."""
     for command in ("runs", "show latest", "best model01", "gc", "diary"):
         assert "scripts/run.sh" in refused(bare, *command.split())
 
 
 def test_show(laboratory: Lab) -> None:
-    """Everything about a run: settings, figures, where its data came from, code, machine, files, commands."""
+    """A run with its settings, metrics, lineage of data, code, machine, files, and commands to type next."""
     run = history(laboratory)["faster"]
     text = said(laboratory, "show", run.info.run_id)
     lineage = [laboratory.newest("feature/feature01"), laboratory.newest("dataset/dataset01")]
@@ -229,7 +229,7 @@ def test_show(laboratory: Lab) -> None:
 
 
 def test_show_study(laboratory: Lab) -> None:
-    """A study shows its trials and its best, and how to go on."""
+    """A study shows its trials, its best trial, and the command that resumes it."""
     runs = history(laboratory)
     text = said(laboratory, "show", runs["study"].info.run_name)
     assert all(runs[f"trial {n}"].info.run_id[:8] in text for n in range(3))
@@ -237,7 +237,7 @@ def test_show_study(laboratory: Lab) -> None:
 
 
 def test_diff(laboratory: Lab) -> None:
-    """What differs between two runs: settings, code, metrics; and what is the same."""
+    """The differences between two runs in settings, code and metrics, and the list of what is the same."""
     runs = history(laboratory)
     text = said(laboratory, "diff", runs["seed 2"].info.run_id, runs["faster"].info.run_id)
     rows = [line.split() for line in text.splitlines()]
@@ -258,7 +258,7 @@ def test_diff(laboratory: Lab) -> None:
 
 
 def test_diff_of_data(changeable: Lab) -> None:
-    """Runs on other data say so, by digest, back to the first data."""
+    """Runs on different data differ by digest, back to the first dataset."""
     before = changeable.newest()
     changeable.done(FEATURE, "val_fraction=0.2")
     changeable.done(MODEL, *QUICK)
@@ -268,7 +268,7 @@ def test_diff_of_data(changeable: Lab) -> None:
 
 
 def test_load_model(laboratory: Lab) -> None:
-    """load_model takes the same references, best, latest, a study, a trial; and tells of old source."""
+    """load_model takes the same references, and says when it uses the source saved with the run."""
     study = history(laboratory)["study"].info.run_name
     code = f"""
         from src.utils.tracking import load_model
@@ -326,7 +326,7 @@ def _answers(port: int) -> bool:
 
 
 def test_not_a_number(fresh: Lab) -> None:
-    """A metric that is no number is shown as such, and is never the best."""
+    """A metric that is NaN is shown as such, and is never the best."""
     run = fresh.newest()
     fresh.client.log_metric(run.info.run_id, "val_acc", float("nan"), step=99)
     assert "nan" in said(fresh, "runs")

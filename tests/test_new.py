@@ -1,4 +1,4 @@
-"""`lab new`: the next experiment from the last one."""
+"""`lab new`: copying an experiment."""
 
 import subprocess
 from datetime import datetime
@@ -31,9 +31,10 @@ def page(lab: Lab) -> Path:
     ],
 )
 def test_copies(bare: Lab, old: str, new: str, options: list[str]) -> None:
-    """Any stage's experiment is copied with its settings, its docstrings name the copy, and the diary
-    has a place for it."""
-    text = said(bare, "new", new.split("/")[1], *options, "--idea", "more of the same")
+    """An experiment of any stage is copied with its config, its docstrings name the copy, and the diary
+    gets an entry with the note."""
+    option = "--idea" if old.startswith("dataset") else "--note"  # its name in earlier versions
+    text = said(bare, "new", new.split("/")[1], *options, option, "more of the same")
     for side in ("src", "config"):
         renamed = tree(bare.root / side / old)
         renamed = {name: text.replace(old.encode(), new.encode()) for name, text in renamed.items()}
@@ -43,7 +44,7 @@ def test_copies(bare: Lab, old: str, new: str, options: list[str]) -> None:
     assert f"python {program}\n" in (bare.root / program).read_text().split('"""')[1]
     written = page(bare).read_text()
     assert f"## {new}, from {old}" in written
-    assert "more of the same" in written
+    assert "Note: more of the same" in written
 
 
 def test_runs(fresh: Lab) -> None:
@@ -56,7 +57,7 @@ def test_runs(fresh: Lab) -> None:
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     {
-        ("model01",): ["src/model/model01", "is there already"],
+        ("model01",): ["src/model/model01", "exists already"],
         ("model02", "--from", "modle01"): ["modle01", "did you mean model01?"],
         ("other",): ["other", "--from"],
         ("model-2", "--from", "model01"): ["model-2", "letters"],
@@ -65,7 +66,7 @@ def test_runs(fresh: Lab) -> None:
     }.items(),
 )
 def test_refusals(bare: Lab, arguments: tuple[str, ...], parts: list[str]) -> None:
-    """Nothing is overwritten; an unknown source or a bad name is refused in one line, and nothing is made."""
+    """An existing folder, an unknown source or a bad name is an error of one line, and nothing is written."""
     for stage in ("feature", "model"):
         said(bare, "new", "twin", "--from", f"{stage}/{stage}01")
     before = bare.files()
@@ -83,7 +84,7 @@ def test_stage_decides(bare: Lab) -> None:
 
 
 def test_asks(bare: Lab) -> None:
-    """Without arguments it asks, with answers that are most often right."""
+    """Without arguments it asks for them, with defaults."""
     answers = "\n\na wider network\n"
     environment = {"PYTHONPATH": str(bare.root), "PATH": "/usr/bin:/bin", "COLUMNS": "100"}
     done = subprocess.run(

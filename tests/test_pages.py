@@ -1,4 +1,4 @@
-"""What a person sees in a browser: MLflow's pages of the runs, served by scripts/mlflow_ui.sh."""
+"""MLflow's pages of the runs in a browser, served by scripts/mlflow_ui.sh."""
 
 import json
 import os
@@ -21,12 +21,12 @@ def script(lab: Lab, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def page(lab: Lab) -> Iterator[str]:
-    """The page that the script tells to open, while it runs; Ctrl-C ends it and its server."""
+    """The address that the script prints, while it runs; Ctrl-C ends it and its server."""
     process = script(lab)
     assert process.stdout is not None
-    said = "".join(iter(lambda: process.stdout.read(1), ")"))  # type: ignore[union-attr]
-    found = re.search(r"http://127\.0\.0\.1:\d+/\S+", said)
-    assert found, said
+    output = "".join(iter(lambda: process.stdout.read(1), ")"))  # type: ignore[union-attr]
+    found = re.search(r"http://127\.0\.0\.1:\d+/\S+", output)
+    assert found, output
     yield found[0]
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=30)
@@ -35,7 +35,7 @@ def page(lab: Lab) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def address(page: str) -> str:
-    """Where all pages are."""
+    """The address that all pages begin with."""
     return page.split("/#", maxsplit=1)[0]
 
 
@@ -55,8 +55,8 @@ def shows(text: str) -> str:
 
 
 def test_opened_page(lab: Lab, page: str, browser: Browser) -> None:
-    """The page that the script tells to open lists the newest model's runs, with what they are after, their
-    settings and their notes; its charts begin with what they are after, and end with the machine's."""
+    """The page of the printed address lists the newest model's runs with objective, settings and notes; its
+    charts begin with the objective and end with system metrics."""
     run = lab.newest().info
     browser.open(page)
     browser.see(shows(run.run_name))
@@ -86,7 +86,7 @@ def test_runs_are_listed(lab: Lab, address: str, browser: Browser) -> None:
 
 
 def test_metrics_are_drawn(lab: Lab, address: str, browser: Browser) -> None:
-    """The page of a run draws its metrics, and the machine's."""
+    """The page of a run has charts of its metrics and of system metrics."""
     run = lab.newest().info
     page = f"{address}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
     browser.open(f"{page}/model-metrics")
@@ -96,14 +96,14 @@ def test_metrics_are_drawn(lab: Lab, address: str, browser: Browser) -> None:
     browser.see(f"{CHARTS} >= 1")
 
 
-@pytest.mark.parametrize("picture", ["confusion_matrix", "most_confident_errors"])
-def test_pictures_are_shown(lab: Lab, address: str, browser: Browser, picture: str) -> None:
-    """The pictures of a run are shown among its artifacts."""
+@pytest.mark.parametrize("figure", ["confusion_matrix", "most_confident_errors"])
+def test_figures_are_shown(lab: Lab, address: str, browser: Browser, figure: str) -> None:
+    """The figures of a run are shown among its artifacts."""
     run = lab.newest().info
-    place = f"artifacts/figures/{picture}.png"
+    place = f"artifacts/figures/{figure}.png"
     browser.open(f"{address}/#/experiments/{run.experiment_id}/runs/{run.run_id}/{place}")
     browser.see(
-        f"[...document.images].some(i => i.alt.includes('{picture}') && i.naturalWidth > 400)"
+        f"[...document.images].some(i => i.alt.includes('{figure}') && i.naturalWidth > 400)"
     )
 
 
@@ -117,7 +117,7 @@ def test_no_store_yet(clone: Lab) -> None:
 
 
 def test_port_in_use(lab: Lab, address: str) -> None:
-    """A port that is taken, or is none, is refused in one line."""
+    """A port in use, or an invalid one, is an error of one line."""
     for port, reason in {
         address.rsplit(":", 1)[1]: "in use",
         "http": "no port",

@@ -1,4 +1,4 @@
-"""`lab rerun`: any run again, from its id alone, with a verdict."""
+"""`lab rerun` and `lab resume`: repeating a run from its id, with a verdict, and resuming one."""
 
 import shutil
 
@@ -6,7 +6,7 @@ from conftest import FEATURE, MODEL, QUICK, Lab
 from laboratory import a_laboratory, refused, typed  # noqa: F401  a fixture
 from test_lab import history
 
-IDENTICAL = ("weights: the same to the bit", "verdict: identical")
+IDENTICAL = ("weights: bit-identical", "verdict: identical")
 
 
 def rerun(lab: Lab, *arguments: str) -> str:
@@ -16,16 +16,16 @@ def rerun(lab: Lab, *arguments: str) -> str:
 
 
 def test_a_clean_commit(fresh: Lab) -> None:
-    """A run of a clean commit comes out identical, in metrics and weights, and says whose rerun it is."""
+    """The rerun of a clean commit has identical metrics and weights, and a tag with the id of the run."""
     old = fresh.newest()
     assert old.data.tags["git.dirty"] == "false"
-    said = rerun(fresh, old.info.run_id[:8])
-    assert all(line in said for line in IDENTICAL)
+    output = rerun(fresh, old.info.run_id[:8])
+    assert all(line in output for line in IDENTICAL)
     assert fresh.newest().data.tags["rerun_of"] == old.info.run_id
 
 
-def test_a_dirty_tree_is_rebuilt_and_yours_untouched(fresh: Lab) -> None:
-    """Uncommitted changes and untracked files are part of what is run again, wherever the tree is now."""
+def test_a_dirty_tree(fresh: Lab) -> None:
+    """Uncommitted changes and untracked files of the run are restored; the working tree is not touched."""
     program = fresh.root / MODEL
     committed = program.read_text()
     changed = committed.replace("nn.ReLU()", "nn.Tanh()") + "\nimport activation  # noqa\n"
@@ -35,41 +35,41 @@ def test_a_dirty_tree_is_rebuilt_and_yours_untouched(fresh: Lab) -> None:
     (program.parent / "activation.py").unlink()
     program.write_text(committed)
     before = fresh.git("status", "--porcelain")
-    said = rerun(fresh, "latest")
-    assert all(line in said for line in IDENTICAL)
+    output = rerun(fresh, "latest")
+    assert all(line in output for line in IDENTICAL)
     assert fresh.git("status", "--porcelain") == before
     assert len(fresh.git("worktree", "list").splitlines()) == 1
 
 
 def test_a_deleted_experiment(fresh: Lab) -> None:
-    """The folders of an experiment may be gone; its runs can be run again."""
+    """A run can be repeated when the folders of its experiment are deleted."""
     run_id = fresh.newest().info.run_id
     shutil.rmtree(fresh.root / "src/model/model01")
     shutil.rmtree(fresh.root / "config/model/model01")
-    said = rerun(fresh, run_id)
-    assert all(line in said for line in IDENTICAL)
+    output = rerun(fresh, run_id)
+    assert all(line in output for line in IDENTICAL)
 
 
 def test_a_trial_of_a_sweep(fresh: Lab) -> None:
-    """A trial is run again by itself, with as many threads as it had, and comes out identical."""
+    """A trial is repeated alone, with its number of threads, and the result is identical."""
     settings = (*QUICK, "learning_rate=interval(0.001,0.002)", "hydra.sweeper.n_trials=2")
     fresh.done(MODEL, "-m", *settings, "hydra.sweeper.n_jobs=2")
     trial = next(
         run for run in fresh.runs("model/model01") if run.data.tags.get("optuna.trial") == "1"
     )
-    said = rerun(fresh, trial.info.run_id)
-    assert all(line in said for line in IDENTICAL)
+    output = rerun(fresh, trial.info.run_id)
+    assert all(line in output for line in IDENTICAL)
 
 
 def test_another_setting(fresh: Lab) -> None:
-    """Settings can be changed; the metrics stand side by side, and the verdict is honest."""
-    said = rerun(fresh, fresh.newest().info.run_id, "seed=1")
-    assert "verdict: different" in said
+    """Settings can be overridden; the verdict is then different."""
+    output = rerun(fresh, fresh.newest().info.run_id, "seed=1")
+    assert "verdict: different" in output
     assert fresh.newest().data.params["seed"] == "1"
 
 
 def test_other_data_are_refused(fresh: Lab) -> None:
-    """Where the data are not those the run had, it is refused in one line; --other-data goes on."""
+    """Changed inputs are an error of one line; --other-data runs on them."""
     run_id = fresh.newest().info.run_id
     fresh.done(FEATURE, "val_fraction=0.2")
     line = refused(fresh, "rerun", run_id)
@@ -82,14 +82,14 @@ def test_other_data_are_refused(fresh: Lab) -> None:
 
 
 def test_a_study(laboratory: Lab) -> None:
-    """A study is no run: `lab rerun` and `lab resume` say in one line what can be done with it."""
+    """A study is not a run: `lab rerun` and `lab resume` name the command for it in one line."""
     study = history(laboratory)["study"].info.run_name
     assert f"lab rerun {study}/best" in refused(laboratory, "rerun", study)
     assert f"lab show {study}" in refused(laboratory, "resume", study)
 
 
 def test_resume_by_lab(fresh: Lab) -> None:
-    """`lab resume` of a finished run is refused, and the run stays as it is."""
+    """`lab resume` of a finished run is an error, and the run stays as it is."""
     before = fresh.newest()
     done = typed(fresh, "resume", before.info.run_id[:8])
     assert done.returncode == 2, done.stdout + done.stderr

@@ -1,1 +1,1 @@
-"""The `lab` command: finding, comparing, repeating and keeping house."""
+"""The `lab` command: one file for each of its subcommands, and `mlflow_ui.py` for scripts/mlflow_ui.sh."""

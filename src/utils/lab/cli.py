@@ -1,7 +1,9 @@
-"""`lab`: what one can do with runs, from their ids alone.
+"""The `lab` command: its subcommands, their arguments and their help.
 
-poetry run lab --help
-poetry run python -m src.utils.lab.cli --help
+    poetry run lab --help
+    poetry run python -m src.utils.lab.cli --help
+
+Each subcommand is a file of this folder with the same name, imported late: `lab --help` needs no torch.
 """
 
 from pathlib import Path
@@ -16,24 +18,27 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer has no publ
 Reference = Annotated[
     str,
     typer.Argument(
-        metavar="RUN", help="An id, the start of one, a run's or study's name, latest, best."
+        metavar="RUN", help="A run's id or its start, a run's or study's name, latest, best."
     ),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @commands.callback()
 def lab(context: typer.Context) -> None:
-    """Find, compare, keep and clear away the runs of this laboratory.
+    """List, compare, repeat, resume, export and clean up the runs of this project.
 
-    RUN is an id or its beginning, a name of a run or study, latest or best; also model01/best, STUDY/7.
+    RUN is an id or its start, a name of a run or study, latest or best; also model01/best, STUDY/7.
     """
-    from src.utils.lab.installation import environment_of_copy
+    from src.utils.lab.installation import venv_of_copy
     from src.utils.paths import ROOT
 
-    copy = environment_of_copy()
-    if copy and context.invoked_subcommand != "doctor":
-        mend = f"bash {copy.parent}/scripts/setup.sh makes it that folder's own"
-        raise UserError(f"{copy} runs the code of {ROOT}, with its runs: {mend}")
+    venv = venv_of_copy()
+    if venv and context.invoked_subcommand != "doctor":
+        raise UserError(
+            f"{venv} runs the code of {ROOT}, with its runs: "
+            f"bash {venv.parent}/scripts/setup.sh makes it that folder's own"
+        )
 
 
 @commands.command()
@@ -42,53 +47,52 @@ def runs(
         str | None, typer.Option("--experiment", "-e", help="model01, or a stage: feature.")
     ] = None,
     sort: Annotated[
-        str | None, typer.Option(help="Best first by this metric or param; -NAME: the other way.")
+        str | None, typer.Option(help="Metric or param, best first; -NAME reverses the order.")
     ] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(
-            "--where", "-w", help="'learning_rate>0.001', status=failed, note~text, a tag."
+            "--where",
+            "-w",
+            help="Filter: 'learning_rate>0.001', status=failed, note~text, a tag. May be repeated.",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="0: all of them.")] = 20,
-    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Number of runs; 0 lists all.")] = 20,
+    json: Json = False,
 ) -> None:
-    """List runs, newest or best first, with what makes them differ."""
-    from src.utils.lab.runs import Query, as_json, chosen, print_runs
+    """List runs, newest or best first, with the settings in which they differ."""
+    from src.utils.lab.runs import Query, as_json, print_runs, select_runs
     from src.utils.store.reader import open_reader
 
     query = Query(experiment, where or (), sort, limit)
-    records, total = chosen(open_reader(), query)
+    records, total = select_runs(open_reader(), query)
     if json:
         print(as_json(records))
     elif records:
         print_runs(records, total, query)
     else:
-        raise UserError("no run is like that: leave out a --where")
+        raise UserError("no run matches: leave out a --where")
 
 
 @commands.command()
-def show(
-    run: Reference,
-    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """Everything about one run, and where its data came from."""
+def show(run: Reference, json: Json = False) -> None:
+    """Show everything about one run, including the runs that made its data."""
     from src.utils.lab.show import as_json, print_run
     from src.utils.store.reader import open_reader
     from src.utils.store.reference import find
 
     reader = open_reader()
-    one = find(run, reader=reader)
-    print(as_json(reader, one)) if json else print_run(reader, one)
+    record = find(run, reader=reader)
+    print(as_json(reader, record)) if json else print_run(reader, record)
 
 
 @commands.command()
 def diff(
     run: Reference,
     other: Reference,
-    full: Annotated[bool, typer.Option("--full", help="All of a long source diff.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Print a long source diff whole.")] = False,
 ) -> None:
-    """What two runs differ in: settings, data, code, metrics…"""
+    """Compare two runs: settings, data, code, packages, machine, metrics."""
     from src.utils.lab.diff import print_diff
     from src.utils.store.reader import open_reader
     from src.utils.store.reference import find
@@ -102,9 +106,9 @@ def best(
     where: Annotated[
         str, typer.Argument(metavar="STUDY|EXPERIMENT", help="A study's name or id, or model01.")
     ],
-    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    json: Json = False,
 ) -> None:
-    """The best run of a study or an experiment."""
+    """Show the best run of a study or an experiment."""
     show(f"{where}/best", json)
 
 
@@ -115,87 +119,102 @@ def rerun(
         list[str] | None, typer.Argument(help="Settings to change: learning_rate=0.002.")
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Of each metric, relative.")] = 0.01,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the worktree there.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the worktree.")] = False,
     other_data: Annotated[
-        bool, typer.Option("--other-data", help="Even if the data are not those it had.")
+        bool, typer.Option("--other-data", help="Run even if the data have changed since.")
     ] = False,
 ) -> None:
-    """Run it again from its exact code, settings and data, and compare what comes out."""
-    from src.utils.lab.rerun import rerun as run_again
-    from src.utils.lab.rerun import say
+    """Repeat a run from its code, settings and data, and compare the results.
 
-    outcome = run_again(run, overrides or (), tolerance, keep, other_data)
-    say(outcome)
-    if outcome.verdict == "different" and not overrides:
+    The verdict is identical (bit-identical), within tolerance, or different.
+    """
+    from src.utils.lab.rerun import print_result
+    from src.utils.lab.rerun import rerun as repeat_run
+
+    result = repeat_run(run, overrides or (), tolerance, keep, other_data)
+    print_result(result)
+    if result.verdict == "different" and not overrides:
         raise typer.Exit(1)
 
 
 @commands.command()
 def resume(run: Reference) -> None:
-    """Go on with a training that was stopped, in the same run."""
-    from src.utils.lab.rerun import resume as go_on
+    """Resume a training that was stopped, in the same run."""
+    from src.utils.lab.resume import resume as resume_run
 
-    raise typer.Exit(go_on(run))
+    raise typer.Exit(resume_run(run))
 
 
 @commands.command()
 def new(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="model02")] = None,
     source: Annotated[
-        str | None, typer.Option("--from", help="What to copy; else the last one named like it.")
+        str | None,
+        typer.Option("--from", help="Experiment to copy; default: the last with a similar name."),
     ] = None,
-    stage: Annotated[str | None, typer.Option(help="dataset, feature or model, in doubt.")] = None,
-    idea: Annotated[str, typer.Option(help="What it is to try, for the diary.")] = "",
+    stage: Annotated[
+        str | None, typer.Option(help="dataset, feature or model, if a name is in several.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="Note for the diary.")] = "",
+    idea: Annotated[str, typer.Option(hidden=True)] = "",  # --note of earlier versions
 ) -> None:
-    """Start an experiment from another one; asks what isn't given."""
-    from src.utils.lab.diary import begin_entry
-    from src.utils.lab.new import experiments, find_experiment, fork, likely_source
+    """Copy an experiment to a new one and add it to the diary; asks for what is missing."""
+    from src.utils.lab.diary import add_entry
+    from src.utils.lab.new import (
+        copy_experiment,
+        default_source,
+        find_experiment,
+        list_experiments,
+    )
     from src.utils.terminal import run_command
 
+    note = note or idea
     if name is None:
-        source = source or typer.prompt("Copy which experiment", str(experiments()[-1]))
+        source = source or typer.prompt("Experiment to copy", str(list_experiments()[-1]))
         name = typer.prompt("Name of the new one", find_experiment(str(source), stage).next().name)
-        idea = idea or typer.prompt("What is to be tried", "", show_default=False)
-    old = find_experiment(source, stage) if source else likely_source(str(name), stage)
-    made = fork(old, str(name))
-    page = begin_entry(made, old, idea)
-    print(f"src/{made} and config/{made} are copies of {old}; diary/{page.name} has a place for it")
-    print(f"run it: {run_command(made)}")
+        note = note or typer.prompt("Note", "", show_default=False)
+    old = find_experiment(source, stage) if source else default_source(str(name), stage)
+    copy = copy_experiment(old, str(name))
+    page = add_entry(copy, old, note)
+    print(
+        f"src/{copy} and config/{copy} are copies of {old}; diary/{page.name} has an entry for it"
+    )
+    print(f"run it: {run_command(copy)}")
 
 
 @commands.command()
 def diary() -> None:
-    """Write today's facts into the diary; your thoughts stay."""
+    """Write today's report of runs to the diary; your own text stays."""
     from datetime import datetime
 
-    from src.utils.lab.diary import last_entry, today
-    from src.utils.lab.diary_report import since, tell
+    from src.utils.lab.diary import DiaryPage, previous_end
+    from src.utils.lab.diary_report import day_report, runs_since
     from src.utils.store.reader import open_reader
 
-    page, reader, now = today(), open_reader(), datetime.now().astimezone()
-    span = page.span()
-    began = span[0] if span else last_entry(page)
-    facts = tell(reader, since(reader, began), began)
-    page.put(facts, began, now)
-    print(f"{facts}\n\ndiary/{page.file.name} is up to date: the thoughts are yours")
+    page, reader, now = DiaryPage.today(), open_reader(), datetime.now().astimezone()
+    period = page.period()
+    start = period[0] if period else previous_end(page)
+    report = day_report(reader, runs_since(reader, start), start)
+    page.write_report(report, start, now)
+    print(f"{report}\n\ndiary/{page.file.name} is up to date: add your own text below the report")
 
 
 @commands.command()
 def gc(
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove it without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
 ) -> None:
-    """Show what nobody needs any more; removes it if told to."""
-    from src.utils.lab.gc import collect, print_unused
+    """List files that no run uses, and remove them after confirmation."""
+    from src.utils.lab.gc import find_unused, print_unused
     from src.utils.store.reader import open_reader
 
-    found = collect(open_reader())
-    if not found:
-        print("nothing to clear away")
+    unused = find_unused(open_reader())
+    if not unused:
+        print("nothing to remove")
         return
-    print_unused(found)
-    if yes or _confirmed("Remove all of it?"):
-        for one in found:
-            one.remove()
+    print_unused(unused)
+    if yes or _confirm("Remove all of it?"):
+        for file in unused:
+            file.remove()
         print("removed")
     else:
         print("nothing was removed; lab gc --yes doesn't ask")
@@ -205,12 +224,12 @@ def gc(
 def doctor(
     fix: Annotated[bool, typer.Option("--fix", help="Close runs whose process is gone.")] = False,
 ) -> None:
-    """Check everything, and say how to mend what is wrong."""
+    """Check installation, stores, runs and disk, and print how to fix each problem."""
     from src.utils.lab.doctor import check
 
     bad = 0
-    for finding in check(fix):
-        finding.say()
+    for finding in check(close_dead=fix):
+        finding.print()
         bad += finding.level == "bad"
     raise typer.Exit(1 if bad else 0)
 
@@ -218,44 +237,45 @@ def doctor(
 @commands.command()
 def export(
     run: Reference,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that isn't there yet.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
-    onnx: Annotated[bool, typer.Option("--onnx", help="model.onnx too.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx, too.")] = False,
     sample: Annotated[
         str,
-        typer.Option("--input", help="One sample, as in 28x28:uint8, if the model doesn't say."),
+        typer.Option(
+            "--input", help="One sample, as in 28x28:uint8; default: the example_input_array."
+        ),
     ] = "",
     trust_source: Annotated[
-        bool, typer.Option("--trust-source", help="Run the source kept in a store elsewhere.")
+        bool, typer.Option("--trust-source", help="Run source code saved in a store elsewhere.")
     ] = False,
 ) -> None:
-    """A model in a folder of its own, loaded by torch alone."""
+    """Write the model of a run to a folder that needs only torch to load."""
     from src.utils.store.reference import find
 
-    one = find(run)
-    one = find(f"{one.id}/best") if one.is_study else one
-    from src.utils.lab.export import export as write  # late: it imports torch
+    record = find(run)
+    record = find(f"{record.id}/best") if record.is_study else record
+    from src.utils.lab.export import export_run  # late: it imports torch
 
-    write(one, folder, checkpoint, sample, onnx, trust_source)
-    print(
-        f"{folder}: {one.experiment} {one.short} ({one.name}); {folder}/README.md says how to load it"
-    )
+    export_run(record, folder, checkpoint, sample, onnx, trust_source)
+    source = f"{record.experiment} {record.short} ({record.name})"
+    print(f"{folder}: {source}; {folder}/README.md says how to load it")
 
 
 def app() -> None:
-    """The command line; what a person did wrong is said in one line."""
+    """Run the command line; an error of the user is printed in one line."""
     with exit_on_user_error():
         try:
             status = commands(prog_name="lab", standalone_mode=False)
         except UsageError as error:
-            raise _plain(error) from None
+            raise _usage_error(error) from None
         except typer.Abort:
             raise KeyboardInterrupt from None
     raise SystemExit(status)
 
 
-def _plain(error: Exception) -> BaseException:
-    """typer's complaint in one line; without a command it has shown the help already."""
+def _usage_error(error: Exception) -> BaseException:
+    """typer's message in one line; without a command, typer has printed the help already."""
     message = getattr(error, "format_message", error.__str__)().rstrip(".")
     if not message:
         return SystemExit(2)
@@ -264,10 +284,10 @@ def _plain(error: Exception) -> BaseException:
     return UserError(f"{message}{'' if message.endswith('?') else f': see {command} --help'}")
 
 
-def _confirmed(question: str) -> bool:
+def _confirm(question: str) -> bool:
     try:
         return typer.confirm(question)
-    except typer.Abort:  # nobody is there to answer
+    except typer.Abort:  # no terminal to answer from
         print()
         return False
 

@@ -1,7 +1,8 @@
-"""The diary: a page a day, `diary/YYYY-MM-DD.md`. Its facts come from here, its thoughts from a person.
+"""The diary: one Markdown page a day, `diary/YYYY-MM-DD.md`, with a report of the runs and your own text.
 
-Facts stand between two marks, and only what stands there is ever replaced. The first mark says of which
-time they tell: from the last entry of the page before to the moment when they were written.
+`lab diary` writes the report between two marks and replaces only what stands between them. The first
+mark holds the period of the report: from the end of the previous page's period to the time of writing.
+`lab new` appends an entry for the new experiment. The report itself is made in `diary_report.py`.
 """
 
 import os
@@ -14,11 +15,13 @@ from src.utils.errors import UserError
 from src.utils.paths import ROOT, Experiment
 
 DIARY = ROOT / "diary"
+# The marks around the report, as pages of earlier versions have them, too.
 BEGIN = "<!-- facts since {since} until {until}: what `lab diary` writes here, it replaces -->"
-BEGUN = re.compile(r"<!-- facts since (.*?) until (.*?): .*-->")
+BEGIN_PATTERN = re.compile(r"<!-- facts since (.*?) until (.*?): .*-->")
 END = "<!-- end of facts -->"
-FIRST = "the beginning"
-THOUGHTS = """
+NO_START = "the beginning"  # the start of a period that has none
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
+HEADINGS = """
 ## What was tried
 
 ## What was learnt
@@ -28,87 +31,92 @@ THOUGHTS = """
 
 
 @dataclass(frozen=True)
-class Page:
+class DiaryPage:
     """The page of one day."""
 
     day: date
+
+    @classmethod
+    def today(cls) -> "DiaryPage":
+        return cls(datetime.now().date())
 
     @property
     def file(self) -> Path:
         return DIARY / f"{self.day:%Y-%m-%d}.md"
 
     def read(self) -> str:
-        """What it says; for a page that is not there yet, what it begins with."""
+        """The text of the page; the headings of a new page where there is none yet."""
         if self.file.exists():
-            return self.file.read_bytes().decode()  # no ending of a line is changed
-        return f"# {self.day}\n{THOUGHTS}"
+            return self.file.read_bytes().decode()  # as bytes: line endings stay as they are
+        return f"# {self.day}\n{HEADINGS}"
 
-    def span(self) -> tuple[datetime | None, datetime] | None:
-        """Of which time its facts tell, if it has any."""
-        found = BEGUN.search(self.read())
-        if found is None:
+    def period(self) -> tuple[datetime | None, datetime] | None:
+        """Start and end of the period of the report; None without a report."""
+        mark = BEGIN_PATTERN.search(self.read())
+        if mark is None:
             return None
-        since = None if found[1] == FIRST else datetime.fromisoformat(found[1])
-        return since, datetime.fromisoformat(found[2])
+        start = None if mark[1] == NO_START else datetime.fromisoformat(mark[1])
+        return start, datetime.fromisoformat(mark[2])
 
-    def put(self, facts: str, since: datetime | None, until: datetime) -> None:
-        """Write facts in place of the ones before; nothing else is touched."""
+    def write_report(self, report: str, since: datetime | None, until: datetime) -> None:
+        """Write the report in place of the previous one; the rest of the page stays as it is.
+
+        Raises:
+            UserError: the mark at the end of the previous report is missing.
+        """
         text = self.read()
-        stamps = (f"{one:%Y-%m-%dT%H:%M:%S%z}" if one else FIRST for one in (since, until))
-        begin = BEGIN.format(since=next(stamps), until=next(stamps))
-        block = f"{begin}\n\n{facts.strip()}\n\n{END}"
-        found = BEGUN.search(text)
-        if found is None:
-            self._write(_inserted(text, block))
+        start = f"{since:{TIME_FORMAT}}" if since else NO_START
+        begin = BEGIN.format(since=start, until=f"{until:{TIME_FORMAT}}")
+        block = f"{begin}\n\n{report.strip()}\n\n{END}"
+        mark = BEGIN_PATTERN.search(text)
+        if mark is None:
+            self._write(_insert(text, block))
             return
-        end = text.find(END, found.end())
+        end = text.find(END, mark.end())
         if end < 0:
             raise UserError(f"{self.file.relative_to(ROOT)} has lost its line {END}: put it back")
-        self._write(text[: found.start()] + block + text[end + len(END) :])
+        self._write(text[: mark.start()] + block + text[end + len(END) :])
 
-    def add(self, text: str) -> None:
-        """Write something at the end, for a person to go on with."""
+    def append(self, text: str) -> None:
+        """Write text at the end of the page."""
         self._write(f"{self.read().rstrip()}\n\n{text.strip()}\n")
 
     def _write(self, text: str) -> None:
-        """Whole or not at all."""
+        """Atomically: a page is never left half written."""
         DIARY.mkdir(exist_ok=True)
         draft = self.file.with_suffix(".draft")
         draft.write_bytes(text.encode())
         draft.replace(self.file)
 
 
-def today() -> Page:
-    """The page to write on."""
-    return Page(datetime.now().date())
+def _insert(text: str, block: str) -> str:
+    """Below the title, or at the top of a page without one."""
+    title = re.match(r"# .*\n", text)
+    at = title.end() if title else 0
+    return f"{text[:at]}\n{block}\n{text[at:]}" if title else f"{block}\n\n{text}"
 
 
-def last_entry(before: Page) -> datetime | None:
-    """Until when the newest earlier page tells; the end of its day, where it has no facts."""
+def previous_end(page: DiaryPage) -> datetime | None:
+    """The end of the previous page's period; the end of its day, where it has no report."""
     days = sorted(file.stem for file in DIARY.glob("????-??-??.md"))
-    earlier = [day for day in days if day < before.file.stem]
+    earlier = [day for day in days if day < page.file.stem]
     if not earlier:
         return None
-    page = Page(date.fromisoformat(earlier[-1]))
-    span = page.span()
-    return span[1] if span else datetime.combine(page.day, time.max).astimezone()
+    previous = DiaryPage(date.fromisoformat(earlier[-1]))
+    period = previous.period()
+    return period[1] if period else datetime.combine(previous.day, time.max).astimezone()
 
 
-def begin_entry(new: Experiment, source: Experiment, idea: str) -> Path:
-    """Start a day's entry on a new experiment."""
-    page = today()
-    headings = [f"## {new}, from {source}", f"What is to be tried: {idea}".strip()]
-    page.add("\n\n".join([*headings, "What was learnt:", "What to try next:"]))
+def add_entry(new: Experiment, source: Experiment, note: str) -> Path:
+    """Append an entry for a new experiment to today's page, and return its file."""
+    page = DiaryPage.today()
+    heading = f"## {new}, from {source}"
+    page.append(
+        "\n\n".join([heading, f"Note: {note}".strip(), "What was learnt:", "What to try next:"])
+    )
     return page.file
 
 
 def link(path: Path, name: str) -> str:
-    """A link that works from the diary."""
+    """A Markdown link with a path relative to the diary's folder."""
     return f"[{name}]({os.path.relpath(path, DIARY)})"
-
-
-def _inserted(text: str, block: str) -> str:
-    """Facts come after the title, or first where a person wrote none."""
-    title = re.match(r"# .*\n", text)
-    at = title.end() if title else 0
-    return f"{text[:at]}\n{block}\n{text[at:]}" if title else f"{block}\n\n{text}"

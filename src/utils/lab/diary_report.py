@@ -1,4 +1,8 @@
-"""The facts of a day: what ran since the last entry, and how it came out, for the diary."""
+"""`lab diary`: the report of the runs that have ended since the previous page of the diary, in Markdown.
+
+For each experiment: a table of runs per note, with mean ± standard deviation over seeds, then the sweeps,
+the best run and the failures.
+"""
 
 import hashlib
 from collections import Counter
@@ -9,7 +13,13 @@ from statistics import mean, stdev
 
 from src.utils.config.composition import default_values
 from src.utils.lab.diary import link
-from src.utils.lab.runs import NOT_COMPARED, data_marks, differences, overrides_of
+from src.utils.lab.runs import (
+    NOT_COMPARED,
+    data_labels,
+    data_metadata,
+    overrides_of,
+    varying_params,
+)
 from src.utils.paths import STAGES, Experiment
 from src.utils.store.objective import Objective, find_objective, results
 from src.utils.store.reader import RunReader, RunRecord, artifact
@@ -18,200 +28,197 @@ from src.utils.terminal import format_metric, format_settings, lab_command
 
 from rich.cells import cell_len
 
-MOST_ROWS = 15  # of one question; the best are shown
+MOST_ROWS = 15  # of a table: the best ones
 FAILED = ("failed", "killed")
+STUDY_PLOTS = ("optimization_history", "param_importances")  # that are linked
 Row = Sequence[str]
 
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """One setting, tried once or with several seeds."""
+    """Runs that are equal except for their seed."""
 
     runs: list[RunRecord]
 
     @property
     def seeds(self) -> int:
-        return len({one.params.get("seed") for one in self.runs})
+        return len({run.params.get("seed") for run in self.runs})
 
     def mean(self, metric: str) -> float | None:
         values = self._values(metric)
         return mean(values) if values else None
 
     def format(self, metric: str) -> str:
-        """`0.9712 ± 0.0021`, or the value alone where there is only one."""
+        """`0.9712 ± 0.0021`, or the value alone for a single seed."""
         values = self._values(metric)
-        spread = f" ± {format_metric(stdev(values))}" if len(values) > 1 else ""
-        return f"{format_metric(mean(values))}{spread}" if values else ""
+        deviation = f" ± {format_metric(stdev(values))}" if len(values) > 1 else ""
+        return f"{format_metric(mean(values))}{deviation}" if values else ""
 
     def _values(self, metric: str) -> list[float]:
-        """One for each seed: the same run twice says nothing new."""
-        by_seed = {one.params.get("seed"): one.metrics.get(metric) for one in reversed(self.runs)}
+        """One for each seed: repeats of a run must not reduce the standard deviation."""
+        by_seed = {run.params.get("seed"): run.metrics.get(metric) for run in reversed(self.runs)}
         return [value for value in by_seed.values() if value is not None]
 
 
-def grouped(records: Iterable[RunRecord]) -> list[SeedGroup]:
-    """Together what has the same settings, the same question, the same code and the same data."""
+def group_seeds(records: Iterable[RunRecord]) -> list[SeedGroup]:
+    """Group the runs that have the same params except the seed, and the same note, code and data."""
     groups: dict[tuple[str, ...], list[RunRecord]] = {}
-    for one in records:
-        settings = {k: v for k, v in one.params.items() if k not in NOT_COMPARED}
-        data = {k: v for k, v in one.tags.items() if k.startswith("data.")}
-        key = (one.experiment, one.note, _code(one), repr(sorted(settings.items())), repr(data))
-        groups.setdefault(key, []).append(one)
+    for run in records:
+        params = {k: v for k, v in run.params.items() if k not in NOT_COMPARED}
+        data = repr(data_metadata(run))
+        key = (run.experiment, run.note, _code_digest(run), repr(sorted(params.items())), data)
+        groups.setdefault(key, []).append(run)
     return [SeedGroup(runs) for runs in groups.values()]
 
 
-def _code(one: RunRecord) -> str:
-    source = artifact(one, "source")
+def _code_digest(record: RunRecord) -> str:
+    source = artifact(record, "source")
     files = sorted(source.rglob("*.py")) if source else []
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def since(reader: RunReader, moment: datetime | None) -> list[RunRecord]:
-    """What has ended since then, or still runs, the oldest first."""
+def runs_since(reader: RunReader, moment: datetime | None) -> list[RunRecord]:
+    """The runs that have ended since then or are running, the oldest first."""
     records = [
-        one
-        for one in reversed(reader.headers())
-        if one.experiment.split("/")[0] in STAGES  # not what other tools track here
-        and (moment is None or one.ended is None or one.ended > moment)
+        run
+        for run in reversed(reader.headers())
+        if run.experiment.split("/")[0] in STAGES  # not what other tools track here
+        and (moment is None or run.ended is None or run.ended > moment)
     ]
     return reader.filled(records)
 
 
-def tell(reader: RunReader, records: Sequence[RunRecord], moment: datetime | None) -> str:
-    """The facts in Markdown that can be read as it is."""
-    names = sorted(
-        {one.experiment for one in records}, key=lambda name: (name[:6] != "model/", name)
-    )
+def day_report(reader: RunReader, records: Sequence[RunRecord], moment: datetime | None) -> str:
+    """The report of these runs in Markdown; `moment` is the start of its period."""
+    names = {run.experiment for run in records}
     parts = [_headline(records, moment)]
-    parts += [
-        text
-        for name in names
-        for text in _experiment(reader, name, [one for one in records if one.experiment == name])
-    ]
+    for name in sorted(names, key=lambda name: (not name.startswith("model/"), name)):
+        runs = [run for run in records if run.experiment == name]
+        parts += _experiment_section(reader, name, runs)
     return "\n\n".join(parts)
 
 
 def _headline(records: Sequence[RunRecord], moment: datetime | None) -> str:
-    states = Counter(one.state for one in records if not one.is_study)
-    counts = ", ".join(f"{number} {state}" for state, number in states.most_common())
-    sweeps = sum(one.is_study for one in records)
-    began = f"since {moment:%Y-%m-%d %H:%M}" if moment else "so far"
-    of_them = f" ({counts})" if counts else ""
-    return f"Runs {began}: {sum(states.values())}{of_them}" + (
-        f"; sweeps: {sweeps}" if sweeps else ""
-    )
+    runs = [run for run in records if not run.is_study]
+    period = f"since {moment:%Y-%m-%d %H:%M}" if moment else "so far"
+    states = f" ({_count_states(runs)})" if runs else ""
+    sweeps = len(records) - len(runs)
+    return f"Runs {period}: {len(runs)}{states}" + (f"; sweeps: {sweeps}" if sweeps else "")
 
 
-def _experiment(reader: RunReader, name: str, records: Sequence[RunRecord]) -> Iterator[str]:
+def _count_states(records: Sequence[RunRecord]) -> str:
+    """`3 finished, 1 failed`"""
+    states = Counter(run.state for run in records)
+    return ", ".join(f"{count} {state}" for state, count in states.most_common())
+
+
+def _experiment_section(
+    reader: RunReader, name: str, records: Sequence[RunRecord]
+) -> Iterator[str]:
     yield f"### {name}"
-    aim = find_objective(records)
-    alone = [one for one in records if not one.is_study and "optuna.trial" not in one.tags]
-    done = [one for one in alone if one.state not in FAILED]
-    base = default_values(Experiment.named(name))
-    for question, groups in _questions(grouped(done)).items():
-        yield _asked(question, groups)
-        yield _table(_ranked(groups, aim), base, aim)
-    lines = [_sweep(reader, one) for one in records if one.is_study]
-    best = aim.best(records) if aim and name.startswith("model/") else None
-    lines += [_best(best, data_marks(records)[best.id])] if best else []
-    lines += [_failure(one) for one in alone if one.state in FAILED]
+    objective = find_objective(records)
+    runs = [run for run in records if not run.is_study and "optuna.trial" not in run.tags]
+    default_params = default_values(Experiment.named(name))
+    completed = [run for run in runs if run.state not in FAILED]
+    for note, groups in _by_note(group_seeds(completed)).items():
+        yield _note_line(note, groups)
+        yield _table(_ranked(groups, objective), default_params, objective)
+    best = objective.best(records) if objective and name.startswith("model/") else None
+    lines = [_sweep_line(reader, run) for run in records if run.is_study]
+    lines += [_best_line(best, data_labels(records)[best.id])] if best else []
+    lines += [_failure_line(run) for run in runs if run.state in FAILED]
     if lines:
         yield "\n".join(lines)
 
 
-def _questions(groups: list[SeedGroup]) -> dict[str, list[SeedGroup]]:
-    """Together what was asked together; what was not asked comes last."""
+def _by_note(groups: list[SeedGroup]) -> dict[str, list[SeedGroup]]:
+    """Runs without a note come last."""
     notes = dict.fromkeys(group.runs[0].note for group in groups)
     ordered = sorted(notes, key=lambda note: not note)
-    return {note: [one for one in groups if one.runs[0].note == note] for note in ordered}
+    return {note: [group for group in groups if group.runs[0].note == note] for note in ordered}
 
 
-def _asked(question: str, groups: list[SeedGroup]) -> str:
-    labels = sorted({f"#{label}" for group in groups for one in group.runs for label in one.labels})
-    return " ".join([f"**{question}**" if question else "*(no question was noted)*", *labels])
+def _note_line(note: str, groups: list[SeedGroup]) -> str:
+    labels = {f"#{label}" for group in groups for run in group.runs for label in run.labels}
+    return " ".join([f"**{note}**" if note else "*(no note)*", *sorted(labels)])
 
 
-def _ranked(groups: list[SeedGroup], aim: Objective | None) -> list[SeedGroup]:
-    return sorted(groups, key=lambda one: aim.rank(one.mean(aim.metric))) if aim else groups
+def _ranked(groups: list[SeedGroup], objective: Objective | None) -> list[SeedGroup]:
+    if objective is None:
+        return groups
+    return sorted(groups, key=lambda group: objective.rank(group.mean(objective.metric)))
 
 
-def _table(groups: list[SeedGroup], base: dict[str, str] | None, aim: Objective | None) -> str:
-    """The runs of one question, each setting on a line."""
-    known = {name for group in groups for one in group.runs for name in one.metrics}
-    names = [*(aim.partners if aim else []), *results(known)]
-    shown = [name for name in dict.fromkeys(names) if name in known][:2]
+def _table(
+    groups: list[SeedGroup], default_params: dict[str, str] | None, objective: Objective | None
+) -> str:
+    """The runs of one note, a line for each group."""
+    known = {name for group in groups for run in group.runs for name in run.metrics}
+    names = [*(objective.partners if objective else []), *results(known)]
+    metrics = [name for name in dict.fromkeys(names) if name in known][:2]
     first = [group.runs[0] for group in groups]
-    among, marks = differences(first), data_marks(first)
-    rows: list[Row] = [("run", "seeds", *shown, "settings beside the defaults")]
+    varying, labels = varying_params(first), data_labels(first)
+    rows: list[Row] = [("run", "seeds", *metrics, "overrides")]
     for group in groups[:MOST_ROWS]:
-        newest = group.runs[-1]
-        changes = among[newest.id] if base is None else overrides_of(newest, base)
-        mark = "" if newest.state == "finished" else f" ({newest.state})"
-        figures = (group.format(name) for name in shown)
-        run = f"{newest.short}{'*' * newest.is_dirty}{mark}"
-        said = f"{format_settings(changes) or 'none'} {marks[group.runs[0].id]}".strip()
-        rows.append((run, str(group.seeds), *figures, said))
+        oldest, newest = group.runs[0], group.runs[-1]
+        overrides = (
+            varying[oldest.id] if default_params is None else overrides_of(newest, default_params)
+        )
+        state = "" if newest.state == "finished" else f" ({newest.state})"
+        run = f"{newest.short}{'*' * newest.is_dirty}{state}"
+        values = (group.format(name) for name in metrics)
+        settings = f"{format_settings(overrides) or 'none'} {labels[oldest.id]}".strip()
+        rows.append((run, str(group.seeds), *values, settings))
     hidden = len(groups) - MOST_ROWS
-    return _aligned(rows) + (f"\n\n… and {hidden} settings more" if hidden > 0 else "")
+    return _aligned(rows) + (f"\n\n… and {hidden} more" if hidden > 0 else "")
 
 
 def _aligned(rows: list[Row]) -> str:
-    """A Markdown table that is a table to the eye, too."""
+    """A Markdown table whose columns are aligned in plain text, too."""
     widths = [max(cell_len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| "
-        + " | ".join(c + " " * (w - cell_len(c)) for c, w in zip(row, widths, strict=True))
-        + " |"
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        cells = (c + " " * (w - cell_len(c)) for c, w in zip(row, widths, strict=True))
+        lines.append(f"| {' | '.join(cells)} |")
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def _sweep(reader: RunReader, study: RunRecord) -> str:
+def _sweep_line(reader: RunReader, study: RunRecord) -> str:
     trials = trials_of(reader, study)
-    states = Counter(one.state for one in trials)
-    counts = ", ".join(f"{number} {state}" for state, number in states.most_common())
-    asked = next((f"«{one.note}» " for one in trials if one.note), "")
-    space = sorted({name for changes in differences(trials).values() for name in changes})
-    best = study.best
-    run_id, value = best.pop("run_id", ""), best.pop("value", "").strip("[]")
-    parts = [f"- sweep {study.name}: {asked}{len(trials)} trials ({counts})"]
+    note = next((f"«{run.note}» " for run in trials if run.note), "")
+    space = sorted({name for params in varying_params(trials).values() for name in params})
+    params = study.best
+    run_id, values = params.pop("run_id", ""), params.pop("value", "").strip("[]")
+    parts = [f"- sweep {study.name}: {note}{len(trials)} trials ({_count_states(trials)})"]
     parts += [f"over {', '.join(space)}"] if space else []
-    if value:
-        parts.append(f"best {_short(value)} with {format_settings(best)}, run {run_id[:8]}")
-    return "; ".join(parts) + _figure_links(
-        study, "plots", ("optimization_history", "param_importances")
-    )
+    if values:
+        best = ", ".join(format_metric(float(value)) for value in values.split(","))
+        parts.append(f"best {best} with {format_settings(params)}, run {run_id[:8]}")
+    return "; ".join(parts) + _figure_links(study, "plots", STUDY_PLOTS)
 
 
-def _best(one: RunRecord, data: str) -> str:
-    known = results(one.metrics)
+def _best_line(record: RunRecord, data_label: str) -> str:
+    known = results(record.metrics)
     names = [name for name in known if name.startswith(("val", "test"))][:4] or known[:4]
-    values = ", ".join(f"{name} {format_metric(one.metrics[name])}" for name in names)
+    values = ", ".join(f"{name} {format_metric(record.metrics[name])}" for name in names)
     return (
-        f"- best: {one.short} ({one.name}), {values}{data and ' '}{data}"
-        f"; again: `{lab_command()} rerun {one.short}`"
-        + (_figure_links(one, "figures") or _figure_links(one, "pictures"))
+        f"- best: {record.short} ({record.name}), {values}{data_label and ' '}{data_label}"
+        f"; repeat it: `{lab_command()} rerun {record.short}`"
+        # pictures: as stored by earlier versions
+        + (_figure_links(record, "figures") or _figure_links(record, "pictures"))
     )
 
 
-def _failure(one: RunRecord) -> str:
-    trace = artifact(one, "logs/traceback.txt")
-    last = trace.read_text().strip().splitlines()[-1] if trace else ""
-    reason = one.tags.get("reason") or last
-    return f"- {one.state}: {one.short} ({one.name})" + (f", {reason}" if reason else "")
+def _failure_line(record: RunRecord) -> str:
+    traceback = artifact(record, "logs/traceback.txt")
+    last_line = traceback.read_text().strip().splitlines()[-1] if traceback else ""
+    reason = record.tags.get("reason") or last_line
+    return f"- {record.state}: {record.short} ({record.name})" + (f", {reason}" if reason else "")
 
 
-def _figure_links(one: RunRecord, folder: str, names: Sequence[str] = ()) -> str:
-    place = artifact(one, folder)
-    files = sorted(place.glob("*.png")) if place else []
+def _figure_links(record: RunRecord, folder: str, names: Sequence[str] = ()) -> str:
+    figures = artifact(record, folder)
+    files = sorted(figures.glob("*.png")) if figures else []
     links = [link(file, file.stem) for file in files if not names or file.stem in names]
-    return "".join(f"\n  - {one}" for one in links)
-
-
-def _short(values: str) -> str:
-    return ", ".join(format_metric(float(value)) for value in values.split(","))
-
-
-# MERGED lab/repeats: Runs that are equal but for their seed, and what they have in common: mean ± standard deviation.
+    return "".join(f"\n  - {text}" for text in links)

@@ -1,8 +1,8 @@
-"""`lab export`: a model in a folder that needs nothing of this repository, and only torch to load.
+"""`lab export`: write the model of a run to a folder that needs only torch to load.
 
 model.pt2           the network with its weights, as torch.export writes it     (model.onnx on request)
-model.safetensors   the weights alone       config.yaml   the run's settings
-source/             the experiment as it ran
+model.safetensors   the weights alone       config.yaml   the settings of the run
+source/             the code of the run     README.md     how to load it, and the metrics
 """
 
 import logging
@@ -35,7 +35,7 @@ README = """# {name}
 import torch
 
 model = torch.export.load("model.pt2").module()
-answers = model({call})  # {batch}, N of any size
+outputs = model({arguments})  # {inputs}, N of any size
 ```
 
 It needs torch and nothing else. `model.safetensors` holds the weights alone{onnx}.
@@ -44,52 +44,60 @@ It needs torch and nothing else. `model.safetensors` holds the weights alone{onn
 |---|---|
 {metrics}
 
-Run {id} of {experiment}, {when}{commit}. `config.yaml` has its settings, `source/` its code as it ran.
+Run {id} of {experiment}, {started}{commit}. `config.yaml` has its settings, `source/` its code.
 """
 
-# load_model says that it takes the kept source, which is what is meant here; torch that a shape
-# doesn't fit, which our own error says
-TALKERS = (load_model.__module__, "torch._subclasses.fake_tensor")
+# Loggers whose warnings do not matter here: load_model's, that it uses the source saved with the run, and
+# torch's, that a shape does not fit, which the UserError says.
+QUIET_LOGGERS = (load_model.__module__, "torch._subclasses.fake_tensor")
 
 
 @dataclass(frozen=True)
 class ExampleInput:
-    """`model(*args, **kwargs)`: tensors, or anything that holds tensors."""
+    """A batch to call a model with: `model(*args, **kwargs)`, tensors or containers of tensors."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     @classmethod
     def of(cls, model: LightningModule, sample: str) -> "ExampleInput":
-        """A batch of two: `28x28:uint8` says what one sample is; empty: the model's example_input_array,
-        as Lightning takes it (a tuple is several inputs, a dict named ones)."""
-        given = model.example_input_array
-        if sample or given is None:
+        """A batch of two samples.
+
+        Args:
+            sample: Shape and type of one sample, as in `28x28:uint8`. If empty, the model's
+                example_input_array is used as Lightning uses it: a tuple holds positional inputs, a
+                dict holds named ones.
+
+        Raises:
+            UserError: `sample` cannot be parsed, or the model has no example_input_array with a tensor.
+        """
+        example = model.example_input_array
+        if sample or example is None:
             return cls((_zeros(sample),), {})
-        if isinstance(given, dict):
-            found = cls((), {str(name): value for name, value in given.items()})
+        if isinstance(example, dict):
+            batch = cls((), {str(name): value for name, value in example.items()})
         else:
-            found = cls(tuple(given) if isinstance(given, tuple | list) else (given,), {})
-        if not found.tensors:
+            batch = cls(tuple(example) if isinstance(example, tuple | list) else (example,), {})
+        if not batch.tensors:
             raise UserError("the model's example_input_array holds no tensor: see --input")
-        return found.of_size(2)
+        return batch.with_size(2)
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All of them, whatever holds them."""
-        return [one for one in tree_leaves((self.args, self.kwargs)) if isinstance(one, Tensor)]
+        """All tensors, also those inside containers."""
+        return _tensors((self.args, self.kwargs))
 
-    def of_size(self, count: int) -> "ExampleInput":
-        """The same with `count` samples, each the first one."""
+    def with_size(self, count: int) -> "ExampleInput":
+        """The same with `count` samples, each a copy of the first one."""
 
-        def sized(value: Any) -> Any:
+        def resize(value: Any) -> Any:
             return torch.cat([value[:1]] * count) if self._is_batched(value) else value
 
-        args, kwargs = tree_map(sized, (self.args, self.kwargs))
+        args, kwargs = tree_map(resize, (self.args, self.kwargs))
         return ExampleInput(args, kwargs)
 
     def dynamic_shapes(self) -> dict[str, Any] | tuple[Any, ...]:
-        """For torch.export: the first dimension of what is batched has any size."""
+        """For torch.export: the first dimension of a batched tensor may have any size."""
         batch = Dim("batch")
 
         def shape(value: Any) -> Any:
@@ -99,133 +107,46 @@ class ExampleInput:
         shapes = tree_map(shape, self.kwargs or self.args)
         return shapes
 
-    def call(self) -> str:
-        """`batch`, or the inputs as they are written in a call."""
+    def call_arguments(self) -> str:
+        """As they are written in a call: `batch`, `input1, input2`, or `x=x, mask=mask`."""
         if self.kwargs:
             return ", ".join(f"{name}={name}" for name in self.kwargs)
         return ", ".join(self._names())
 
     def describe(self) -> str:
         """Type and shape of each input: `uint8 [N, 28, 28]`."""
-        named = dict(zip(self._names(), self.args, strict=True)) | self.kwargs
-        said = {name: ", ".join(map(self._spelled, _tensors(one))) for name, one in named.items()}
-        if list(said) == ["batch"]:
-            return said["batch"]
-        return "; ".join(f"{name} {shapes}" for name, shapes in said.items() if shapes)
+        values = dict(zip(self._names(), self.args, strict=True)) | self.kwargs
+        shapes = {name: self._shapes(value) for name, value in values.items()}
+        if list(shapes) == ["batch"]:
+            return shapes["batch"]
+        return "; ".join(f"{name} {text}" for name, text in shapes.items() if text)
 
     def _names(self) -> list[str]:
-        one = len(self.args) == 1
-        return ["batch"] if one else [f"input{number}" for number in range(1, len(self.args) + 1)]
+        count = len(self.args)
+        return ["batch"] if count == 1 else [f"input{i}" for i in range(1, count + 1)]
 
-    def _is_batched(self, value: Any) -> bool:
-        """The first input says how many samples there are; a table of another length is none of them."""
-        if not isinstance(value, Tensor) or not value.ndim:
-            return False
-        return len(value) == len(next(one for one in self.tensors if one.ndim))
+    def _shapes(self, value: Any) -> str:
+        return ", ".join(map(self._shape, _tensors(value)))
 
-    def _spelled(self, tensor: Tensor) -> str:
-        first = ["N"] if self._is_batched(tensor) else []
-        sizes = ", ".join([*first, *map(str, tensor.shape[len(first) :])])
+    def _shape(self, tensor: Tensor) -> str:
+        batch = ["N"] if self._is_batched(tensor) else []
+        sizes = ", ".join([*batch, *map(str, tensor.shape[len(batch) :])])
         return f"{str(tensor.dtype).removeprefix('torch.')} [{sizes}]"
 
-
-def export(
-    one: RunRecord,
-    folder: Path,
-    checkpoint: str = "best",
-    sample: str = "",
-    onnx: bool = False,
-    trust_source: bool = False,
-) -> Path:
-    """Write the folder, whole or not at all; `sample` says what the model takes (see `Example.of`)."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already: name a folder that isn't, or an empty one")
-    missing = [name for name in ("onnx", "onnxscript") if onnx and find_spec(name) is None]
-    if missing:
-        packages = " ".join(missing)
-        raise UserError(f"ONNX needs packages that are not installed: pip install {packages}")
-    for talker in TALKERS:
-        logging.getLogger(talker).setLevel(logging.CRITICAL)
-    model = load_model(one.id, checkpoint=checkpoint, trust_source=trust_source)
-    model.to(memory_format=torch.contiguous_format)
-    batch = ExampleInput.of(model, sample)
-    program = standalone(model, batch)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        torch.export.save(program, draft / "model.pt2")
-        save_file(
-            {key: tensor.contiguous() for key, tensor in model.state_dict().items()},
-            draft / "model.safetensors",
-        )
-        if onnx:
-            torch.onnx.export(program, f=draft / "model.onnx", external_data=False, verbose=False)
-        _keep(one, draft)
-        (draft / "README.md").write_text(readme(one, model, batch, onnx))
-        for path in (draft, draft / "model.safetensors"):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # they were made for one person alone
-        draft.replace(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return folder
-
-
-def standalone(model: LightningModule, batch: ExampleInput) -> ExportedProgram:
-    """The network without its Python code, for batches of any size; checked to answer the same.
-
-    Raises:
-        UserError: its `forward` does what torch.export can't follow, or another shape was meant.
-    """
-    try:
-        with torch.no_grad():
-            program = torch.export.export(
-                model, batch.args, batch.kwargs, dynamic_shapes=batch.dynamic_shapes()
-            )
-            three = batch.of_size(3)
-            answers = program.module()(*three.args, **three.kwargs)
-            torch.testing.assert_close(answers, model(*three.args, **three.kwargs))
-    except Exception as error:  # whatever the model's own code raises, too
-        reason = str(error).strip().split("\n")[0]
-        taken = ", ".join(f"{list(one.shape[1:])} {one.dtype}" for one in batch.tensors)
-        raise UserError(f"torch.export can't follow the model with {taken}: {reason}") from None
-    return program
-
-
-def _keep(one: RunRecord, folder: Path) -> None:
-    config, source = artifact(one, "config/config.yaml"), artifact(one, "source")
-    assert config is not None and source is not None  # load_model has just used them
-    shutil.copy(config, folder / "config.yaml")
-    shutil.copytree(source, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
-
-
-def readme(one: RunRecord, model: LightningModule, batch: ExampleInput, onnx: bool) -> str:
-    """How to load it, how good it is, and where it is from."""
-    kinds = [kind for kind in type(model).__mro__ if kind.__module__ == type(model).__module__]
-    commit = one.tags.get("mlflow.source.git.commit", "")[:12]
-    changes = " with uncommitted changes" if one.is_dirty else ""
-    return README.format(
-        name=f"{type(model).__name__}, {one.name}",
-        doc="\n\n".join(doc for kind in kinds if (doc := getdoc(kind))),
-        call=batch.call(),
-        batch=batch.describe(),
-        onnx=", `model.onnx` the network for ONNX runtimes" if onnx else "",
-        metrics="\n".join(
-            f"| {key} | {format_metric(one.metrics[key])} |" for key in results(one.metrics)
-        ),
-        id=one.id,
-        experiment=one.experiment,
-        when=f"{one.started:%Y-%m-%d %H:%M}" if one.started else "",
-        commit=f", commit {commit}{changes}" if commit else "",
-    )
+    def _is_batched(self, value: Any) -> bool:
+        """Whether it is as long as the first tensor: a tensor of another length is not a batch."""
+        if not isinstance(value, Tensor) or not value.ndim:
+            return False
+        return len(value) == len(next(tensor for tensor in self.tensors if tensor.ndim))
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    return [one for one in tree_leaves(value) if isinstance(one, Tensor)]
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _zeros(sample: str) -> Tensor:
-    shape, _, kind = sample.partition(":")
-    dtype, sizes = getattr(torch, kind or "float32", None), shape.split("x")
+    shape, _, name = sample.partition(":")
+    dtype, sizes = getattr(torch, name or "float32", None), shape.split("x")
     if not all(size.isdigit() for size in sizes) or not isinstance(dtype, torch.dtype):
         raise UserError(
             "the shape and type of one sample are needed: --input 28x28:uint8, "
@@ -234,4 +155,105 @@ def _zeros(sample: str) -> Tensor:
     return torch.zeros(2, *map(int, sizes), dtype=dtype)
 
 
-# MERGED lab/example: What a model is called with, as `lab export` tries it: positional and named inputs, batched.
+def export_run(
+    record: RunRecord,
+    folder: Path,
+    checkpoint: str = "best",
+    sample: str = "",
+    onnx: bool = False,
+    trust_source: bool = False,
+) -> None:
+    """Write the model of a run to a new folder, completely or not at all.
+
+    Args:
+        checkpoint: `best` or `last`.
+        sample: Shape and type of one sample: see `ExampleInput.of`.
+        onnx: Whether model.onnx is written, too.
+        trust_source: Whether source code that is saved in a store elsewhere may be run.
+
+    Raises:
+        UserError: the folder exists and is not empty, a package for ONNX is missing, the model cannot be
+            loaded, its input is unknown, or torch.export fails.
+    """
+    _check_export(folder, onnx)
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    model = load_model(record.id, checkpoint=checkpoint, trust_source=trust_source)
+    model.to(memory_format=torch.contiguous_format)
+    batch = ExampleInput.of(model, sample)
+    program = export_program(model, batch)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _save_model(program, model, draft, onnx)
+        _copy_source(record, draft)
+        (draft / "README.md").write_text(_readme(record, model, batch, onnx))
+        draft.chmod(0o755)  # mkdtemp makes a folder that only its owner can read
+        draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _check_export(folder: Path, onnx: bool) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists already: name a new folder or an empty one")
+    missing = [name for name in ("onnx", "onnxscript") if onnx and find_spec(name) is None]
+    if missing:
+        names = " ".join(missing)
+        raise UserError(f"ONNX needs packages that are not installed: pip install {names}")
+
+
+def export_program(model: LightningModule, batch: ExampleInput) -> ExportedProgram:
+    """Export the network for batches of any size, and check that its outputs are the model's.
+
+    Raises:
+        UserError: torch.export can't follow `forward`, or the shape of the input is wrong.
+    """
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                model, batch.args, batch.kwargs, dynamic_shapes=batch.dynamic_shapes()
+            )
+            three = batch.with_size(3)
+            outputs = program.module()(*three.args, **three.kwargs)
+            torch.testing.assert_close(outputs, model(*three.args, **three.kwargs))
+    except Exception as error:  # whatever the model's own code raises, too
+        reason = str(error).strip().split("\n")[0]
+        inputs = ", ".join(f"{list(tensor.shape[1:])} {tensor.dtype}" for tensor in batch.tensors)
+        raise UserError(f"torch.export can't follow the model with {inputs}: {reason}") from None
+    return program
+
+
+def _save_model(program: ExportedProgram, model: LightningModule, folder: Path, onnx: bool) -> None:
+    torch.export.save(program, folder / "model.pt2")
+    weights = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    (folder / "model.safetensors").chmod(0o644)  # safetensors lets only its owner read it
+    if onnx:
+        torch.onnx.export(program, f=folder / "model.onnx", external_data=False, verbose=False)
+
+
+def _copy_source(record: RunRecord, folder: Path) -> None:
+    config, source = artifact(record, "config/config.yaml"), artifact(record, "source")
+    assert config is not None and source is not None  # load_model has just used them
+    shutil.copy(config, folder / "config.yaml")
+    shutil.copytree(source, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _readme(record: RunRecord, model: LightningModule, batch: ExampleInput, onnx: bool) -> str:
+    own = [kind for kind in type(model).__mro__ if kind.__module__ == type(model).__module__]
+    commit = record.tags.get("mlflow.source.git.commit", "")[:12]
+    changes = " with uncommitted changes" if record.is_dirty else ""
+    metrics = {name: format_metric(record.metrics[name]) for name in results(record.metrics)}
+    return README.format(
+        name=f"{type(model).__name__}, {record.name}",
+        doc="\n\n".join(doc for kind in own if (doc := getdoc(kind))),
+        arguments=batch.call_arguments(),
+        inputs=batch.describe(),
+        onnx=", `model.onnx` the network for ONNX runtimes" if onnx else "",
+        metrics="\n".join(f"| {name} | {value} |" for name, value in metrics.items()),
+        id=record.id,
+        experiment=record.experiment,
+        started=f"{record.started:%Y-%m-%d %H:%M}" if record.started else "",
+        commit=f", commit {commit}{changes}" if commit else "",
+    )

@@ -1,8 +1,8 @@
-"""What runs left behind that nobody needs any more, as `lab gc` shows and removes it.
+"""`lab gc`: find and remove files that no run uses.
 
-Artifacts of runs that were deleted, or of which the store knows nothing; folders in outputs/ and
-multirun/ that no run names; checkpoints of finished runs beside the best and the last. The best of a
-study is never touched, nor anything that changed within the last hour: it may be about to become a run.
+Unused are: artifacts of runs that are deleted or unknown to the store, folders in outputs/ and multirun/
+that belong to no run, and checkpoints of finished runs other than best and last. Never removed are the
+best trial of a study, and folders that changed within the last hour: a run may be about to start in them.
 """
 
 import re
@@ -21,15 +21,15 @@ from rich import box, get_console
 from rich.markup import escape
 from rich.table import Table
 
-FRESH = 3600.0  # seconds
+RECENT = 3600.0  # seconds
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 OUTPUTS = (ROOT / "outputs", ROOT / "multirun")
-MOST_LINES = 10  # of one kind
+MOST_LINES = 10  # of one kind in the table
 
 
 @dataclass(frozen=True)
 class UnusedFile:
-    """A file or folder, and why it is not needed."""
+    """A file or folder that no run uses, and the kind it is listed under."""
 
     kind: str
     path: Path
@@ -40,7 +40,7 @@ class UnusedFile:
         return sum(file.lstat().st_size for file in files if not file.is_dir())
 
     def remove(self) -> None:
-        """Remove it, and the folder of a day that is empty then."""
+        """Remove it, and its parent folder if that is empty then."""
         if self.path.is_dir():
             shutil.rmtree(self.path)
         else:
@@ -49,87 +49,86 @@ class UnusedFile:
             self.path.parent.rmdir()
 
 
-def collect(reader: RunReader) -> list[UnusedFile]:
-    """Everything that can go."""
+def find_unused(reader: RunReader) -> list[UnusedFile]:
+    """All files and folders that no run uses."""
     folders = list(_run_folders())  # before the runs are read: a new run is known before its folder
     runs, deleted = reader.headers(), reader.headers(deleted=True)
-    kept = set(reader.column("tags", "best.run_id").values())
+    best_trials = set(reader.column("tags", "best.run_id").values())
     return [
-        *_artifacts([one for one in deleted if one.id not in kept], "artifacts of deleted runs"),
-        *_unknown(folders, {one.id for one in runs + deleted}),
-        *_outputs(reader, {one.id for one in runs}),
-        *_checkpoints([one for one in runs if one.id not in kept]),
+        *_deleted_artifacts([run for run in deleted if run.id not in best_trials]),
+        *_unknown_artifacts(folders, {run.id for run in runs + deleted}),
+        *_output_folders(reader, {run.id for run in runs}),
+        *_checkpoints([run for run in runs if run.id not in best_trials]),
     ]
 
 
-def _artifacts(records: list[RunRecord], kind: str) -> Iterator[UnusedFile]:
-    for one in records:
-        folder = Path(one.location)
-        if _is_ours(folder) and folder.is_dir() and RUN_ID.fullmatch(folder.parent.name):
-            yield UnusedFile(kind, folder.parent)
-
-
 def _run_folders() -> Iterator[Path]:
-    """The folders of the local store that are named for a run."""
+    """The folders of the local store whose name is a run id."""
     database = local_database()
     if database is not None:
         folders = database.parent.glob("*/*/*/")
-        yield from (path for path in folders if RUN_ID.fullmatch(path.name))
+        yield from (folder for folder in folders if RUN_ID.fullmatch(folder.name))
 
 
-def _unknown(folders: list[Path], known: set[str]) -> Iterator[UnusedFile]:
+def _deleted_artifacts(deleted: list[RunRecord]) -> Iterator[UnusedFile]:
+    for run in deleted:
+        folder = Path(run.location)
+        if _in_store(folder) and folder.is_dir() and RUN_ID.fullmatch(folder.parent.name):
+            yield UnusedFile("artifacts of deleted runs", folder.parent)
+
+
+def _unknown_artifacts(folders: list[Path], known: set[str]) -> Iterator[UnusedFile]:
     for folder in folders:
-        if folder.name not in known and not _is_fresh(folder):
+        if folder.name not in known and not _is_recent(folder):
             yield UnusedFile("artifacts without a run", folder)
 
 
-def _outputs(reader: RunReader, runs: set[str]) -> Iterator[UnusedFile]:
-    """Folders of a command that made no run, or whose runs were deleted."""
-    named = reader.column("tags", "hydra.output").items()
-    needed = {ROOT / str(path) for run_id, path in named if run_id in runs}
-    needed |= {parent for path in needed for parent in path.parents}
+def _output_folders(reader: RunReader, runs: set[str]) -> Iterator[UnusedFile]:
+    """Hydra's folders of commands that made no run, or whose runs are deleted."""
+    outputs = reader.column("tags", "hydra.output").items()
+    used = {ROOT / str(path) for run_id, path in outputs if run_id in runs}
+    used |= {parent for path in used for parent in path.parents}
     for top in OUTPUTS:
-        places = (folder for stage in STAGES for folder in sorted(top.glob(f"{stage}/*/*/*/")))
-        for folder in places:  # experiment, day, moment
-            if folder not in needed and not _is_fresh(folder):
-                yield UnusedFile(f"{top.name}/ without a run", folder)
+        for stage in STAGES:
+            for folder in sorted(top.glob(f"{stage}/*/*/*/")):  # experiment, day, time
+                if folder not in used and not _is_recent(folder):
+                    yield UnusedFile(f"{top.name}/ without a run", folder)
 
 
-def _checkpoints(records: list[RunRecord]) -> Iterator[UnusedFile]:
-    """Of finished runs; one that was stopped may need any of its checkpoints to go on."""
-    for one in records:
-        folder = Path(one.location) / "checkpoints"
-        if one.status == "FINISHED" and _is_ours(folder):
-            files = sorted(folder.glob("*.ckpt"))
-            needed = {"last", "best"} if any(file.stem == "best" for file in files) else {"last"}
-            for file in files if "best" in needed else []:
-                if file.stem not in needed:
-                    yield UnusedFile("checkpoints beside the best and the last", file)
+def _checkpoints(runs: list[RunRecord]) -> Iterator[UnusedFile]:
+    """Of finished runs: one that was stopped may need any of its checkpoints to resume."""
+    for run in runs:
+        folder = Path(run.location) / "checkpoints"
+        if run.status != "FINISHED" or not _in_store(folder) or not (folder / "best.ckpt").exists():
+            continue
+        for file in sorted(folder.glob("*.ckpt")):
+            if file.stem not in ("best", "last"):
+                yield UnusedFile("checkpoints other than best and last", file)
 
 
-def _is_ours(path: Path) -> bool:
-    """Inside the local store: whatever a store says, nothing else is removed."""
+def _in_store(path: Path) -> bool:
+    """Nothing outside the local store is removed, whatever path a store names."""
     database = local_database()
     return database is not None and path.is_relative_to(database.parent)
 
 
-def _is_fresh(folder: Path) -> bool:
+def _is_recent(folder: Path) -> bool:
     times = (path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
-    return time.time() - max(times) < FRESH
+    return time.time() - max(times) < RECENT
 
 
-def print_unused(found: list[UnusedFile]) -> None:
-    """Print what would go, by kind, with sizes."""
+def print_unused(unused: list[UnusedFile]) -> None:
+    """Print the files by kind, with their sizes."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("what", overflow="fold")
+    table.add_column("unused", overflow="fold")
     table.add_column("count", justify="right")
     table.add_column("size", justify="right")
-    for kind in dict.fromkeys(one.kind for one in found):
-        some = [one for one in found if one.kind == kind]
-        total = format_size(sum(one.size for one in some))
-        table.add_row(f"[bold]{kind}[/]", f"[bold]{len(some)}[/]", f"[bold]{total}[/]")
-        for one in some[:MOST_LINES]:
-            table.add_row(f"  {escape(str(display_path(one.path)))}", "", format_size(one.size))
-        if len(some) > MOST_LINES:
-            table.add_row(f"  … and {len(some) - MOST_LINES} more")
+    for kind in dict.fromkeys(file.kind for file in unused):
+        files = [file for file in unused if file.kind == kind]
+        total = format_size(sum(file.size for file in files))
+        table.add_row(f"[bold]{kind}[/]", f"[bold]{len(files)}[/]", f"[bold]{total}[/]")
+        for file in files[:MOST_LINES]:
+            table.add_row(f"  {escape(str(display_path(file.path)))}", "", format_size(file.size))
+        if len(files) > MOST_LINES:
+            table.add_row(f"  … and {len(files) - MOST_LINES} more")
     get_console().print(table, highlight=False)

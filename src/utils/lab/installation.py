@@ -1,4 +1,7 @@
-"""Whether what is installed is what it should be: Python, packages, git, a torch for the GPU."""
+"""Checks of `lab doctor` on what is installed: Python, .venv, packages, git, and torch for the GPU.
+
+`venv_of_copy` is also checked before every other `lab` command.
+"""
 
 import os
 import re
@@ -11,110 +14,129 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from src.utils.lab.doctor import Finding
+from src.utils.lab.finding import Finding
 from src.utils.paths import ROOT
 from src.utils.runs.provenance import packages
 
 import pynvml
 from packaging.specifiers import SpecifierSet
 
-AGAIN = "rm -f .venv/.jikken-ready && bash scripts/setup.sh"
+SETUP = "rm -f .venv/.jikken-ready && bash scripts/setup.sh"  # installs anew, whatever is there
+MOST_PACKAGES = 5  # that are named in one line
 
 
 def check_installation() -> Iterator[Finding]:
-    """One after the other."""
-    yield from _python()
-    yield from _code()
-    yield from _packages()
-    yield from _repository()
-    yield from _gpus()
+    """Run all checks of the installation."""
+    yield _check_python()
+    yield _check_code()
+    yield _check_packages()
+    yield _check_git()
+    yield _check_gpu()
+
+
+def _check_python() -> Finding:
+    version, required = sys.version.split()[0], _project()["requires-python"]
+    if version in SpecifierSet(required, prereleases=True):
+        return Finding("python", version)
+    return Finding.bad("python", f"{version}, but {required} is needed", f"rm -r .venv && {SETUP}")
 
 
 def _project() -> dict[str, Any]:
-    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return found
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project
 
 
-def _python() -> Iterator[Finding]:
-    version, wanted = sys.version.split()[0], _project()["requires-python"]
-    if version in SpecifierSet(wanted, prereleases=True):
-        yield Finding("python", version)
-    else:
-        yield Finding.bad("python", f"{version}, but {wanted} is needed", f"rm -r .venv && {AGAIN}")
-
-
-def _code() -> Iterator[Finding]:
-    """Whose code the programs of .venv run: in a copied project it may be the original's."""
-    imported, copy = imported_source(), environment_of_copy()
+def _check_code() -> Finding:
+    """Whether .venv imports the code of this folder: in a copied project it may be the original's."""
+    imported, copy = _imported_source(), venv_of_copy()
     if imported != ROOT / "src":
-        said = f"{sys.prefix} imports {imported or 'no src'}, not {ROOT / 'src'}"
-        yield Finding.bad("code", said, AGAIN)
-    elif copy:
-        mend = f"cd {shlex.quote(str(copy.parent))} && {AGAIN}"
-        yield Finding.bad("code", f"{copy} runs the code of {ROOT}", mend)
-    else:
-        yield Finding("code", str(imported))
+        message = f"{sys.prefix} imports {imported or 'no src'}, not {ROOT / 'src'}"
+        return Finding.bad("code", message, SETUP)
+    if copy:
+        fix = f"cd {shlex.quote(str(copy.parent))} && {SETUP}"
+        return Finding.bad("code", f"{copy} runs the code of {ROOT}", fix)
+    return Finding("code", str(imported))
 
 
-def _packages() -> Iterator[Finding]:
-    """What is installed beside what poetry.lock says."""
+def _imported_source() -> Path | None:
+    """The folder that `import src` finds from any working directory."""
+    command = [sys.executable, "-P", "-c", "import src; print(*src.__path__)"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    return Path(done.stdout.strip()).resolve() if done.returncode == 0 else None
+
+
+def venv_of_copy() -> Path | None:
+    """The .venv in use, if it lies in a copy of this project but imports the code of this folder.
+
+    A PYTHONPATH that names this folder is intended: None.
+    """
+    folders = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    if ROOT in (Path(folder).resolve() for folder in folders):
+        return None
+    environments = (Path(sys.prefix), Path(sys.argv[0]).absolute().parent.parent)
+    return next((venv for venv in environments if _is_copy(venv.parent)), None)
+
+
+def _is_copy(folder: Path) -> bool:
+    """Whether it holds another project like this one."""
+    here = Path(__file__).resolve().relative_to(ROOT)
+    return (folder / here).exists() and not folder.samefile(ROOT)
+
+
+def _check_packages() -> Finding:
+    """Compare the installed packages with poetry.lock."""
     installed: dict[str, list[str]] = {}
     for name, version in (package.split("==", 1) for package in packages()):
-        installed.setdefault(_name(name), []).append(version)
+        installed.setdefault(_normalized(name), []).append(version)
     locked: dict[str, set[str]] = {}
     for package in tomllib.loads((ROOT / "poetry.lock").read_text())["package"]:
-        locked.setdefault(_name(package["name"]), set()).add(package["version"])
-    needed = {_name(re.split(r"[ <>=!~;\[]", line)[0]) for line in _project()["dependencies"]}
-    missing = sorted(needed - set(installed))
+        locked.setdefault(_normalized(package["name"]), set()).add(package["version"])
+    required = {
+        _normalized(re.split(r"[ <>=!~;\[]", line)[0]) for line in _project()["dependencies"]
+    }
+    missing = sorted(required - set(installed))
     other = sorted(
-        f"{name} {' and '.join(found)} instead of {', '.join(locked[name])}"
-        for name, found in installed.items()
-        if name in locked and not {one.split("+")[0] for one in found} <= locked[name]
+        f"{name} {' and '.join(versions)} instead of {', '.join(locked[name])}"
+        for name, versions in installed.items()
+        if name in locked and not {version.split("+")[0] for version in versions} <= locked[name]
     )
-    if missing or other:
-        said = [f"missing: {', '.join(missing)}"] if missing else []
-        said += [f"other than in poetry.lock: {'; '.join(other[:5])}"] if other else []
-        said += [f"and {len(other) - 5} more"] if len(other) > 5 else []
-        yield Finding.bad("packages", "; ".join(said), AGAIN)
-    else:
-        yield Finding("packages", f"{len(installed)}, as poetry.lock has them")
+    if not missing and not other:
+        return Finding("packages", f"{len(installed)}, as poetry.lock has them")
+    parts = [f"missing: {', '.join(missing)}"] if missing else []
+    parts += [f"other than in poetry.lock: {'; '.join(other[:MOST_PACKAGES])}"] if other else []
+    parts += [f"and {len(other) - MOST_PACKAGES} more"] if len(other) > MOST_PACKAGES else []
+    return Finding.bad("packages", "; ".join(parts), SETUP)
 
 
-def _name(package: str) -> str:
+def _normalized(package: str) -> str:
     return re.sub(r"[-_.]+", "-", package).lower()
 
 
-def _repository() -> Iterator[Finding]:
+def _check_git() -> Finding:
     command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     try:
         head = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
-        yield Finding.warning("git", "is not installed", "install it: runs then know their commit")
-        return
+        return Finding.warning("git", "is not installed", "install it: runs then record a commit")
     if head.returncode == 0:
-        yield Finding("git", f"at commit {head.stdout.strip()}")
-    else:
-        mend = "git init && git add . && git commit -m Start: runs then know their commit"
-        yield Finding.warning("git", "this is no repository with a commit", mend)
+        return Finding("git", f"at commit {head.stdout.strip()}")
+    fix = "git init && git add . && git commit -m Start: runs then record a commit"
+    return Finding.warning("git", "this is not a repository with a commit", fix)
 
 
-def _gpus() -> Iterator[Finding]:
-    names = gpu_names()
-    spec = find_spec("torch")
-    version = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
-    text = version.read_text() if version and version.exists() else ""
-    built = re.search(r"^(?:cuda|hip)\b.*= '(.*)'", text, re.MULTILINE)
-    if not names:
-        yield Finding("gpu", f"none: trainings use {os.cpu_count()} cores")
-    elif built is None:
-        mend = "install a torch build for it: see pytorch.org, «Get Started»"
-        yield Finding.bad("gpu", f"{', '.join(names)}, but torch is built for the CPU alone", mend)
-    else:
-        yield Finding("gpu", f"{', '.join(names)}; torch is built for CUDA {built[1]}")
+def _check_gpu() -> Finding:
+    gpus = ", ".join(_gpu_names())
+    if not gpus:
+        return Finding("gpu", f"none: trainings use {os.cpu_count()} cores")
+    cuda = _torch_cuda()
+    if cuda is None:
+        fix = "install a torch build for it: see pytorch.org, «Get Started»"
+        return Finding.bad("gpu", f"{gpus}, but torch is built for the CPU alone", fix)
+    return Finding("gpu", f"{gpus}; torch is built for CUDA {cuda}")
 
 
-def gpu_names() -> list[str]:
-    """The GPUs that the driver knows, without touching them."""
+def _gpu_names() -> list[str]:
+    """From the driver, without starting CUDA."""
     try:
         pynvml.nvmlInit()
         handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
@@ -123,26 +145,10 @@ def gpu_names() -> list[str]:
         return []
 
 
-def environment_of_copy() -> Path | None:
-    """The .venv of a copy that runs the code of this folder, unless PYTHONPATH says so."""
-    typed = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    if ROOT in (Path(folder).resolve() for folder in typed):
-        return None
-    environments = (Path(sys.prefix), Path(sys.argv[0]).absolute().parent.parent)
-    return next((one for one in environments if _is_of_a_copy(one.parent)), None)
-
-
-def _is_of_a_copy(folder: Path) -> bool:
-    """Another project like this one, not just any folder above it."""
-    here = Path(__file__).resolve().relative_to(ROOT)
-    return (folder / here).exists() and not folder.samefile(ROOT)
-
-
-def imported_source() -> Path | None:
-    """The folder that `import src` finds, wherever it is done."""
-    command = [sys.executable, "-P", "-c", "import src; print(*src.__path__)"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    return Path(found.stdout.strip()).resolve() if found.returncode == 0 else None
-
-
-# MERGED lab/environment: Whether .venv belongs to this folder: in a copied project it may lead to the original.
+def _torch_cuda() -> str | None:
+    """The CUDA or HIP version that torch is built for, read from its files: importing it is slow."""
+    spec = find_spec("torch")
+    file = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    text = file.read_text() if file and file.exists() else ""
+    version = re.search(r"^(?:cuda|hip)\b.*= '(.*)'", text, re.MULTILINE)
+    return version[1] if version else None

@@ -1,8 +1,8 @@
-"""The page of MLflow that scripts/mlflow_ui.sh opens: the newest run's experiment, as a saved view.
+"""The page that scripts/mlflow_ui.sh opens in MLflow: the newest run's experiment, as a saved view.
 
     python -m src.utils.lab.mlflow_ui     writes the views, and prints the address of the page after the port
 
-Without one, MLflow's table shows no metric and no setting, and its charts begin with bookkeeping. A
+Without a view, MLflow's table shows no metric and no param, and its charts begin with system metrics. A
 view is a tag of the experiment, as MLflow's page writes it when one is saved there under «Views».
 """
 
@@ -11,85 +11,93 @@ from collections.abc import Sequence
 from typing import Any
 
 from src.utils.errors import exit_on_user_error
-from src.utils.lab.runs import NOT_CHANGES, differences
+from src.utils.lab.runs import NO_EFFECT, varying_params
 from src.utils.store.mlflow import open_store
 from src.utils.store.objective import find_objective, results
 from src.utils.store.reader import RunRecord, open_reader
 from src.utils.store.reference import CANDIDATES, models
 
-VIEW = "results"
-TAG = f"mlflow.sharedViewState.{VIEW}"
+VIEW = "results"  # the key of the view in the address
+# Tags of an experiment.
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+PRIMARY_METRIC_TAG = "mlflow.experiment.primaryMetric.name"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else a page on language models
-PRIMARY = "mlflow.experiment.primaryMetric.name"
+# Columns of the table.
 ATTRIBUTES = ("Description", "Dataset")
-MOST_METRICS, MOST_SETTINGS = 2, 6  # columns
-WIDE = 260  # pixels
-MODEL, SYSTEM = "Model metrics", "System metrics"  # MLflow's names of its sections of charts
+MOST_METRICS, MOST_PARAMS = 2, 6
+WIDTH = 260  # pixels, of a wide column
+# MLflow's names of its sections of charts.
+MODEL_SECTION, SYSTEM_SECTION = "Model metrics", "System metrics"
 
 
 def main() -> None:
-    """Write the views of all experiments with runs; print the page of the newest run's."""
+    """Write the views of all experiments that have runs, and print the page of the newest run's."""
     client, records = open_store(), models(open_reader())
     if not records:
         print("#/experiments?workflowType=machine_learning")
         return
-    numbers = {one.name: one.experiment_id for one in client.search_experiments()}
-    for name in {one.experiment for one in records}:
-        newest = [one for one in records if one.experiment == name][:CANDIDATES]
-        for tag, value in _tags(open_reader().filled(newest)).items():
-            client.set_experiment_tag(numbers[name], tag, value)
-    number = numbers[records[0].experiment]
-    print(f"#/experiments/{number}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning")
+    ids = {experiment.name: experiment.experiment_id for experiment in client.search_experiments()}
+    for name in {run.experiment for run in records}:
+        newest = [run for run in records if run.experiment == name][:CANDIDATES]
+        for tag, value in _experiment_tags(open_reader().filled(newest)).items():
+            client.set_experiment_tag(ids[name], tag, value)
+    newest_id = ids[records[0].experiment]
+    print(f"#/experiments/{newest_id}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning")
 
 
-def _tags(records: Sequence[RunRecord]) -> dict[str, str]:
-    metrics, began = _metrics(records), records[0].started
-    moment = int(began.timestamp() * 1000) if began else 0
-    state = json.dumps(_state(metrics, _settings(records)))
-    view = {"name": "Results", "createdAt": moment, "updatedAt": moment, "state": state}
-    return KIND | {TAG: json.dumps(view)} | ({PRIMARY: metrics[0]} if metrics else {})
+def _experiment_tags(records: Sequence[RunRecord]) -> dict[str, str]:
+    metrics, started = _metrics(records), records[0].started
+    time = int(started.timestamp() * 1000) if started else 0
+    state = json.dumps(_view_state(metrics, _params(records)))
+    view = {"name": "Results", "createdAt": time, "updatedAt": time, "state": state}
+    primary = {PRIMARY_METRIC_TAG: metrics[0]} if metrics else {}
+    return KIND | {VIEW_TAG: json.dumps(view)} | primary
 
 
 def _metrics(records: Sequence[RunRecord]) -> list[str]:
-    """What the runs are after, the same on test data, and then the rest."""
-    known, aim = {name for one in records for name in one.metrics}, find_objective(records)
-    names = dict.fromkeys([*(aim.partners if aim else []), *results(known)])
+    """The objective, the same metric on test data, then the others."""
+    known = {name for run in records for name in run.metrics}
+    objective = find_objective(records)
+    names = dict.fromkeys([*(objective.partners if objective else []), *results(known)])
     return [name for name in names if name in known and name != "best_value"]
 
 
-def _settings(records: Sequence[RunRecord]) -> list[str]:
-    """Those that differ; where none does, the first ones."""
-    varied = dict.fromkeys(name for one in differences(records).values() for name in one)
-    top = [one for one in records[0].params if "." not in one and one not in NOT_CHANGES]
+def _params(records: Sequence[RunRecord]) -> list[str]:
+    """Those that vary; if none does, those of the newest run."""
+    varied = dict.fromkeys(name for params in varying_params(records).values() for name in params)
+    top = [name for name in records[0].params if "." not in name and name not in NO_EFFECT]
     return [*varied] or top
 
 
-def _state(metrics: list[str], settings: list[str]) -> dict[str, Any]:
-    """As MLflow's page keeps it: what is searched for, columns, charts."""
-    chosen = {"metrics": metrics[:MOST_METRICS], "params": settings[:MOST_SETTINGS]}
-    chosen["attributes"] = list(ATTRIBUTES)
-    columns = [f"{kind}.`{key}`" for kind, keys in chosen.items() for key in keys]
+def _view_state(metrics: list[str], params: list[str]) -> dict[str, Any]:
+    """Sort order, columns and charts, in the form that MLflow's page stores."""
+    shown = {"metrics": metrics[:MOST_METRICS], "params": params[:MOST_PARAMS]}
+    shown["attributes"] = list(ATTRIBUTES)
+    columns = [f"{kind}.`{name}`" for kind, names in shown.items() for name in names]
     return {
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "selectedColumns": columns,
         "columnOrder": ["attributes.`Run Name`", *columns],
-        "columnWidths": {"attributes.`Run Name`": WIDE, "attributes.`Dataset`": WIDE},
+        "columnWidths": {"attributes.`Run Name`": WIDTH, "attributes.`Dataset`": WIDTH},
         "compareRunCharts": [_chart(name) for name in metrics],
-        "compareRunSections": [_section(MODEL, opened=True), _section(SYSTEM, opened=False)],
+        "compareRunSections": [
+            _section(MODEL_SECTION, is_open=True),
+            _section(SYSTEM_SECTION, is_open=False),
+        ],
     }
 
 
 def _chart(metric: str) -> dict[str, Any]:
-    """The page makes a line of it where there is more than one value."""
-    about = {"uuid": f"chart-{metric}", "metricSectionId": MODEL, "displayName": metric}
-    return about | {"type": "BAR", "isGenerated": True, "deleted": False, "metricKey": metric}
+    """A bar chart, which MLflow turns into a line for a metric with several values."""
+    identity = {"uuid": f"chart-{metric}", "metricSectionId": MODEL_SECTION, "displayName": metric}
+    return identity | {"type": "BAR", "isGenerated": True, "deleted": False, "metricKey": metric}
 
 
-def _section(name: str, opened: bool) -> dict[str, Any]:
-    """`isReordered`: charts of further metrics are put at its end."""
-    about = {"uuid": name, "name": name, "display": opened, "isReordered": True}
-    return about | {"deleted": False, "isGenerated": True}
+def _section(name: str, is_open: bool) -> dict[str, Any]:
+    """A section of charts; `isReordered`: charts of further metrics are added at its end."""
+    identity = {"uuid": name, "name": name, "display": is_open, "isReordered": True}
+    return identity | {"deleted": False, "isGenerated": True}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""A new experiment: two folders copied from an old one, and a place in the diary."""
+"""`lab new`: a new experiment as a copy of an existing one.
+
+Both folders are copied, src/<stage>/<name> and config/<stage>/<name>. The cli adds an entry to the diary.
+"""
 
 import re
 import shutil
@@ -11,68 +14,90 @@ from src.utils.paths import ROOT, STAGES, Experiment
 NAME = re.compile(r"[A-Za-z]\w*")
 
 
-def fork(source: Experiment, name: str) -> Experiment:
-    """Copy code and config of an experiment; refuses to overwrite anything."""
+def list_experiments() -> list[Experiment]:
+    """All experiments, by stage and name."""
+    folders = [path for stage in STAGES for path in sorted((ROOT / "src" / stage).glob("*/"))]
+    return [Experiment(path.parent.name, path.name) for path in folders if any(path.glob("*.py"))]
+
+
+def find_experiment(name: str, stage: str | None = None) -> Experiment:
+    """Find an experiment by `model01` or `model/model01`.
+
+    Raises:
+        UserError: there is no such experiment, or the name is in several stages.
+    """
+    prefix, _, last = name.rpartition("/")
+    stage = prefix or stage
+    known = list_experiments()
+    found = [other for other in known if other.name == last and stage in (None, other.stage)]
+    match found:
+        case [experiment]:
+            return experiment
+        case []:
+            names = [*(other.name for other in known), *map(str, known)]
+            near = get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(map(str, known))}"
+            raise UserError(f"there is no experiment {name!r}: {hint}")
+        case _:
+            stages = " and ".join(other.stage for other in found)
+            raise UserError(f"{name!r} is in {stages}: choose one with --stage")
+
+
+def default_source(name: str, stage: str | None = None) -> Experiment:
+    """The source of a copy by default: the last experiment whose name differs only in its number.
+
+    Raises:
+        UserError: there is none.
+    """
+    stem = _stem(name)
+    found = [
+        experiment
+        for experiment in list_experiments()
+        if _stem(experiment.name) == stem and stage in (None, experiment.stage)
+    ]
+    if not found:
+        raise UserError(f"no experiment has a name like {name}: choose one with --from NAME")
+    return found[-1]
+
+
+def _stem(name: str) -> str:
+    """`model` of `model01`."""
+    return name.rstrip("0123456789")
+
+
+def copy_experiment(source: Experiment, name: str) -> Experiment:
+    """Copy the code and the config of an experiment, and rename it in docstrings and comments.
+
+    Raises:
+        UserError: the name is not a Python name or is taken, or the source has no config folder.
+    """
     new = Experiment(source.stage, name)
-    if not NAME.fullmatch(name):
-        raise UserError(f"{name!r} is no name for a folder of Python code: letters, digits and _")
-    for place in (new.source, new.config):
-        if place.exists():
-            raise UserError(f"{place.relative_to(ROOT)} is there already: choose another name")
-    if not source.config.is_dir():
-        raise UserError(f"config/{source} is missing: {source} has no settings to copy")
+    _check_copy(source, new)
     try:
         for old, copy in ((source.source, new.source), (source.config, new.config)):
             shutil.copytree(old, copy, ignore=shutil.ignore_patterns("__pycache__"))
             _rename(copy, source, new)
     except BaseException:
-        for half in (new.source, new.config):
-            shutil.rmtree(half, ignore_errors=True)
+        for incomplete in (new.source, new.config):
+            shutil.rmtree(incomplete, ignore_errors=True)
         raise
     return new
 
 
+def _check_copy(source: Experiment, new: Experiment) -> None:
+    if not NAME.fullmatch(new.name):
+        raise UserError(
+            f"{new.name!r} cannot name a folder of Python code: use letters, digits and _"
+        )
+    for folder in (new.source, new.config):
+        if folder.exists():
+            raise UserError(f"{folder.relative_to(ROOT)} exists already: choose another name")
+    if not source.config.is_dir():
+        raise UserError(f"config/{source} is missing: {source} has no settings to copy")
+
+
 def _rename(folder: Path, old: Experiment, new: Experiment) -> None:
-    """Docstrings and comments, such as the command at the head of a program, name the new experiment."""
+    """Docstrings and comments name the experiment, as in the command at the head of a program."""
     for file in (*folder.rglob("*.py"), *folder.rglob("*.yaml")):
         text = file.read_text()
         file.write_text(re.sub(rf"\b{old}\b", str(new), text))
-
-
-def experiments() -> list[Experiment]:
-    """All there are, by stage and name."""
-    folders = [path for stage in STAGES for path in sorted((ROOT / "src" / stage).glob("*/"))]
-    return [Experiment(path.parent.name, path.name) for path in folders if _has_code(path)]
-
-
-def find_experiment(name: str, stage: str | None = None) -> Experiment:
-    """The experiment that `model01` or `model/model01` means."""
-    inside, _, last = name.rpartition("/")
-    known = experiments()
-    found = [
-        one for one in known if one.name == last and one.stage in (inside or stage or one.stage)
-    ]
-    match found:
-        case [one]:
-            return one
-        case []:
-            near = get_close_matches(name, [*(one.name for one in known), *map(str, known)], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(map(str, known))}"
-            raise UserError(f"there is no experiment {name!r}: {hint}")
-        case _:
-            stages = " and ".join(one.stage for one in found)
-            raise UserError(f"{name!r} is in {stages}: say which with --stage")
-
-
-def likely_source(name: str, stage: str | None = None) -> Experiment:
-    """What a new experiment is most likely copied from: the last one whose name begins like its own."""
-    stem = name.rstrip("0123456789")
-    found = [one for one in experiments() if one.name.rstrip("0123456789") == stem]
-    found = [one for one in found if stage in (None, one.stage)]
-    if not found:
-        raise UserError(f"{name} begins like no experiment there is: say --from NAME")
-    return found[-1]
-
-
-def _has_code(folder: Path) -> bool:
-    return any(folder.glob("*.py"))

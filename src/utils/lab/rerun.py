@@ -1,4 +1,9 @@
-"""`lab rerun`: a run again, from what was kept of it, and whether the same came out."""
+"""`lab rerun`: repeat a run from what is saved with it, and compare the results.
+
+The code comes from the commit and the patch of the run, checked out in a git worktree of its own, the
+settings from its overrides, the data from this repository. The verdict on metrics and weights is
+`identical` (bit-identical), `within tolerance` or `different`.
+"""
 
 import os
 import shlex
@@ -19,37 +24,39 @@ from src.utils.runs.provenance import packages, read_metadata
 from src.utils.store.location import tracking_uri
 from src.utils.store.mlflow import artifact, open_store
 from src.utils.store.objective import TIMINGS
-from src.utils.store.reference import find_run
+from src.utils.store.reference import find
 
 from mlflow.entities import DatasetInput
 from mlflow.entities import Run as StoredRun
+from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 from rich import get_console
 from rich.markup import escape
 from rich.table import Table
 
-PLACE = ROOT / "outputs" / "reruns"
+WORKTREES = ROOT / "outputs" / "reruns"
+MOST_PACKAGES = 8  # that are named in one line
 
 
 @dataclass(frozen=True)
 class RerunResult:
-    """Two runs side by side."""
+    """A run and its rerun."""
 
     old: StoredRun
     new: StoredRun
-    same_weights: bool | None  # None: there are none to compare
-    tolerance: float
+    same_weights: bool | None  # None: there are no weights to compare
+    tolerance: float  # of each metric, relative
 
     @property
     def metrics(self) -> dict[str, tuple[float, float | None]]:
-        """Name -> (old, new)."""
-        new = self.new.data.metrics
-        kept = {k: v for k, v in self.old.data.metrics.items() if not k.startswith(TIMINGS)}
-        return {name: (value, new.get(name)) for name, value in sorted(kept.items())}
+        """The old and the new value of each metric, without timings."""
+        old, new = self.old.data.metrics, self.new.data.metrics
+        names = sorted(name for name in old if not name.startswith(TIMINGS))
+        return {name: (old[name], new.get(name)) for name in names}
 
     @property
     def verdict(self) -> str:
-        """identical (to the bit), within tolerance, or different."""
+        """`identical` (bit-identical), `within tolerance` or `different`."""
         pairs = self.metrics.values()
         if all(old == new for old, new in pairs) and self.same_weights is not False:
             return "identical"
@@ -66,115 +73,113 @@ def rerun(
     keep: bool,
     other_data: bool = False,
 ) -> RerunResult:
-    """Rebuild the state of a run in a worktree, run it there, and compare.
+    """Repeat a run in a worktree and compare the results.
+
+    Args:
+        reference: Names the run, as in every `lab` command.
+        overrides: Hydra overrides in addition to those of the run.
+        tolerance: Of each metric, relative.
+        keep: Whether the worktree is left in outputs/reruns.
+        other_data: Whether inputs may differ from those of the run.
 
     Raises:
-        UserError: it is a study, or its data are not those of today and `other_data` is not given.
+        UserError: there is no such run, it is a study, it was made outside git, its inputs have changed
+            and `other_data` is not given, its commit is missing, or the program fails.
     """
+    record = find(reference)
+    if record.is_study:
+        raise UserError(
+            f"{record.name} is a study, not a run: lab rerun {record.name}/best repeats its best trial"
+        )
     client = open_store()
-    old = find_run(client, reference)
-    _refuse_study(old, "rerun")
-    name = client.get_experiment(old.info.experiment_id).name
+    old = client.get_run(record.id)
     folder = artifact(client, old, "provenance").parent
     metadata = read_metadata(folder / "provenance")
     if "git" not in metadata:
         raise UserError(
-            f"run {old.info.run_id[:8]} was not made in a git repository: its code is in {folder}/source"
+            f"run {record.short} was not made in a git repository: its code is in {folder}/source"
         )
-    changed = data_differences(old)
-    if changed and not other_data:
-        raise UserError(
-            f"the data that run {old.info.run_id[:8]} had are not there now: {'; '.join(changed)}; "
-            f"lab rerun {old.info.run_id[:8]} --other-data runs it on those of today"
-        )
-    for difference in [*changed, *differences(old, folder, metadata)]:
-        get_console().print(f"[yellow]differs[/] {escape(difference)}", soft_wrap=True)
-    typed = OmegaConf.load(folder / "config" / "overrides.yaml")
+    _report_differences(old, folder, metadata, other_data)
+    saved = OmegaConf.load(folder / "config" / "overrides.yaml")
     patch = folder / "provenance" / "changes.patch"
-    with worktree(old.info.run_id[:8], metadata["git"]["commit"], patch, keep) as place:
-        link_data(place, but=name)
-        _run(place, old, [*map(str, typed), *overrides], metadata["hardware"].get("threads"))
-    (new, *_) = client.search_runs(
-        [old.info.experiment_id],
-        f"tags.rerun_of = '{old.info.run_id}'",
-        order_by=["attributes.start_time DESC"],
-    ) or [None]
-    if new is None:
-        raise UserError(f"the rerun of {name} left no run behind")
+    with _worktree(record.short, metadata["git"]["commit"], patch, keep) as checkout:
+        _link_data(checkout, omit=record.experiment)
+        threads = metadata["hardware"].get("threads")
+        _run_program(checkout, old, [*map(str, saved), *overrides], threads)
+    new = _find_rerun(client, old)
     return RerunResult(old, new, _same_weights(old, new), tolerance)
 
 
-def data_differences(old: StoredRun) -> list[str]:
-    """What it read that is there with another content; what is missing is built before it runs."""
-    read = (
-        [] if old.inputs is None else [one for one in old.inputs.dataset_inputs if _is_input(one)]
-    )
-    manifests = {
-        one.dataset.name: Manifest.read(Experiment.named(one.dataset.name)) for one in read
-    }
-    return [
-        f"data {one.dataset.name}: {one.dataset.digest[:8]} then, {manifest.digest[:8]} now"
-        for one in read
-        if (manifest := manifests[one.dataset.name])
-        and manifest.digest[: len(one.dataset.digest)] != one.dataset.digest
-    ]
-
-
-def _is_input(data: DatasetInput) -> bool:
-    """What a stage wrote is what the rerun makes itself."""
-    return "output" not in [tag.value for tag in data.tags if tag.key == "mlflow.data.context"]
-
-
-def differences(old: StoredRun, folder: Path, metadata: dict[str, Any]) -> Iterator[str]:
-    """What else is not as it was: files that could not be kept, packages."""
-    for name in metadata["git"]["left_out"]:
-        yield f"{name} was too large to be kept with the run"
-    then = set((folder / "provenance" / "packages.txt").read_text().split())
-    changed = sorted(then ^ set(packages()))
-    if changed:
-        yield f"packages: {', '.join(changed[:8])}{' …' if len(changed) > 8 else ''}"
-
-
-def _refuse_study(run: StoredRun, command: str) -> None:
-    tags = run.data.tags
-    if "optuna.study" in tags and "optuna.trial" not in tags:
-        hint = {
-            "rerun": f"lab rerun {run.info.run_name}/best repeats its best trial",
-            "resume": f"lab show {run.info.run_name} has the command that goes on with it",
-        }
-        raise UserError(f"{run.info.run_name} is a study, not a run: {hint[command]}")
-
-
-def resume(reference: str) -> int:
-    """`resume_run=ID`, by the program of the run; returns its exit status."""
-    run = find_run(open_store(), reference)
-    _refuse_study(run, "resume")
-    program = ROOT / run.data.tags["mlflow.source.name"]
-    if not program.exists():
+def _report_differences(
+    old: StoredRun, folder: Path, metadata: dict[str, Any], other_data: bool
+) -> None:
+    """Print what has changed since the run; UserError for changed inputs without `other_data`."""
+    run_id, inputs = old.info.run_id[:8], _changed_inputs(old)
+    if inputs and not other_data:
         raise UserError(
-            f"{program.relative_to(ROOT)} is no longer there: lab rerun can still repeat the run"
+            f"the inputs of run {run_id} have changed since: {'; '.join(inputs)}; "
+            f"lab rerun {run_id} --other-data runs it on the present ones"
         )
-    command = [sys.executable, str(program), f"resume_run={run.info.run_id}"]
-    return subprocess.run(command, check=False).returncode
+    for text in [*inputs, *_changed_environment(folder, metadata)]:
+        get_console().print(f"[yellow]differs[/] {escape(text)}", soft_wrap=True)
 
 
-def _run(place: Path, old: StoredRun, overrides: list[str], threads: int | None) -> None:
+def _changed_inputs(run: StoredRun) -> list[str]:
+    """The inputs of a run that exist with other content now."""
+    changed = []  # a missing input does not count: it is built before the run starts
+    for data in run.inputs.dataset_inputs if run.inputs else []:
+        name, digest = data.dataset.name, data.dataset.digest
+        manifest = None if _is_output(data) else Manifest.read(Experiment.named(name))
+        if manifest and manifest.digest[: len(digest)] != digest:
+            changed.append(f"data {name}: {digest[:8]} then, {manifest.digest[:8]} now")
+    return changed
+
+
+def _is_output(data: DatasetInput) -> bool:
+    """Whether the run itself wrote the data: the rerun writes them again."""
+    return "output" in [tag.value for tag in data.tags if tag.key == "mlflow.data.context"]
+
+
+def _changed_environment(folder: Path, metadata: dict[str, Any]) -> Iterator[str]:
+    """Files that are not saved with the run, and packages that have changed."""
+    for name in metadata["git"]["left_out"]:
+        yield f"{name} was too large to be saved with the run"
+    old = set((folder / "provenance" / "packages.txt").read_text().split())
+    changed = sorted(old ^ set(packages()))
+    if changed:
+        more = " …" if len(changed) > MOST_PACKAGES else ""
+        yield f"packages: {', '.join(changed[:MOST_PACKAGES])}{more}"
+
+
+def _run_program(checkout: Path, old: StoredRun, overrides: list[str], threads: int | None) -> None:
     environment = {
         **os.environ,
-        "PYTHONPATH": str(place),
+        "PYTHONPATH": str(checkout),
         "MLFLOW_TRACKING_URI": tracking_uri(),
         RERUN: old.info.run_id,
-        **({"OMP_NUM_THREADS": str(threads)} if threads else {}),  # sums depend on it
+        # The order in which numbers are added, and so the last bits, depend on it.
+        **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
     }
-    program = place / old.data.tags["mlflow.source.name"]
+    program = checkout / old.data.tags["mlflow.source.name"]
     command = [sys.executable, str(program), *overrides]
     get_console().print(f"[bold]rerun[/]   {escape(shlex.join(command))}", soft_wrap=True)
-    if subprocess.run(command, env=environment, cwd=place, check=False).returncode != 0:
+    if subprocess.run(command, env=environment, cwd=checkout, check=False).returncode != 0:
         raise UserError("the rerun failed: the lines above say why")
 
 
+def _find_rerun(client: MlflowClient, old: StoredRun) -> StoredRun:
+    found = client.search_runs(
+        [old.info.experiment_id],
+        f"tags.rerun_of = '{old.info.run_id}'",
+        order_by=["attributes.start_time DESC"],
+    )
+    if not found:
+        raise UserError(f"the rerun of {old.info.run_id[:8]} has made no run")
+    return found[0]
+
+
 def _same_weights(old: StoredRun, new: StoredRun) -> bool | None:
-    """Whether the last checkpoints hold the same numbers, to the bit."""
+    """Whether the last checkpoints are bit-identical; None where there are none."""
     import torch
 
     client = open_store()
@@ -182,28 +187,30 @@ def _same_weights(old: StoredRun, new: StoredRun) -> bool | None:
         files = [artifact(client, run, "checkpoints/last.ckpt") for run in (old, new)]
     except UserError:
         return None
-    one, other = (torch.load(f, map_location="cpu", weights_only=True)["state_dict"] for f in files)
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    left, right = (
+        torch.load(file, map_location="cpu", weights_only=True)["state_dict"] for file in files
+    )
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
-def say(outcome: RerunResult) -> None:
-    """Old and new metrics side by side, and the verdict."""
-    old, new = outcome.old.info, outcome.new.info
+def print_result(result: RerunResult) -> None:
+    """Print old and new metrics side by side, and the verdict."""
+    old, new = result.old.info, result.new.info
     table = Table("metric", f"then ({old.run_id[:8]})", f"now ({new.run_id[:8]})", "difference")
-    for name, (then, now) in outcome.metrics.items():
+    for name, (then, now) in result.metrics.items():
         change = "" if now is None else "0" if now == then else f"{now - then:+.2e}"
         table.add_row(name, f"{then:.6g}", "" if now is None else f"{now:.6g}", change)
     get_console().print(table)
-    weights = {True: "the same to the bit", False: "different", None: "none kept"}
-    get_console().print(f"weights: {weights[outcome.same_weights]}")
-    get_console().print(f"verdict: [bold]{outcome.verdict}[/]")
+    weights = {True: "bit-identical", False: "different", None: "none saved"}
+    get_console().print(f"weights: {weights[result.same_weights]}")
+    get_console().print(f"verdict: [bold]{result.verdict}[/]")
 
 
 @contextmanager
-def worktree(name: str, commit: str, patch: Path, keep: bool = False) -> Iterator[Path]:
-    """A git worktree at `commit` with `patch` applied; yours is never touched."""
-    folder = PLACE / name
-    remove(folder)
+def _worktree(name: str, commit: str, patch: Path, keep: bool = False) -> Iterator[Path]:
+    """Check out a commit in outputs/reruns/NAME and apply a patch; the working tree is not touched."""
+    folder = WORKTREES / name
+    _remove_worktree(folder)  # an earlier rerun that was killed may have left one
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         _check_out(folder, commit)
@@ -212,7 +219,7 @@ def worktree(name: str, commit: str, patch: Path, keep: bool = False) -> Iterato
         yield folder
     finally:
         if not keep:
-            remove(folder)
+            _remove_worktree(folder)
 
 
 def _check_out(folder: Path, commit: str) -> None:
@@ -228,26 +235,10 @@ def _check_out(folder: Path, commit: str) -> None:
         ) from None
 
 
-def remove(folder: Path) -> None:
-    """Also what an earlier rerun that was killed left there."""
+def _remove_worktree(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     subprocess.run(["git", "-C", ROOT, "worktree", "prune"], check=False, capture_output=True)
-
-
-def link_data(folder: Path, but: str) -> None:
-    """Let it read the data of this repository, except those it is to make itself."""
-    for stage, place in DATA.items():
-        for data in place.iterdir() if place.exists() else ():
-            copy = folder / data.relative_to(ROOT)
-            if (
-                f"{stage}/{data.name}" != but
-                and data.is_dir()
-                and not data.name.startswith(".")
-                and not copy.exists()
-            ):
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.symlink_to(data)
 
 
 def _git(folder: Path, *arguments: str) -> None:
@@ -258,4 +249,13 @@ def _git(folder: Path, *arguments: str) -> None:
         raise UserError(f"git {arguments[0]} failed: {done.stderr.strip()}")
 
 
-# MERGED lab/worktree: The code of a run as it was, in a folder of its own: the commit, the patch, the untracked files.
+def _link_data(checkout: Path, omit: str) -> None:
+    """Link the datasets and features of this repository, except those that the rerun makes itself."""
+    for stage, parent in DATA.items():
+        for data in parent.iterdir() if parent.exists() else ():
+            link = checkout / data.relative_to(ROOT)
+            is_draft = data.name.startswith(".")
+            if f"{stage}/{data.name}" == omit or is_draft or not data.is_dir() or link.exists():
+                continue
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(data)

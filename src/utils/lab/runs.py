@@ -1,4 +1,12 @@
-"""The leaderboard: runs in a table, with what makes them differ."""
+"""`lab runs`: a table of runs, filtered and sorted, with the params in which they differ.
+
+`Query` holds the options of the command, `select_runs` applies them, `print_runs` prints the table and
+`as_json` the same runs for programs. Other commands compare runs with the same functions:
+
+`varying_params`    the params in which some runs differ from each other
+`overrides_of`      the params in which one run differs from the defaults of its experiment
+`data_labels`       `[sample]`, where runs have read different data
+"""
 
 import json
 import math
@@ -19,30 +27,49 @@ from rich import box, get_console
 from rich.markup import escape
 from rich.table import Table
 
+# Widths of the table's columns, in characters.
+RUN_WIDTH, TIME_WIDTH = 20, 11
+NUMBER_WIDTH, METRIC_WIDTH = 6, 16  # a metric's column: at least, at most
+PARAMS_WIDTH = 18  # at least
+WIDE_TERMINAL = 100  # from here on the table shows four metrics instead of two
+MOST_NOTE = 120  # characters of a note
 STYLES = {"failed": "red", "killed": "red", "running": "yellow", "pruned": "dim"}
-RUN, WHEN, FIGURE, METRIC = 20, 11, 6, 16  # columns of a run's name, its time, a figure, a metric
-SAID = 18  # columns, at least, of what a run differs in
-WIDE = 100  # columns of a terminal that has room for more metrics
-# Settings that change no result.
-NOT_CHANGES = (
+
+# Params that never change a result.
+NO_EFFECT = (
     *("note", "tags", "stale", "resume_study", "resume_run", "warm_start"),
-    *("resume", "fork"),  # of earlier versions
+    *("resume", "fork"),  # as stored by earlier versions
 )
-FORM = re.compile(r"\s*([\w./\-]+)\s*(?:(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*)?", re.DOTALL)
-NAMED = {  # for what has a longer name in MLflow
+# Params that do not count as a difference between runs that are otherwise equal.
+NOT_COMPARED = (*NO_EFFECT, "seed", "force")
+
+FILTER = re.compile(r"\s*([\w./\-]+)\s*(?:(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*)?", re.DOTALL)
+ATTRIBUTES = ("id", "name", "status", "experiment")  # of a run, as --where and --sort name them
+TAGS = {  # short names of tags
     "note": "mlflow.note.content",
     "dirty": "git.dirty",
     "commit": "mlflow.source.git.commit",
     "study": "optuna.study",
     "trial": "optuna.trial",
 }
-ATTRIBUTES = ("id", "name", "status", "experiment")
-NOT_COMPARED = (*NOT_CHANGES, "seed", "force")
+
+
+@dataclass(frozen=True)
+class Query:
+    """The options of `lab runs`."""
+
+    experiment: str | None = None
+    where: Sequence[str] = ()
+    sort: str | None = None
+    limit: int = 20  # 0: no limit
 
 
 @dataclass(frozen=True)
 class Filter:
-    """A name alone asks whether it is there and not false."""
+    """A condition of --where: `learning_rate>0.001`, `status=failed`, `note~dropout`.
+
+    A name alone, such as `dirty`, selects the runs that have it with a value other than false.
+    """
 
     name: str
     operator: str
@@ -50,28 +77,37 @@ class Filter:
 
     @classmethod
     def parse(cls, text: str) -> "Filter":
-        match = FORM.fullmatch(text)
+        """Parse a condition as it is typed.
+
+        Raises:
+            UserError: the text is not a filter.
+        """
+        match = FILTER.fullmatch(text)
         if match is None or (match[2] and not match[3]):
             raise UserError(
-                f"{text!r} is no condition: write one like learning_rate>0.001, status=failed, "
+                f"{text!r} is not a filter: write one like learning_rate>0.001, status=failed, "
                 "note~dropout, or a tag alone"
             )
         return cls(match[1], match[2] or "", match[3] or "")
 
-    def among(self, reader: RunReader, records: list[RunRecord]) -> list[RunRecord]:
-        """The runs of which it is true."""
-        values = column(reader, records, self.name)
-        return [one for one in records if one.id in values and self.holds(values[one.id])]
+    def apply(self, reader: RunReader, records: list[RunRecord]) -> list[RunRecord]:
+        """Return the runs that match.
 
-    def holds(self, value: Value) -> bool:
-        """Numbers are compared as numbers; words by =, != and ~ (contains), in any case."""
+        Raises:
+            UserError: no run has a metric, param, tag or attribute of this name.
+        """
+        values = _column(reader, records, self.name)
+        return [run for run in records if run.id in values and self.matches(values[run.id])]
+
+    def matches(self, value: Value) -> bool:
+        """Compare numbers as numbers, and text by =, != and ~ (contains), ignoring case."""
         if not self.operator:
             return str(value).lower() not in ("", "false", "none", "0")
         if self.operator == "~":
             return self.value.lower() in str(value).lower()
-        left, right = number(value), number(self.value)
+        left, right = _number(value), _number(self.value)
         if left is None or right is None:
-            return self._compares_words(str(value).lower(), self.value.lower())
+            return self._matches_text(str(value).lower(), self.value.lower())
         return {
             "<": left < right,
             "<=": left <= right,
@@ -80,221 +116,210 @@ class Filter:
             "!=": left != right,
         }.get(self.operator, left == right)
 
-    def _compares_words(self, left: str, right: str) -> bool:
-        return (left != right) if self.operator == "!=" else self.operator in "==" and left == right
+    def _matches_text(self, left: str, right: str) -> bool:
+        if self.operator == "!=":
+            return left != right
+        return self.operator in ("=", "==") and left == right
 
 
-@dataclass(frozen=True)
-class Query:
-    """What to list."""
+def select_runs(reader: RunReader, query: Query) -> tuple[list[RunRecord], int]:
+    """Return the runs of a query with all their values, and the number of runs without its limit.
 
-    experiment: str | None = None
-    where: Sequence[str] = ()
-    sort: str | None = None
-    limit: int = 20
-
-
-def chosen(reader: RunReader, query: Query) -> tuple[list[RunRecord], int]:
-    """The runs to list, with all their values, and how many there would be without a limit."""
+    Raises:
+        UserError: a filter cannot be parsed, or no run has what a filter, `sort` or `experiment` names.
+    """
     records = runs_of(reader, query.experiment) if query.experiment else models(reader)
     for text in query.where:
-        records = Filter.parse(text).among(reader, records)
+        records = Filter.parse(text).apply(reader, records)
     if query.sort:
         records = _sorted(reader, records, query.sort)
     return reader.filled(records[: query.limit or None]), len(records)
 
 
 def _sorted(reader: RunReader, records: list[RunRecord], by: str) -> list[RunRecord]:
-    """The best first, by what the metric is for (`-loss`: the other way round); then what has none."""
-    name, backwards = by.removeprefix("-"), by.startswith("-")
-    values = column(reader, records, name)
-    aim = objective_of(reader, records)
-    if aim is None or aim.metric != name:
-        aim = Objective.of(name)
-    aim = Objective(name, aim.maximize != backwards)
-    return sorted(records, key=lambda one: (aim.rank(_number(values.get(one.id))), one.id))
+    """Best first, in the direction of the metric (`-loss`: reversed); runs without a value last."""
+    name, reverse = by.removeprefix("-"), by.startswith("-")
+    values = _column(reader, records, name)
+    objective = objective_of(reader, records)
+    if objective is None or objective.metric != name:
+        objective = Objective.of(name)
+    order = Objective(name, objective.maximize != reverse)
+    return sorted(records, key=lambda run: (order.rank(_number(values.get(run.id))), run.id))
 
 
-def _number(value: float | str | None) -> float | str | None:
+def _column(reader: RunReader, records: list[RunRecord], name: str) -> dict[str, Value]:
+    """By run id, the metric, param, tag or attribute of this name."""
+    if name == "status":
+        trial_states = reader.column("tags", "optuna.state")
+        return {run.id: _status(run, trial_states.get(run.id)) for run in records}
+    if name in ATTRIBUTES:
+        return {run.id: str(getattr(run, name)) for run in records}
+    for kind, key in (
+        ("metrics", name),
+        ("params", name),
+        ("tags", f"tag.{name}"),
+        ("tags", TAGS.get(name, name)),
+    ):
+        values = reader.column(kind, key)
+        if values:
+            return values
+    if name in TAGS:
+        return {}
+    raise UserError(f"no run has anything called {name!r}{_suggestion(reader, name)}")
+
+
+def _status(record: RunRecord, trial_state: Value | None) -> str:
+    """As tables show it: to MLflow, a pruned trial has finished."""
+    return "pruned" if trial_state == "pruned" else record.status.lower()
+
+
+def _suggestion(reader: RunReader, name: str) -> str:
+    tags = {key.removeprefix("tag.") for key in reader.keys("tags")}
+    known = {*reader.keys("metrics"), *reader.keys("params"), *tags, *TAGS, *ATTRIBUTES}
+    near = get_close_matches(name, sorted(known), n=3)
+    return f": did you mean {' or '.join(near)}?" if near else ""
+
+
+def _number(value: Value | None) -> float | None:
     try:
-        return float(value) if value is not None else None
+        number = math.nan if value is None else float(value)
     except ValueError:
         return None
+    return None if math.isnan(number) else number
 
 
 def print_runs(records: list[RunRecord], total: int, query: Query) -> None:
     """Print the table, two lines a run."""
     console = get_console()
-    shown = _metrics(records, query, console.width)
-    changes, marks = differences(records), data_marks(records)
+    metrics = _shown_metrics(records, query, console.width)
+    params, labels = varying_params(records), data_labels(records)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("run", no_wrap=True, max_width=RUN)
-    table.add_column("when", no_wrap=True)
-    for name in shown:
-        table.add_column(name, justify="right", no_wrap=True, max_width=METRIC)
-    table.add_column("differs in, and why", ratio=1, overflow="fold")
-    for one in records:
-        run = f"{one.name}\n{one.short}{'*' if one.is_dirty else ''}"
-        figures = [format_metric(one.metrics.get(name)) for name in shown]
-        differs = " ".join(
-            part for part in (marks[one.id], format_settings(changes[one.id])) if part
-        )
-        said = "\n".join(part for part in (differs, why(one)) if part)
-        cells = (run, f"{format_time(one.started)}\n{one.state}", *figures, said)
-        table.add_row(*map(escape, cells), style=STYLES.get(one.state, ""))
+    table.add_column("run", no_wrap=True, max_width=RUN_WIDTH)
+    table.add_column("started", no_wrap=True)
+    for name in metrics:
+        table.add_column(name, justify="right", no_wrap=True, max_width=METRIC_WIDTH)
+    table.add_column("differs in, note", ratio=1, overflow="fold")
+    for run in records:
+        name_and_id = f"{run.name}\n{run.short}{'*' if run.is_dirty else ''}"
+        time_and_state = f"{format_time(run.started)}\n{run.state}"
+        values = [format_metric(run.metrics.get(name)) for name in metrics]
+        differs = " ".join(filter(None, (labels[run.id], format_settings(params[run.id]))))
+        last = "\n".join(filter(None, (differs, _note(run))))
+        cells = (name_and_id, time_and_state, *values, last)
+        table.add_row(*map(escape, cells), style=STYLES.get(run.state, ""))
     console.print(table)
     console.print(_caption(records, total), style="dim", highlight=False)
 
 
-def _caption(records: list[RunRecord], total: int) -> str:
-    of = f"{len(records)} of {total:,}" if total > len(records) else f"{total}"
-    marks = ["* with uncommitted changes"] if any(one.is_dirty for one in records) else []
-    return " · ".join([f"{of} run{'s' * (total != 1)}", *marks])
-
-
-def _metrics(records: list[RunRecord], query: Query, width: int) -> list[str]:
-    """Those that matter most: what was sorted by, what the runs are after, and the same on test data;
-    as many as leave room for what differs."""
-    known = {name for one in records for name in one.metrics}
-    aim = find_objective(records)
+def _shown_metrics(records: list[RunRecord], query: Query, width: int) -> list[str]:
+    """The metric of --sort, the objective, the same on test data, then others, as many as fit."""
+    known = {name for run in records for name in run.metrics}
+    objective = find_objective(records)
     sort = [(query.sort or "").removeprefix("-")]
-    names = [*sort, *(aim.partners if aim else []), *results(known)]
+    names = [*sort, *(objective.partners if objective else []), *results(known)]
     names = [name for name in dict.fromkeys(names) if name in known]
-    room = width - RUN - WHEN - SAID - 3
-    taken = list(accumulate(min(max(len(name), FIGURE), METRIC) + 1 for name in names))
+    room = width - RUN_WIDTH - TIME_WIDTH - PARAMS_WIDTH - 3
+    taken = list(accumulate(min(max(len(name), NUMBER_WIDTH), METRIC_WIDTH) + 1 for name in names))
     fitting = sum(columns <= room for columns in taken)
-    return names[: min(fitting, 2 if width < WIDE else 4)]
+    return names[: min(fitting, 2 if width < WIDE_TERMINAL else 4)]
 
 
-def data_marks(records: Sequence[RunRecord]) -> dict[str, str]:
-    """By run id, what is said of its data (`[sample]`), where the runs differ in it."""
-    said = {one.id: data_said(one) for one in records}
-    differ = len({said[one.id] for one in records if not one.is_study}) > 1
-    return {run_id: text if differ else "" for run_id, text in said.items()}
+def _note(record: RunRecord) -> str:
+    """On one line: the note, the tags, the reason of a failure."""
+    labels = " ".join(f"#{label}" for label in record.labels)
+    study = "a study" if record.is_study else ""
+    text = " ".join(filter(None, (record.note, labels, record.tags.get("reason", ""), study)))
+    return text if len(text) <= MOST_NOTE else f"{text[: MOST_NOTE - 1]}…"
 
 
-def data_said(one: RunRecord) -> str:
-    """`[sample]`, `[full, size=2]`: the facts of the data that a run read; empty without any."""
-    metadata = {name[5:]: text for name, text in one.tags.items() if name.startswith("data.")}
-    said = [text if name == "source" else f"{name}={text}" for name, text in metadata.items()]
-    return f"[{', '.join(sorted(said))}]" if said else ""
-
-
-def differences(records: Sequence[RunRecord]) -> dict[str, dict[str, str]]:
-    """By run id, the params in which the runs differ among each other."""
-    runs = [one for one in records if one.params]
-    names = dict.fromkeys(key for one in runs for key in one.params)
-    varied = [name for name in names if len({one.params.get(name) for one in runs}) > 1]
-    top = [name for name in varied if "." not in name and name not in NOT_CHANGES]
-    inner = [name for name in varied if "." in name and name.split(".")[-1] not in top]
-    return {
-        one.id: {name: one.params[name] for name in top + inner if name in one.params}
-        for one in records
-    }
-
-
-def why(one: RunRecord) -> str:
-    """The note, its tags, and for a failed trial the reason, on one line."""
-    labels = " ".join(f"#{label}" for label in one.labels)
-    reason = one.tags.get("reason", "")
-    study = "a study" if one.is_study else ""
-    said = " ".join(part for part in (one.note, labels, reason, study) if part)
-    return said if len(said) <= 120 else f"{said[:119]}…"
+def _caption(records: list[RunRecord], total: int) -> str:
+    count = f"{len(records)} of {total:,}" if total > len(records) else f"{total}"
+    legend = ["* with uncommitted changes"] if any(run.is_dirty for run in records) else []
+    return " · ".join([f"{count} run{'s' * (total != 1)}", *legend])
 
 
 def as_json(records: list[RunRecord]) -> str:
-    """For programs."""
-    return json.dumps([plain(one) for one in records], indent=2)
+    """The output of `lab runs --json`."""
+    return json.dumps([as_dict(run) for run in records], indent=2)
 
 
-def plain(one: RunRecord) -> dict[str, Any]:
-    """A run as JSON has it."""
+def as_dict(record: RunRecord) -> dict[str, Any]:
+    """A run as --json prints it."""
     return {
-        "id": one.id,
-        "name": one.name,
-        "experiment": one.experiment,
-        "status": one.state,
-        "started": one.started.isoformat() if one.started else None,
-        "seconds": one.seconds,
-        "note": one.note,
-        "labels": one.labels,
-        "dirty": one.is_dirty,
-        "metrics": one.metrics,
-        "params": one.params,
-        "tags": one.tags,
-        "artifacts": one.location,
+        "id": record.id,
+        "name": record.name,
+        "experiment": record.experiment,
+        "status": record.state,
+        "started": record.started.isoformat() if record.started else None,
+        "seconds": record.seconds,
+        "note": record.note,
+        "labels": record.labels,
+        "dirty": record.is_dirty,
+        "metrics": record.metrics,
+        "params": record.params,
+        "tags": record.tags,
+        "artifacts": record.location,
     }
 
 
-def column(reader: RunReader, records: list[RunRecord], name: str) -> dict[str, Value]:
-    """What is called `name`, whether metric, param, tag or attribute, by run id."""
-    if name == "status":
-        pruned = reader.column("tags", "optuna.state")
-        return {one.id: _state(one, pruned.get(one.id)) for one in records}
-    if name in ATTRIBUTES:
-        return {one.id: str(getattr(one, name)) for one in records}
-    for kind, key in (
-        ("metrics", name),
-        ("params", name),
-        ("tags", f"tag.{name}"),
-        ("tags", NAMED.get(name, name)),
-    ):
-        found = reader.column(kind, key)
-        if found:
-            return found
-    if name in NAMED:
-        return {}
-    raise UserError(f"no run has anything called {name!r}{_near(reader, name)}")
+def data_labels(records: Sequence[RunRecord]) -> dict[str, str]:
+    """By run id, the label of the data, `[sample]`; empty where all runs have read the same data."""
+    labels = {run.id: _data_label(run) for run in records}
+    differ = len({labels[run.id] for run in records if not run.is_study}) > 1
+    return {run_id: label if differ else "" for run_id, label in labels.items()}
 
 
-def _state(one: RunRecord, of_trial: Value | None) -> str:
-    """As tables show it: a trial that was pruned has finished in MLflow's eyes."""
-    return "pruned" if of_trial == "pruned" else one.status.lower()
+def _data_label(record: RunRecord) -> str:
+    """`[sample]`, `[full, size=2]`; empty where the data have no metadata."""
+    metadata = data_metadata(record).items()
+    parts = [text if name == "source" else f"{name}={text}" for name, text in metadata]
+    return f"[{', '.join(sorted(parts))}]" if parts else ""
 
 
-def number(value: Value) -> float | None:
-    """As a number, if it is one."""
-    try:
-        found = float(value)
-    except ValueError:
-        return None
-    return None if math.isnan(found) else found
+def data_metadata(record: RunRecord) -> dict[str, str]:
+    """The metadata of the data that a run has read, from its tags `data.…`."""
+    return {
+        name.removeprefix("data."): value
+        for name, value in record.tags.items()
+        if name.startswith("data.")
+    }
 
 
-def _near(reader: RunReader, name: str) -> str:
-    tags = {key.removeprefix("tag.") for key in reader.keys("tags")}
-    known = {*reader.keys("metrics"), *reader.keys("params"), *tags, *NAMED, *ATTRIBUTES}
-    near = get_close_matches(name, sorted(known), n=3)
-    return f": did you mean {' or '.join(near)}?" if near else ""
+def varying_params(records: Sequence[RunRecord]) -> dict[str, dict[str, str]]:
+    """By run id, the params whose values are not the same in all these runs."""
+    runs = [run for run in records if run.params]
+    names = dict.fromkeys(name for run in runs for name in run.params)
+    varied = [name for name in names if len({run.params.get(name) for run in runs}) > 1]
+    top = [name for name in varied if "." not in name and name not in NO_EFFECT]
+    nested = [name for name in varied if "." in name and name.split(".")[-1] not in top]
+    return {
+        run.id: {name: run.params[name] for name in top + nested if name in run.params}
+        for run in records
+    }
 
 
-def overrides_of(one: RunRecord, base: dict[str, str]) -> dict[str, str]:
-    """The settings in which a run departed from the defaults, each once."""
-    return without_echoes(
+def overrides_of(record: RunRecord, defaults: dict[str, str]) -> dict[str, str]:
+    """The params that differ from the defaults, each once."""
+    return without_derived(
         {
             name: value
-            for name, value in one.params.items()
-            if name not in NOT_COMPARED and not _equal(value, base.get(name))
+            for name, value in record.params.items()
+            if name not in NOT_COMPARED and not _is_equal(value, defaults.get(name))
         }
     )
 
 
-def without_echoes(settings: dict[str, str]) -> dict[str, str]:
-    """Less what follows from another setting of the same name (trainer.max_epochs)."""
+def without_derived(params: dict[str, str]) -> dict[str, str]:
+    """Drop nested params that repeat a top one, such as trainer.max_epochs beside max_epochs."""
     return {
         name: value
-        for name, value in settings.items()
-        if "." not in name or settings.get(name.split(".")[-1]) != value
+        for name, value in params.items()
+        if "." not in name or params.get(name.split(".")[-1]) != value
     }
 
 
-def _equal(value: str, other: str | None) -> bool:
+def _is_equal(value: str, other: str | None) -> bool:
     if other is None or value == other:
         return value == other
-    left, right = number(value), number(other)
+    left, right = _number(value), _number(other)
     return left is not None and left == right
-
-
-# MERGED lab/condition: Conditions on runs, as they are typed: `learning_rate>0.001`, `status=failed`, `note~dropout`, `dirty`.
-
-# MERGED lab/baseline: How a run departs from what its experiment does when nothing is typed.

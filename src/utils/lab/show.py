@@ -1,11 +1,13 @@
-"""Everything about one run, as `lab show` prints it."""
+"""`lab show` and `lab best`: everything about one run.
+
+Its note, related runs, metrics, settings, data, code, machine and files, and the commands to type next.
+"""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from src.utils.lab.runs import differences, plain
+from src.utils.lab.runs import as_dict, data_metadata, varying_params
 from src.utils.paths import display_path
 from src.utils.runs.provenance import read_metadata
 from src.utils.store.objective import results
@@ -25,168 +27,72 @@ from rich import get_console
 from rich.markup import escape
 from rich.table import Table
 
-OWN_FOLDERS = (
-    "checkpoints",
-    "figures",
-    "pictures",
-    "plots",
-)  # listed file by file; others as a whole
+# Artifact folders whose files are listed one by one; pictures: as stored by earlier versions.
+LISTED_FOLDERS = ("checkpoints", "figures", "pictures", "plots")
+MAIN_PACKAGES = ("torch", "pytorch_lightning", "mlflow", "optuna")
 MOST_TRIALS = 20
+RELATIONS = {  # tags that hold the id of another run
+    "warm_start_from": "warm start from",
+    "forked_from": "warm start from",  # as stored by earlier versions
+    "continued_from": "resumed from",
+    "rerun_of": "rerun of",
+}
 
 
-def print_run(reader: RunReader, one: RunRecord) -> None:
-    """Print what is known of a run, a line a subject."""
+def print_run(reader: RunReader, record: RunRecord) -> None:
+    """Print what is known about a run, section by section, and commands to type next."""
     console = get_console()
-    marks = "  ".join([f"[bold]{escape(one.name)}[/]", one.id, one.experiment, one.state])
-    console.print(marks, highlight=False)
+    parts = [f"[bold]{escape(record.name)}[/]", record.id, record.experiment, record.state]
+    console.print("  ".join(parts), highlight=False)
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    for subject, lines in subjects(reader, one):
+    for title, lines in _sections(reader, record):
         if any(lines):
-            grid.add_row(subject, escape("\n".join(lines)))
+            grid.add_row(title, escape("\n".join(lines)))
     console.print(grid, highlight=False)
-    print_hints(_next(one))
+    print_hints(_next_commands(record))
 
 
-def subjects(reader: RunReader, one: RunRecord) -> Iterator[tuple[str, list[str]]]:
-    """What there is to say, by subject."""
-    yield "why", [" ".join([one.note, *(f"#{label}" for label in one.labels)]).strip()]
-    yield "when", [_when(one)]
-    yield "failure", [one.tags["reason"]] if "reason" in one.tags else []
-    yield "family", list(_family(reader, one))
-    yield (
-        "metrics",
-        _columns({name: format_metric(one.metrics[name]) for name in results(one.metrics)}),
-    )
-    yield "settings", _columns({k: v for k, v in one.params.items() if k not in ("note", "tags")})
-    yield "trials", list(_trials(reader, one)) if one.is_study else []
-    yield "data", list(_data(reader, one))
-    yield "code", list(_code(one))
-    yield "machine", list(_machine(one))
-    yield "command", [one.tags["command"]] if "command" in one.tags else []
-    yield "files", list(_files(one))
+def _sections(reader: RunReader, record: RunRecord) -> Iterator[tuple[str, list[str]]]:
+    tags = record.tags
+    metrics = {name: format_metric(record.metrics[name]) for name in results(record.metrics)}
+    settings = {k: v for k, v in record.params.items() if k not in ("note", "tags")}
+    yield "note", [" ".join([record.note, *(f"#{label}" for label in record.labels)]).strip()]
+    yield "started", [_time(record)]
+    yield "failure", [tags["reason"]] if "reason" in tags else []
+    yield "related", list(_related(record))
+    yield "metrics", _columns(metrics)
+    yield "settings", _columns(settings)
+    yield "trials", list(_trials(reader, record)) if record.is_study else []
+    yield "data", list(_data(reader, record))
+    yield "code", list(_code(record))
+    yield "machine", list(_machine(record))
+    yield "command", [tags["command"]] if "command" in tags else []
+    yield "files", list(_files(record))
 
 
-def _when(one: RunRecord) -> str:
-    began = f"{one.started:%Y-%m-%d %H:%M:%S}" if one.started else "never"
-    return f"{began}, {one.seconds:.1f} s" if one.seconds is not None else f"{began}, not ended"
+def _time(record: RunRecord) -> str:
+    started = f"{record.started:%Y-%m-%d %H:%M:%S}" if record.started else "never"
+    return f"{started}, {'not ended' if record.seconds is None else f'{record.seconds:.1f} s'}"
 
 
-def _family(reader: RunReader, one: RunRecord) -> Iterator[str]:
-    tags = one.tags
+def _related(record: RunRecord) -> Iterator[str]:
+    tags = record.tags
     if "optuna.trial" in tags:
         yield f"trial {tags['optuna.trial']} of {tags.get('optuna.study')}"
-    for tag, said in {
-        "warm_start_from": "a warm start from",
-        "forked_from": "a warm start from",  # its name in earlier versions
-        "continued_from": "continues",
-        "rerun_of": "a rerun of",
-    }.items():
+    for tag, relation in RELATIONS.items():
         if tag in tags:
-            yield f"{said} {tags[tag][:8]}"
+            yield f"{relation} {tags[tag][:8]}"
     if "best.run_id" in tags:
-        found = one.best
-        best, value = found.pop("run_id"), found.pop("value", "?")
-        yield f"its best is {best[:8]}: {value.strip('[]')} with {format_settings(found)}"
-
-
-def _trials(reader: RunReader, study: RunRecord) -> Iterator[str]:
-    trials = trials_of(reader, study)
-    changes = differences(trials)
-    for one in trials[:MOST_TRIALS]:
-        known = results(one.metrics)
-        names = [name for name in known if name.startswith("val")][:1] or known[:1]
-        value = "".join(f"{name} {format_metric(one.metrics[name])}" for name in names)
-        trial = f"trial {one.tags.get('optuna.trial', '?')}"
-        yield f"{one.short}  {trial:9} {one.state:9} {value:16} {format_settings(changes[one.id])}"
-    if len(trials) > MOST_TRIALS:
-        yield f"… and {len(trials) - MOST_TRIALS} more: lab runs --where study={study.name} --limit 0"
-
-
-def _data(reader: RunReader, one: RunRecord) -> Iterator[str]:
-    for ancestor in ancestors(reader, one.id):
-        used, gone = ancestor.used, "" if ancestor.known else " (deleted)"
-        source = f"made by run {used.run_id[:8]}{gone}" if used.run_id else "of unknown origin"
-        yield f"{'  ' * ancestor.depth}read {used.name}  {used.digest[:12]}, {source}"
-    for used in reader.inputs(one.id):
-        if used.context == "output":
-            yield f"wrote {used.name}  {used.digest[:12]}"
-    metadata = {name[5:]: value for name, value in one.tags.items() if name.startswith("data.")}
-    if metadata:
-        yield format_settings(metadata)
-
-
-def _code(one: RunRecord) -> Iterator[str]:
-    commit, branch = (
-        one.tags.get(f"mlflow.source.git.{what}", "") for what in ("commit", "branch")
-    )
-    if commit:
-        yield f"commit {commit[:12]} on {branch}{', with uncommitted changes' * one.is_dirty}"
-    patch = artifact(one, "provenance/changes.patch")
-    if one.is_dirty and patch:
-        yield f"changes in provenance/changes.patch, {format_size(patch.stat().st_size)}"
-
-
-def _machine(one: RunRecord) -> Iterator[str]:
-    metadata, packages = read_metadata(artifact(one, "provenance")), read_packages(one)
-    hardware: dict[str, Any] = metadata.get("hardware", {})
-    if hardware:
-        gpus = ", ".join(hardware.get("gpus", [])) or "no GPU"
-        processor = f"{hardware.get('cores')} cores of {hardware.get('processor')}"
-        yield f"{hardware.get('machine')}: {processor}, {hardware.get('memory')}, {gpus}"
-        main = ("torch", "pytorch_lightning", "mlflow", "optuna")
-        versions = ", ".join(f"{name} {packages[name]}" for name in main if name in packages)
-        yield f"Python {hardware.get('python')}, {versions} and {len(packages)} packages in all"
-
-
-def _files(one: RunRecord) -> Iterator[str]:
-    folder = artifact(one, "")
-    if folder is None:
-        return
-    yield str(display_path(folder))
-    for path in sorted(folder.iterdir()):
-        inside = [file for file in path.rglob("*") if file.is_file()]
-        if path.name in OWN_FOLDERS:
-            yield from (
-                f"  {path.name}/{file.name}  {format_size(file.stat().st_size)}" for file in inside
-            )
-        elif path.is_dir():
-            total = format_size(sum(file.stat().st_size for file in inside))
-            yield f"  {path.name}/  {len(inside)} files, {total}"
-        else:
-            yield f"  {path.name}  {format_size(path.stat().st_size)}"
-
-
-def read_packages(one: RunRecord) -> dict[str, str]:
-    """The versions of what was installed, by name."""
-    file = artifact(one, "provenance/packages.txt")
-    lines = file.read_text().split() if file else []
-    return {name: version for name, _, version in (line.partition("==") for line in lines)}
-
-
-def _next(one: RunRecord) -> dict[str, str]:
-    """What one may want to do with a run."""
-    lab = lab_command()
-    if one.is_study:
-        program = f"{python_command()} {one.tags.get('mlflow.source.name')}"
-        return {
-            "reload": reload_command(one.name),
-            "go on": f"{program} -m resume_study={one.name} hydra.sweeper.n_trials=…",
-            "best": f"{lab} show {one.name}/best",
-        }
-    rerun = {"rerun": f"{lab} rerun {one.short}"}
-    if not one.experiment.startswith("model/"):
-        return rerun
-    if one.state in ("killed", "failed", "running"):
-        return rerun | {"resume": f"{lab} resume {one.short}"}
-    reload, export = reload_command(one.short), f"{lab} export {one.short} DIR"
-    return rerun | {"reload": reload, "export": export}
+        params = record.best
+        run_id, value = params.pop("run_id"), params.pop("value", "?")
+        yield f"best trial {run_id[:8]}: {value.strip('[]')} with {format_settings(params)}"
 
 
 def _columns(values: Mapping[str, str]) -> list[str]:
-    """`name value`, as many beside each other as there is room for."""
-    cells: Sequence[str] = [f"{name} {value or repr(value)}" for name, value in values.items()]
+    """`name value`, as many to a line as there is room for."""
+    cells = [f"{name} {value or repr(value)}" for name, value in values.items()]
     lines = [""]
     for cell in cells:
         if lines[-1] and len(lines[-1]) + len(cell) + 3 > get_console().width - 12:
@@ -195,16 +101,103 @@ def _columns(values: Mapping[str, str]) -> list[str]:
     return lines if cells else []
 
 
-def as_json(reader: RunReader, one: RunRecord) -> str:
-    """For programs."""
+def _trials(reader: RunReader, study: RunRecord) -> Iterator[str]:
+    trials = trials_of(reader, study)
+    params = varying_params(trials)
+    for run in trials[:MOST_TRIALS]:
+        known = results(run.metrics)
+        names = [name for name in known if name.startswith("val")][:1] or known[:1]
+        value = "".join(f"{name} {format_metric(run.metrics[name])}" for name in names)
+        trial = f"trial {run.tags.get('optuna.trial', '?')}"
+        yield f"{run.short}  {trial:9} {run.state:9} {value:16} {format_settings(params[run.id])}"
+    if len(trials) > MOST_TRIALS:
+        yield f"… and {len(trials) - MOST_TRIALS} more: lab runs --where study={study.name} --limit 0"
+
+
+def _data(reader: RunReader, record: RunRecord) -> Iterator[str]:
+    """The inputs with the runs that made them, back to the first, and the outputs."""
+    for ancestor in ancestors(reader, record.id):
+        used, deleted = ancestor.used, "" if ancestor.known else " (deleted)"
+        origin = f"made by run {used.run_id[:8]}{deleted}" if used.run_id else "of unknown origin"
+        yield f"{'  ' * ancestor.depth}read {used.name}  {used.digest[:12]}, {origin}"
+    for used in reader.inputs(record.id):
+        if used.context == "output":
+            yield f"wrote {used.name}  {used.digest[:12]}"
+    metadata = data_metadata(record)
+    if metadata:
+        yield format_settings(metadata)
+
+
+def _code(record: RunRecord) -> Iterator[str]:
+    commit = record.tags.get("mlflow.source.git.commit", "")
+    branch = record.tags.get("mlflow.source.git.branch", "")
+    if commit:
+        yield f"commit {commit[:12]} on {branch}{', with uncommitted changes' * record.is_dirty}"
+    patch = artifact(record, "provenance/changes.patch")
+    if record.is_dirty and patch:
+        yield f"changes in provenance/changes.patch, {format_size(patch.stat().st_size)}"
+
+
+def _machine(record: RunRecord) -> Iterator[str]:
+    metadata, packages = read_metadata(artifact(record, "provenance")), read_packages(record)
+    hardware: dict[str, Any] = metadata.get("hardware", {})
+    if hardware:
+        gpus = ", ".join(hardware.get("gpus", [])) or "no GPU"
+        processor = f"{hardware.get('cores')} cores of {hardware.get('processor')}"
+        yield f"{hardware.get('machine')}: {processor}, {hardware.get('memory')}, {gpus}"
+        main = ", ".join(f"{name} {packages[name]}" for name in MAIN_PACKAGES if name in packages)
+        yield f"Python {hardware.get('python')}, {main} and {len(packages)} packages in all"
+
+
+def read_packages(record: RunRecord) -> dict[str, str]:
+    """The versions of the packages that were installed, by name."""
+    file = artifact(record, "provenance/packages.txt")
+    lines = file.read_text().split() if file else []
+    return {name: version for name, _, version in (line.partition("==") for line in lines)}
+
+
+def _files(record: RunRecord) -> Iterator[str]:
+    folder = artifact(record, "")
+    if folder is None:
+        return
+    yield str(display_path(folder))
+    for path in sorted(folder.iterdir()):
+        inside = [file for file in path.rglob("*") if file.is_file()]
+        if path.name in LISTED_FOLDERS:
+            for file in inside:
+                yield f"  {path.name}/{file.name}  {format_size(file.stat().st_size)}"
+        elif path.is_dir():
+            total = format_size(sum(file.stat().st_size for file in inside))
+            yield f"  {path.name}/  {len(inside)} files, {total}"
+        else:
+            yield f"  {path.name}  {format_size(path.stat().st_size)}"
+
+
+def _next_commands(record: RunRecord) -> dict[str, str]:
+    lab = lab_command()
+    if record.is_study:
+        program = f"{python_command()} {record.tags.get('mlflow.source.name')}"
+        return {
+            "reload": reload_command(record.name),
+            "resume": f"{program} -m resume_study={record.name} hydra.sweeper.n_trials=…",
+            "best": f"{lab} show {record.name}/best",
+        }
+    rerun = {"rerun": f"{lab} rerun {record.short}"}
+    if not record.experiment.startswith("model/"):
+        return rerun
+    if record.state in ("killed", "failed", "running"):
+        return rerun | {"resume": f"{lab} resume {record.short}"}
+    reload, export = reload_command(record.short), f"{lab} export {record.short} DIR"
+    return rerun | {"reload": reload, "export": export}
+
+
+def as_json(reader: RunReader, record: RunRecord) -> str:
+    """The output of `lab show --json`."""
     data = [
         {"name": used.name, "digest": used.digest, "context": used.context, "run": used.run_id}
-        for used in reader.inputs(one.id)
+        for used in reader.inputs(record.id)
     ]
-    folder: Path | None = artifact(one, "")
-    files = (
-        [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
-        if folder
-        else []
-    )
-    return json.dumps(plain(one) | {"data": data, "files": sorted(files)}, indent=2)
+    folder = artifact(record, "")
+    paths = folder.rglob("*") if folder else ()
+    files = sorted(str(path.relative_to(folder)) for path in paths if folder and path.is_file())
+    return json.dumps(as_dict(record) | {"data": data, "files": files}, indent=2)

@@ -1,0 +1,28 @@
+"""`lab resume`: resume a training in the same run, with the program that started it."""
+
+import subprocess
+import sys
+
+from src.utils.errors import UserError
+from src.utils.paths import ROOT
+from src.utils.store.reference import find
+
+
+def resume(reference: str) -> int:
+    """Start the program of a run with `resume_run=ID` and return its exit status.
+
+    Raises:
+        UserError: there is no such run, it is a study, or its program no longer exists.
+    """
+    run = find(reference)
+    if run.is_study:
+        raise UserError(
+            f"{run.name} is a study, not a run: lab show {run.name} has the command that resumes it"
+        )
+    program = ROOT / run.tags["mlflow.source.name"]
+    if not program.exists():
+        raise UserError(
+            f"{program.relative_to(ROOT)} no longer exists: lab rerun can still repeat the run"
+        )
+    command = [sys.executable, str(program), f"resume_run={run.id}"]
+    return subprocess.run(command, check=False).returncode
