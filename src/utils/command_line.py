@@ -19,11 +19,11 @@ from src.utils.config.composition import (
 from src.utils.config.trainer_arguments import limit_epochs
 from src.utils.errors import UserError
 from src.utils.paths import Experiment
-from src.utils.pipeline.inputs import inputs_of
+from src.utils.pipeline.inputs import find_inputs
 from src.utils.process import is_rank_zero
 from src.utils.settings import Settings, TrainingSettings, as_text, as_typed, load_config, validated
 from src.utils.store.location import local_database
-from src.utils.store.reference import find
+from src.utils.store.reference import find_record
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -115,7 +115,7 @@ def typed_settings(experiment: Experiment, kind: type[Settings], cfg: DictConfig
     _limit_epochs(experiment, cfg)
     names = [str(name) for name in cfg if name != "hydra"]
     settings = validated(kind, OmegaConf.masked_copy(cfg, names))
-    inputs_of(settings)
+    find_inputs(settings)
     return settings
 
 
@@ -222,7 +222,7 @@ def check_store(experiment: Experiment, settings: Settings | None) -> None:
     for name in ("resume_run", "warm_start"):
         reference = getattr(settings, name, None)
         if reference is not None:
-            find(str(reference), str(experiment))
+            find_record(str(reference), str(experiment))
 
 
 def settings_class(file: Path) -> type[Settings] | None:

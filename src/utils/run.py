@@ -1,4 +1,4 @@
-"""One execution of an experiment, as MLflow records it: what `main(cfg, run)` is given."""
+"""The run that `main(cfg, run)` gets: one execution of an experiment, recorded in MLflow."""
 
 import json
 import os
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, SupportsFloat
 
 from src.utils.errors import UserError
 from src.utils.paths import LOGS, ROOT, Experiment, display_path
-from src.utils.pipeline.manifest import Manifest, merged_metadata
+from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.process import SHARED_RUN, is_rank_zero, this_process
-from src.utils.runs.artifacts import record, record_settings
+from src.utils.runs.artifacts import record_run, record_settings
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.settings import Settings
 from src.utils.store.mlflow import experiment_id, local_store, open_store
@@ -49,7 +49,7 @@ class Run:
         self.name: str = info.run_name
         self.metrics = MetricBuffer(client, run_id)
         self.data = [Experiment.named(manifest.experiment) for manifest in inputs]  # that it reads
-        self.data_metadata = merged_metadata(inputs)
+        self.data_metadata = merge_metadata(inputs)
         self.trial = TrialLink.current()
         self.is_rank_zero = is_rank_zero()
         self.ended_by: signal.Signals | None = None
@@ -64,7 +64,7 @@ class Run:
 
     def inputs(self, stage: str) -> list[Path]:
         """The folders of data that the setting `dataset` or `feature` names, in its order."""
-        return [one.data for one in self.data if one.stage == stage]
+        return [source.data for source in self.data if source.stage == stage]
 
     def input(self, name: str) -> Path:
         """The folder of data that the setting `dataset` or `feature` names.
@@ -75,9 +75,9 @@ class Run:
         Raises:
             UserError: the run reads no such data, or several.
         """
-        match [one for one in self.data if name in (one.stage, one.name, str(one))]:
-            case [one]:
-                return one.data
+        match [source for source in self.data if name in (source.stage, source.name, str(source))]:
+            case [source]:
+                return source.data
         known = ", ".join(map(str, self.data)) or "nothing"
         raise UserError(f"run.input({name!r}): {self.experiment} reads {known}; name one of these")
 
@@ -112,7 +112,7 @@ class Run:
         tags = [InputTag("mlflow.data.context", context), InputTag("run_id", data.run_id)]
         try:
             self.client.log_inputs(self.id, [DatasetInput(dataset, tags)])
-        except MlflowException:  # another trial has recorded the same data in this moment
+        except MlflowException:  # another trial has recorded the same data at this moment
             self.client.log_inputs(self.id, [DatasetInput(dataset, tags)])
 
     def terminate(self, *_: object) -> None:
@@ -178,7 +178,7 @@ def tracked(
     status = "FAILED"
     try:
         if start is None or start.new_run:
-            record(run.client, run.id, run.folder, experiment, settings.note, settings.tags)
+            record_run(run.client, run.id, run.folder, experiment, settings.note, settings.tags)
             record_settings(run.client, run.id, run.folder, settings)
         with system_metrics(run.id):
             yield run

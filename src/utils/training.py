@@ -24,7 +24,7 @@ from src.utils.config.trainer_arguments import trainer_arguments
 from src.utils.errors import UserError
 from src.utils.paths import LOGS
 from src.utils.run import Run
-from src.utils.runs.metric_buffer import legal
+from src.utils.runs.metric_buffer import mlflow_name
 from src.utils.settings import TrainingSettings
 
 import pytorch_lightning as pl
@@ -63,7 +63,7 @@ def tracked_trainer(
     run.has_trainer = True
     monitor, mode = _monitored(run, cfg, monitor, mode)
     if run.is_rank_zero and monitor is not None:
-        run.tag({"monitor": f"{legal(monitor)} {mode}"})  # what leaderboards sort by
+        run.tag({"monitor": f"{mlflow_name(monitor)} {mode}"})  # what leaderboards sort by
     every = cfg.trainer.get("log_every_n_steps", 50)
     own_bar = any(isinstance(one, ProgressBar) for one in callbacks)  # else ours
     ours = {"profiler": NoProfiler(), **OURS, "enable_progress_bar": own_bar}

@@ -75,10 +75,10 @@ def show(
     """Everything about one run, and where its data came from."""
     from src.utils.lab.show import as_json, print_run
     from src.utils.store.reader import open_reader
-    from src.utils.store.reference import find
+    from src.utils.store.reference import find_record
 
     reader = open_reader()
-    one = find(run, reader=reader)
+    one = find_record(run, reader=reader)
     print(as_json(reader, one)) if json else print_run(reader, one)
 
 
@@ -91,10 +91,10 @@ def diff(
     """What two runs differ in: settings, data, code, metrics…"""
     from src.utils.lab.diff import print_diff
     from src.utils.store.reader import open_reader
-    from src.utils.store.reference import find
+    from src.utils.store.reference import find_record
 
     reader = open_reader()
-    print_diff(reader, find(run, reader=reader), find(other, reader=reader), full)
+    print_diff(reader, find_record(run, reader=reader), find_record(other, reader=reader), full)
 
 
 @commands.command()
@@ -230,10 +230,10 @@ def export(
     ] = False,
 ) -> None:
     """A model in a folder of its own, loaded by torch alone."""
-    from src.utils.store.reference import find
+    from src.utils.store.reference import find_record
 
-    one = find(run)
-    one = find(f"{one.id}/best") if one.is_study else one
+    one = find_record(run)
+    one = find_record(f"{one.id}/best") if one.is_study else one
     from src.utils.lab.export import export as write  # late: it imports torch
 
     write(one, folder, checkpoint, sample, onnx, trust_source)

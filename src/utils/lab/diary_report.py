@@ -11,9 +11,9 @@ from src.utils.config.composition import defaults
 from src.utils.lab.diary import link
 from src.utils.lab.runs import NOT_COMPARED, data_marks, differences, overrides_of
 from src.utils.paths import STAGES, Experiment
-from src.utils.store.objective import Objective, find_objective, results
-from src.utils.store.reader import RunReader, RunRecord, artifact
-from src.utils.store.reference import trials_of
+from src.utils.store.objective import Objective, find_objective, result_metrics
+from src.utils.store.reader import RunReader, RunRecord, find_artifact
+from src.utils.store.reference import list_trials
 from src.utils.terminal import format_metric, format_settings, lab_command
 
 from rich.cells import cell_len
@@ -61,7 +61,7 @@ def grouped(records: Iterable[RunRecord]) -> list[SeedGroup]:
 
 
 def _code(one: RunRecord) -> str:
-    source = artifact(one, "source")
+    source = find_artifact(one, "source")
     files = sorted(source.rglob("*.py")) if source else []
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -70,11 +70,11 @@ def since(reader: RunReader, moment: datetime | None) -> list[RunRecord]:
     """What has ended since then, or still runs, the oldest first."""
     records = [
         one
-        for one in reversed(reader.headers())
+        for one in reversed(reader.runs())
         if one.experiment.split("/")[0] in STAGES  # not what other tools track here
         and (moment is None or one.ended is None or one.ended > moment)
     ]
-    return reader.filled(records)
+    return reader.with_values(records)
 
 
 def tell(reader: RunReader, records: Sequence[RunRecord], moment: datetime | None) -> str:
@@ -112,7 +112,7 @@ def _experiment(reader: RunReader, name: str, records: Sequence[RunRecord]) -> I
         yield _asked(question, groups)
         yield _table(_ranked(groups, aim), base, aim)
     lines = [_sweep(reader, one) for one in records if one.is_study]
-    best = aim.best(records) if aim and name.startswith("model/") else None
+    best = aim.best_run(records) if aim and name.startswith("model/") else None
     lines += [_best(best, data_marks(records)[best.id])] if best else []
     lines += [_failure(one) for one in alone if one.state in FAILED]
     if lines:
@@ -132,13 +132,13 @@ def _asked(question: str, groups: list[SeedGroup]) -> str:
 
 
 def _ranked(groups: list[SeedGroup], aim: Objective | None) -> list[SeedGroup]:
-    return sorted(groups, key=lambda one: aim.rank(one.mean(aim.metric))) if aim else groups
+    return sorted(groups, key=lambda one: aim.sort_key(one.mean(aim.metric))) if aim else groups
 
 
 def _table(groups: list[SeedGroup], base: dict[str, str] | None, aim: Objective | None) -> str:
     """The runs of one question, each setting on a line."""
     known = {name for group in groups for one in group.runs for name in one.metrics}
-    names = [*(aim.partners if aim else []), *results(known)]
+    names = [*(aim.metrics if aim else []), *result_metrics(known)]
     shown = [name for name in dict.fromkeys(names) if name in known][:2]
     first = [group.runs[0] for group in groups]
     among, marks = differences(first), data_marks(first)
@@ -169,7 +169,7 @@ def _aligned(rows: list[Row]) -> str:
 
 
 def _sweep(reader: RunReader, study: RunRecord) -> str:
-    trials = trials_of(reader, study)
+    trials = list_trials(reader, study)
     states = Counter(one.state for one in trials)
     counts = ", ".join(f"{number} {state}" for state, number in states.most_common())
     asked = next((f"«{one.note}» " for one in trials if one.note), "")
@@ -186,7 +186,7 @@ def _sweep(reader: RunReader, study: RunRecord) -> str:
 
 
 def _best(one: RunRecord, data: str) -> str:
-    known = results(one.metrics)
+    known = result_metrics(one.metrics)
     names = [name for name in known if name.startswith(("val", "test"))][:4] or known[:4]
     values = ", ".join(f"{name} {format_metric(one.metrics[name])}" for name in names)
     return (
@@ -197,14 +197,14 @@ def _best(one: RunRecord, data: str) -> str:
 
 
 def _failure(one: RunRecord) -> str:
-    trace = artifact(one, "logs/traceback.txt")
+    trace = find_artifact(one, "logs/traceback.txt")
     last = trace.read_text().strip().splitlines()[-1] if trace else ""
     reason = one.tags.get("reason") or last
     return f"- {one.state}: {one.short} ({one.name})" + (f", {reason}" if reason else "")
 
 
 def _figure_links(one: RunRecord, folder: str, names: Sequence[str] = ()) -> str:
-    place = artifact(one, folder)
+    place = find_artifact(one, folder)
     files = sorted(place.glob("*.png")) if place else []
     links = [link(file, file.stem) for file in files if not names or file.stem in names]
     return "".join(f"\n  - {one}" for one in links)

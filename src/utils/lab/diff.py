@@ -9,8 +9,8 @@ from typing import Any
 from src.utils.lab.runs import NOT_CHANGES, without_echoes
 from src.utils.lab.show import read_packages
 from src.utils.runs.provenance import read_metadata
-from src.utils.store.objective import TIMINGS, likely
-from src.utils.store.reader import RunReader, RunRecord, artifact, digests
+from src.utils.store.objective import RESOURCE_METRICS, display_order
+from src.utils.store.reader import RunReader, RunRecord, dataset_digests, find_artifact
 from src.utils.terminal import format_value
 
 from rich import box, get_console
@@ -75,7 +75,7 @@ def _settings(one: RunRecord) -> dict[str, str]:
 
 
 def _data(reader: RunReader, one: RunRecord) -> dict[str, str]:
-    return {name: digest[:12] for name, digest in digests(reader, one.id).items()}
+    return {name: digest[:12] for name, digest in dataset_digests(reader, one.id).items()}
 
 
 def _code(one: RunRecord) -> dict[str, str]:
@@ -85,7 +85,7 @@ def _code(one: RunRecord) -> dict[str, str]:
 
 def _uncommitted(one: RunRecord) -> dict[str, str]:
     """The files of its patch, each with how much it changes."""
-    patch = artifact(one, "provenance/changes.patch")
+    patch = find_artifact(one, "provenance/changes.patch")
     found = {}
     for part in patch.read_text(errors="replace").split("diff --git ")[1:] if patch else []:
         lines = part.splitlines()
@@ -101,12 +101,14 @@ def _hash(text: str) -> str:
 
 
 def _machine(one: RunRecord) -> dict[str, str]:
-    hardware: dict[str, Any] = read_metadata(artifact(one, "provenance")).get("hardware", {})
+    hardware: dict[str, Any] = read_metadata(find_artifact(one, "provenance")).get("hardware", {})
     return {name: str(value) for name, value in hardware.items()}
 
 
 def _metrics(one: RunRecord) -> dict[str, str]:
-    names = sorted((name for name in one.metrics if not name.startswith(TIMINGS)), key=likely)
+    names = sorted(
+        (name for name in one.metrics if not name.startswith(RESOURCE_METRICS)), key=display_order
+    )
     return {name: repr(one.metrics[name]) for name in names}
 
 
@@ -132,7 +134,7 @@ def _change(left: str, right: str) -> str:
 
 def source_changes(one: RunRecord, other: RunRecord) -> Iterator[str]:
     """A unified diff of the source that was kept with each run."""
-    left, right = _sources(artifact(one, "source")), _sources(artifact(other, "source"))
+    left, right = _sources(find_artifact(one, "source")), _sources(find_artifact(other, "source"))
     for name in sorted({*left, *right}):
         yield from unified_diff(
             left.get(name, []),

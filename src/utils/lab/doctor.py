@@ -14,7 +14,7 @@ from src.utils.lab.installation import check_installation
 from src.utils.paths import LOGS, ROOT, STUDIES, display_path
 from src.utils.process import is_gone
 from src.utils.store.location import local_database
-from src.utils.store.reader import RunReader, RunRecord, artifact, open_reader
+from src.utils.store.reader import RunReader, RunRecord, find_artifact, open_reader
 from src.utils.terminal import format_size, lab_command
 
 from rich import get_console
@@ -119,7 +119,7 @@ def _runs(fix: bool) -> Iterator[Finding]:
         reader = open_reader()
     except UserError:
         return
-    runs, dead = reader.headers(), orphans(reader)
+    runs, dead = reader.runs(), orphans(reader)
     if fix:
         for one, why in dead:
             close(one, why)
@@ -147,7 +147,7 @@ def _space() -> Iterator[Finding]:
 
 def orphans(reader: RunReader) -> list[tuple[RunRecord, str]]:
     """Those runs, each with how one knows."""
-    running = reader.filled([one for one in reader.headers() if one.status == "RUNNING"])
+    running = reader.with_values([one for one in reader.runs() if one.status == "RUNNING"])
     return [(one, why) for one in running if (why := _cause(one))]
 
 
@@ -165,7 +165,7 @@ def _cause(one: RunRecord) -> str:
 
 def last_sign(one: RunRecord) -> datetime:
     """When a run last wrote something."""
-    folder = artifact(one, "")
+    folder = find_artifact(one, "")
     files = [file for file in folder.rglob("*") if file.is_file()] if folder else []
     times = [datetime.fromtimestamp(file.stat().st_mtime).astimezone() for file in files]
     return max([*times, one.started or datetime.min.astimezone()])

@@ -15,8 +15,8 @@ from tempfile import mkdtemp
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.store.objective import results
-from src.utils.store.reader import RunRecord, artifact
+from src.utils.store.objective import result_metrics
+from src.utils.store.reader import RunRecord, find_artifact
 from src.utils.terminal import format_metric
 from src.utils.tracking import load_model
 
@@ -192,7 +192,7 @@ def standalone(model: LightningModule, batch: ExampleInput) -> ExportedProgram:
 
 
 def _keep(one: RunRecord, folder: Path) -> None:
-    config, source = artifact(one, "config/config.yaml"), artifact(one, "source")
+    config, source = find_artifact(one, "config/config.yaml"), find_artifact(one, "source")
     assert config is not None and source is not None  # load_model has just used them
     shutil.copy(config, folder / "config.yaml")
     shutil.copytree(source, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
@@ -210,7 +210,7 @@ def readme(one: RunRecord, model: LightningModule, batch: ExampleInput, onnx: bo
         batch=batch.describe(),
         onnx=", `model.onnx` the network for ONNX runtimes" if onnx else "",
         metrics="\n".join(
-            f"| {key} | {format_metric(one.metrics[key])} |" for key in results(one.metrics)
+            f"| {key} | {format_metric(one.metrics[key])} |" for key in result_metrics(one.metrics)
         ),
         id=one.id,
         experiment=one.experiment,

@@ -52,7 +52,7 @@ class UnusedFile:
 def collect(reader: RunReader) -> list[UnusedFile]:
     """Everything that can go."""
     folders = list(_run_folders())  # before the runs are read: a new run is known before its folder
-    runs, deleted = reader.headers(), reader.headers(deleted=True)
+    runs, deleted = reader.runs(), reader.runs(deleted=True)
     kept = set(reader.column("tags", "best.run_id").values())
     return [
         *_artifacts([one for one in deleted if one.id not in kept], "artifacts of deleted runs"),
@@ -64,7 +64,7 @@ def collect(reader: RunReader) -> list[UnusedFile]:
 
 def _artifacts(records: list[RunRecord], kind: str) -> Iterator[UnusedFile]:
     for one in records:
-        folder = Path(one.location)
+        folder = Path(one.artifact_uri)
         if _is_ours(folder) and folder.is_dir() and RUN_ID.fullmatch(folder.parent.name):
             yield UnusedFile(kind, folder.parent)
 
@@ -98,7 +98,7 @@ def _outputs(reader: RunReader, runs: set[str]) -> Iterator[UnusedFile]:
 def _checkpoints(records: list[RunRecord]) -> Iterator[UnusedFile]:
     """Of finished runs; one that was stopped may need any of its checkpoints to go on."""
     for one in records:
-        folder = Path(one.location) / "checkpoints"
+        folder = Path(one.artifact_uri) / "checkpoints"
         if one.status == "FINISHED" and _is_ours(folder):
             files = sorted(folder.glob("*.ckpt"))
             needed = {"last", "best"} if any(file.stem == "best" for file in files) else {"last"}

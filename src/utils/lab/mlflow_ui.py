@@ -13,9 +13,9 @@ from typing import Any
 from src.utils.errors import plain_errors
 from src.utils.lab.runs import NOT_CHANGES, differences
 from src.utils.store.mlflow import open_store
-from src.utils.store.objective import find_objective, results
+from src.utils.store.objective import find_objective, result_metrics
 from src.utils.store.reader import RunRecord, open_reader
-from src.utils.store.reference import CANDIDATES, models
+from src.utils.store.reference import RECENT_RUNS, list_model_runs
 
 VIEW = "results"
 TAG = f"mlflow.sharedViewState.{VIEW}"
@@ -29,14 +29,14 @@ MODEL, SYSTEM = "Model metrics", "System metrics"  # MLflow's names of its secti
 
 def main() -> None:
     """Write the views of all experiments with runs; print the page of the newest run's."""
-    client, records = open_store(), models(open_reader())
+    client, records = open_store(), list_model_runs(open_reader())
     if not records:
         print("#/experiments?workflowType=machine_learning")
         return
     numbers = {one.name: one.experiment_id for one in client.search_experiments()}
     for name in {one.experiment for one in records}:
-        newest = [one for one in records if one.experiment == name][:CANDIDATES]
-        for tag, value in _tags(open_reader().filled(newest)).items():
+        newest = [one for one in records if one.experiment == name][:RECENT_RUNS]
+        for tag, value in _tags(open_reader().with_values(newest)).items():
             client.set_experiment_tag(numbers[name], tag, value)
     number = numbers[records[0].experiment]
     print(f"#/experiments/{number}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning")
@@ -53,7 +53,7 @@ def _tags(records: Sequence[RunRecord]) -> dict[str, str]:
 def _metrics(records: Sequence[RunRecord]) -> list[str]:
     """What the runs are after, the same on test data, and then the rest."""
     known, aim = {name for one in records for name in one.metrics}, find_objective(records)
-    names = dict.fromkeys([*(aim.partners if aim else []), *results(known)])
+    names = dict.fromkeys([*(aim.metrics if aim else []), *result_metrics(known)])
     return [name for name in names if name in known and name != "best_value"]
 
 

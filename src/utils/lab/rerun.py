@@ -17,8 +17,8 @@ from src.utils.pipeline.manifest import Manifest
 from src.utils.process import RERUN
 from src.utils.runs.provenance import packages, read_metadata
 from src.utils.store.location import tracking_uri
-from src.utils.store.mlflow import artifact, open_store
-from src.utils.store.objective import TIMINGS
+from src.utils.store.mlflow import get_artifact, open_store
+from src.utils.store.objective import RESOURCE_METRICS
 from src.utils.store.reference import find_run
 
 from mlflow.entities import DatasetInput
@@ -44,7 +44,9 @@ class RerunResult:
     def metrics(self) -> dict[str, tuple[float, float | None]]:
         """Name -> (old, new)."""
         new = self.new.data.metrics
-        kept = {k: v for k, v in self.old.data.metrics.items() if not k.startswith(TIMINGS)}
+        kept = {
+            k: v for k, v in self.old.data.metrics.items() if not k.startswith(RESOURCE_METRICS)
+        }
         return {name: (value, new.get(name)) for name, value in sorted(kept.items())}
 
     @property
@@ -75,7 +77,7 @@ def rerun(
     old = find_run(client, reference)
     _refuse_study(old, "rerun")
     name = client.get_experiment(old.info.experiment_id).name
-    folder = artifact(client, old, "provenance").parent
+    folder = get_artifact(client, old, "provenance").parent
     metadata = read_metadata(folder / "provenance")
     if "git" not in metadata:
         raise UserError(
@@ -179,7 +181,7 @@ def _same_weights(old: StoredRun, new: StoredRun) -> bool | None:
 
     client = open_store()
     try:
-        files = [artifact(client, run, "checkpoints/last.ckpt") for run in (old, new)]
+        files = [get_artifact(client, run, "checkpoints/last.ckpt") for run in (old, new)]
     except UserError:
         return None
     one, other = (torch.load(f, map_location="cpu", weights_only=True)["state_dict"] for f in files)

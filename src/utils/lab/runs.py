@@ -10,9 +10,9 @@ from itertools import accumulate
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.store.objective import Objective, find_objective, results
+from src.utils.store.objective import Objective, find_objective, result_metrics
 from src.utils.store.reader import RunReader, RunRecord, Value
-from src.utils.store.reference import models, objective_of, runs_of
+from src.utils.store.reference import list_model_runs, list_runs, read_objective
 from src.utils.terminal import format_metric, format_settings, format_time
 
 from rich import box, get_console
@@ -96,23 +96,23 @@ class Query:
 
 def chosen(reader: RunReader, query: Query) -> tuple[list[RunRecord], int]:
     """The runs to list, with all their values, and how many there would be without a limit."""
-    records = runs_of(reader, query.experiment) if query.experiment else models(reader)
+    records = list_runs(reader, query.experiment) if query.experiment else list_model_runs(reader)
     for text in query.where:
         records = Filter.parse(text).among(reader, records)
     if query.sort:
         records = _sorted(reader, records, query.sort)
-    return reader.filled(records[: query.limit or None]), len(records)
+    return reader.with_values(records[: query.limit or None]), len(records)
 
 
 def _sorted(reader: RunReader, records: list[RunRecord], by: str) -> list[RunRecord]:
     """The best first, by what the metric is for (`-loss`: the other way round); then what has none."""
     name, backwards = by.removeprefix("-"), by.startswith("-")
     values = column(reader, records, name)
-    aim = objective_of(reader, records)
+    aim = read_objective(reader, records)
     if aim is None or aim.metric != name:
-        aim = Objective.of(name)
+        aim = Objective.from_name(name)
     aim = Objective(name, aim.maximize != backwards)
-    return sorted(records, key=lambda one: (aim.rank(_number(values.get(one.id))), one.id))
+    return sorted(records, key=lambda one: (aim.sort_key(_number(values.get(one.id))), one.id))
 
 
 def _number(value: float | str | None) -> float | str | None:
@@ -158,7 +158,7 @@ def _metrics(records: list[RunRecord], query: Query, width: int) -> list[str]:
     known = {name for one in records for name in one.metrics}
     aim = find_objective(records)
     sort = [(query.sort or "").removeprefix("-")]
-    names = [*sort, *(aim.partners if aim else []), *results(known)]
+    names = [*sort, *(aim.metrics if aim else []), *result_metrics(known)]
     names = [name for name in dict.fromkeys(names) if name in known]
     room = width - RUN - WHEN - SAID - 3
     taken = list(accumulate(min(max(len(name), FIGURE), METRIC) + 1 for name in names))
@@ -222,7 +222,7 @@ def plain(one: RunRecord) -> dict[str, Any]:
         "metrics": one.metrics,
         "params": one.params,
         "tags": one.tags,
-        "artifacts": one.location,
+        "artifacts": one.artifact_uri,
     }
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from src.utils.lab.runs import differences, plain
 from src.utils.paths import display_path
 from src.utils.runs.provenance import read_metadata
-from src.utils.store.objective import results
-from src.utils.store.reader import RunReader, RunRecord, ancestors, artifact
-from src.utils.store.reference import trials_of
+from src.utils.store.objective import result_metrics
+from src.utils.store.reader import RunReader, RunRecord, find_artifact, trace_lineage
+from src.utils.store.reference import list_trials
 from src.utils.terminal import (
     format_metric,
     format_settings,
@@ -57,7 +57,7 @@ def subjects(reader: RunReader, one: RunRecord) -> Iterator[tuple[str, list[str]
     yield "family", list(_family(reader, one))
     yield (
         "metrics",
-        _columns({name: format_metric(one.metrics[name]) for name in results(one.metrics)}),
+        _columns({name: format_metric(one.metrics[name]) for name in result_metrics(one.metrics)}),
     )
     yield "settings", _columns({k: v for k, v in one.params.items() if k not in ("note", "tags")})
     yield "trials", list(_trials(reader, one)) if one.is_study else []
@@ -92,10 +92,10 @@ def _family(reader: RunReader, one: RunRecord) -> Iterator[str]:
 
 
 def _trials(reader: RunReader, study: RunRecord) -> Iterator[str]:
-    trials = trials_of(reader, study)
+    trials = list_trials(reader, study)
     changes = differences(trials)
     for one in trials[:MOST_TRIALS]:
-        known = results(one.metrics)
+        known = result_metrics(one.metrics)
         names = [name for name in known if name.startswith("val")][:1] or known[:1]
         value = "".join(f"{name} {format_metric(one.metrics[name])}" for name in names)
         trial = f"trial {one.tags.get('optuna.trial', '?')}"
@@ -105,11 +105,11 @@ def _trials(reader: RunReader, study: RunRecord) -> Iterator[str]:
 
 
 def _data(reader: RunReader, one: RunRecord) -> Iterator[str]:
-    for ancestor in ancestors(reader, one.id):
-        used, gone = ancestor.used, "" if ancestor.known else " (deleted)"
+    for ancestor in trace_lineage(reader, one.id):
+        used, gone = ancestor.dataset, "" if ancestor.run_exists else " (deleted)"
         source = f"made by run {used.run_id[:8]}{gone}" if used.run_id else "of unknown origin"
         yield f"{'  ' * ancestor.depth}read {used.name}  {used.digest[:12]}, {source}"
-    for used in reader.inputs(one.id):
+    for used in reader.datasets(one.id):
         if used.context == "output":
             yield f"wrote {used.name}  {used.digest[:12]}"
     metadata = {name[5:]: value for name, value in one.tags.items() if name.startswith("data.")}
@@ -123,13 +123,13 @@ def _code(one: RunRecord) -> Iterator[str]:
     )
     if commit:
         yield f"commit {commit[:12]} on {branch}{', with uncommitted changes' * one.is_dirty}"
-    patch = artifact(one, "provenance/changes.patch")
+    patch = find_artifact(one, "provenance/changes.patch")
     if one.is_dirty and patch:
         yield f"changes in provenance/changes.patch, {format_size(patch.stat().st_size)}"
 
 
 def _machine(one: RunRecord) -> Iterator[str]:
-    metadata, packages = read_metadata(artifact(one, "provenance")), read_packages(one)
+    metadata, packages = read_metadata(find_artifact(one, "provenance")), read_packages(one)
     hardware: dict[str, Any] = metadata.get("hardware", {})
     if hardware:
         gpus = ", ".join(hardware.get("gpus", [])) or "no GPU"
@@ -141,7 +141,7 @@ def _machine(one: RunRecord) -> Iterator[str]:
 
 
 def _files(one: RunRecord) -> Iterator[str]:
-    folder = artifact(one, "")
+    folder = find_artifact(one, "")
     if folder is None:
         return
     yield str(display_path(folder))
@@ -160,7 +160,7 @@ def _files(one: RunRecord) -> Iterator[str]:
 
 def read_packages(one: RunRecord) -> dict[str, str]:
     """The versions of what was installed, by name."""
-    file = artifact(one, "provenance/packages.txt")
+    file = find_artifact(one, "provenance/packages.txt")
     lines = file.read_text().split() if file else []
     return {name: version for name, _, version in (line.partition("==") for line in lines)}
 
@@ -199,9 +199,9 @@ def as_json(reader: RunReader, one: RunRecord) -> str:
     """For programs."""
     data = [
         {"name": used.name, "digest": used.digest, "context": used.context, "run": used.run_id}
-        for used in reader.inputs(one.id)
+        for used in reader.datasets(one.id)
     ]
-    folder: Path | None = artifact(one, "")
+    folder: Path | None = find_artifact(one, "")
     files = (
         [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
         if folder

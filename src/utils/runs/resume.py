@@ -20,7 +20,7 @@ from src.utils.pipeline.manifest import Manifest
 from src.utils.process import is_gone, is_rank_zero
 from src.utils.runs.source_code import same_code
 from src.utils.settings import AnySettings, flat, load_config, settings_of_run
-from src.utils.store.mlflow import artifact, open_store
+from src.utils.store.mlflow import get_artifact, open_store
 from src.utils.store.reference import find_run
 
 import torch
@@ -76,7 +76,7 @@ def find_resume_point(
     run = find_run(client, str(reference), str(experiment))
     if is_rank_zero() and run.info.status == "RUNNING" and not is_gone(run.data.tags["process"]):
         raise UserError(f"run {run.info.run_id[:8]} is still running: stop it first")
-    config = artifact(client, run, "config")
+    config = get_artifact(client, run, "config")
     before = settings_of_run(load_config(config / "config.yaml"), settings)
     differences = dict(_differences(before, settings))
     more_epochs = (
