@@ -30,20 +30,14 @@ CONTRACT = (
 )
 
 
-# The rooms of src/utils from the lowest to the highest: each imports from itself and those below it.
-LAYERS = (
-    {"errors", "paths", "process", "startup", "idx", "batches", "metrics", "figures"},
-    {"terminal"},
-    {"config", "settings"},
-    {"store"},
-    {"study"},
-    {"pipeline"},
-    {"runs", "run"},
-    {"callbacks", "training", "tracking"},
-    {"sweep"},
-    {"lab"},
-    {"command_line", "experiment"},
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+LONGEST_FILE = 350  # lines
+# Names of earlier versions, and where they are told of
+EARLIER_NAMES = (
+    *("src.utils.execution", "src.utils.layout", "src.utils.score", "src.utils.pictures"),
+    *("run.picture", "run.fact", "run.here", "fork=true", " resume=latest"),
 )
+TOLD_OF = {"decisions.md", "test_structure.py", "test_earlier_versions.py", "earlier_versions.py"}
 
 
 def ours(module: str) -> bool:
@@ -92,23 +86,110 @@ def test_shared_imports(file: Path) -> None:
     assert not [m for m in imported(file) if m.startswith(".") or re.match(r"src\.(?!utils\b)", m)]
 
 
-def room(module: str) -> str:
-    """`store` of `src.utils.store.reader`."""
-    return module.split(".")[2]
+def rooms() -> dict[str, str]:
+    """By file or folder of src/utils (and src/model/model01), its room in the picture of the architecture."""
+    nodes = re.findall(r'^    (\w+)\["(.*)"\]$', ARCHITECTURE.read_text(), re.MULTILINE)
+    return {part.strip("/ "): room for room, parts in nodes for part in parts.split(",")}
 
 
-@pytest.mark.parametrize("layer", range(len(LAYERS)), ids=lambda one: "+".join(sorted(LAYERS[one])))
-def test_layers(layer: int) -> None:
-    """Inside src/utils, too, what lies lower knows nothing of what lies above it."""
-    above = set().union(*LAYERS[layer + 1 :])
-    files = [
-        file
-        for file in SHARED
-        if file.relative_to(SRC / "utils").parts[0].removesuffix(".py") in LAYERS[layer]
-    ]
-    assert files
-    rooms = {room(module) for file in files for module in imported(file) if ours(module)}
-    assert not rooms & above
+def room_of(module: str) -> str:
+    """`store` of `src.utils.store.reader`, `paths` of `src.utils.errors`."""
+    part = module.split(".")[2]
+    known = rooms()
+    return known.get(part) or known[f"{part}.py"]
+
+
+def drawn() -> set[tuple[str, str]]:
+    """The arrows of the picture."""
+    arrows = re.findall(r"^    (\w+) --> (\w+)$", ARCHITECTURE.read_text(), re.MULTILINE)
+    return {(source, target) for source, target in arrows}
+
+
+def below(room: str, arrows: set[tuple[str, str]]) -> set[str]:
+    """All rooms that a path of arrows leads to."""
+    found: set[str] = set()
+    waiting = {target for source, target in arrows if source == room}
+    while waiting:
+        found |= waiting
+        waiting = {target for source, target in arrows if source in waiting} - found
+    return found
+
+
+def imports() -> set[tuple[str, str]]:
+    """From which room to which there is an import."""
+    found = set()
+    for file in SHARED:
+        if file.name == "__init__.py":
+            continue
+        own = room_of(str(file.relative_to(ROOT).with_suffix("")).replace("/", "."))
+        found |= {(own, room_of(module)) for module in imported(file) if ours(module)}
+    files = (SRC / "model" / "model01").glob("*.py")
+    found |= {("model", room_of(m)) for file in files for m in imported(file) if ours(m)}
+    return {(source, target) for source, target in found if source != target}
+
+
+def test_every_file_has_a_room() -> None:
+    """Each file and folder of src/utils is in the picture of docs/architecture.md, and nothing else is."""
+    there = {path.name for path in (SRC / "utils").iterdir() if path.name[:2] != "__"}
+    assert {part for part in rooms() if not part.startswith("src/")} == there
+
+
+def test_imports_follow_the_picture() -> None:
+    """Inside src/utils, too, what lies lower imports nothing that lies above it: each import is along the
+    arrows of docs/architecture.md, which have no circle."""
+    arrows = drawn()
+    assert not [room for room, _ in arrows if room in below(room, arrows)]
+    known = imports()
+    assert not [(source, target) for source, target in known if target not in below(source, arrows)]
+
+
+@needed
+def test_the_picture_has_no_arrow_too_many() -> None:
+    """Each arrow of docs/architecture.md is an import, and none that other arrows lead to as well."""
+    arrows = drawn()
+    assert arrows <= imports()
+    assert not [one for one in arrows if one[1] in below(one[0], arrows - {one})]
+
+
+def test_the_page_names_what_is_there() -> None:
+    """Each file that docs/architecture.md names is there, with the functions and classes named beside it."""
+    text = ARCHITECTURE.read_text()
+    steps = re.findall(r"^\d+\. (.*(?:\n   .*)*)", text, re.MULTILINE)
+    assert len(steps) >= 8
+    for step in steps:
+        files = re.findall(r"`(src/[\w/]+\.py)`", step)
+        assert files
+        code = "".join((ROOT / file).read_text() for file in files)
+        names = re.findall(r"`@?(?:\w+\.)*(\w+)(?:\(\))?`", re.sub(r"`src/.*?`", "", step))
+        assert [one for one in names if not re.search(rf"\b{one}\b", code)] == []
+
+
+@pytest.mark.parametrize("file", SHARED, ids=name)
+def test_length(file: Path) -> None:
+    """No file of src/utils is so long that one loses one's way in it."""
+    assert len(file.read_text().splitlines()) <= LONGEST_FILE
+
+
+def test_commands_have_files() -> None:
+    """A file that serves a command of `lab` bears the command's name."""
+    text = (SRC / "utils" / "lab" / "cli.py").read_text()
+    commands = set(re.findall(r"@commands\.command\(\)\ndef (\w+)\(", text))
+    assert len(commands) > 8
+    assert commands - {file.stem for file in SHARED if file.parent.name == "lab"} == {
+        "best"
+    }  # is show
+
+
+@pytest.mark.parametrize("earlier", EARLIER_NAMES)
+def test_earlier_names(earlier: str) -> None:
+    """What has been renamed is renamed everywhere: in code, tests, settings, notebooks and pages."""
+    folders = [ROOT / name for name in ("src", "config", "docs", "notebooks", "scripts", "tests")]
+    files = [file for folder in folders for file in folder.rglob("*.*") if file.suffix != ".pyc"]
+    files = [file for file in files if file.is_file() and file.suffix != ".png"]
+    files += [ROOT / "README.md", ROOT / "README.ja.md"]
+    assert [
+        file for file in files if file.name not in TOLD_OF and earlier in file.read_text()
+    ] == []
 
 
 @pytest.mark.parametrize("folder", EXPERIMENTS, ids=name)

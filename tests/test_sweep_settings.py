@@ -91,7 +91,6 @@ REFUSED = {
     (toy(90), SEARCH, "hydra.sweep.dir=/proc/nope"): "/proc/nope can't be written",
     (toy(90), SEARCH, f"{S}.storage='sqlite://'"): "lies in the memory",
     (toy(90), "resume_study=latest"): "no study of model/model90 to resume yet",
-    (toy(90), SEARCH, "fork=true"): "fork is not a setting any more: type warm_start=RUN",
 }
 
 

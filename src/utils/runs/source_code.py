@@ -6,6 +6,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from src.utils.runs.earlier_versions import earlier_names
+
 
 @cache
 def source_files(folder: Path) -> dict[Path, bytes]:
@@ -44,7 +46,8 @@ def import_file(file: Path, name: str) -> ModuleType:
     module = sys.modules[name] = module_from_spec(spec)
     sys.path.insert(0, str(file.parent))
     try:
-        spec.loader.exec_module(module)
+        with earlier_names():
+            spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(file.parent))
         _forget_siblings(file.parent, name)
