@@ -37,11 +37,12 @@ class Objective:
     def from_tag(cls, record: RunRecord) -> "Objective | None":
         """The objective in the tag `monitor` of a run; None without the tag."""
         metric, _, mode = record.tags.get(MONITOR, "").rpartition(" ")
-        # Lightning logs a metric of steps and epochs under two names
-        of_epoch = f"{metric}_epoch"
-        if metric not in record.metrics and of_epoch in record.metrics:
-            metric = of_epoch
-        return cls(metric, mode == "max") if metric else None
+        if not metric:
+            return None
+        # Lightning stores what is logged on_step and on_epoch as <metric>_step and <metric>_epoch
+        if metric not in record.metrics and f"{metric}_epoch" in record.metrics:
+            metric = f"{metric}_epoch"
+        return cls(metric, mode == "max")
 
     @property
     def metrics(self) -> list[str]:
@@ -73,17 +74,17 @@ class Objective:
 def find_objective(records: Sequence[RunRecord]) -> Objective | None:
     """The objective of some runs.
 
-    It is that of the newest run with the tag `monitor`; a run that has logged the metric comes before
-    those that haven't yet. Without any tag it is the most common result metric, with a guessed direction.
+    It is the tag `monitor` of the newest run that has logged the metric. If none has, it is the tag of the
+    newest run that has one. Without any tag it is the first result metric, with a guessed direction.
 
     Args:
-        records: runs with their values, the newest first. A study's own metrics don't count: no run has them.
+        records: runs with their params, metrics and tags, the newest first.
     """
     tagged = [(record, found) for record in records if (found := Objective.from_tag(record))]
-    tagged.sort(key=lambda pair: pair[1].metric not in pair[0].metrics)  # stable
+    logged = [found for record, found in tagged if found.metric in record.metrics]
     if tagged:
-        return tagged[0][1]
-    runs = [record for record in records if not record.is_study]
+        return logged[0] if logged else tagged[0][1]
+    runs = [record for record in records if not record.is_study]  # a study's metrics are its own
     names = result_metrics({name for record in runs for name in record.metrics})
     return Objective.from_name(names[0]) if names else None
 
