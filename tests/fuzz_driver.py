@@ -17,8 +17,8 @@ from pathlib import Path
 
 import src.utils.training  # noqa: F401  it imports torch, Lightning and MLflow
 from src.utils.config import composition
-from src.utils.runs import execute
 from src.utils.paths import ROOT, Experiment
+from src.utils.runs import execute
 from src.utils.sweep import launcher, sweeper
 
 from hydra.core.override_parser.overrides_parser import OverridesParser

@@ -70,6 +70,19 @@ def test_objectives_are_not_mixed(clone: Lab, store: Store) -> None:
     assert shown(clone, store, "best", "three") == alone
 
 
+def test_metric_of_steps_and_epochs(clone: Lab, store: Store) -> None:
+    """What a module logs on steps and epochs is stored as two metrics: runs are ranked by that of epochs.
+    A newest run that has no value yet, or a metric's name with spaces, changes nothing."""
+    for experiment, tag, stored in (
+        ("model/one", "train_loss min", "train_loss_epoch"),
+        ("model/two", "mean loss min", "mean loss_epoch"),
+    ):
+        better = store.add(experiment, "better", {stored: 1.0, "val_acc": 0.1}, monitor=tag)
+        store.add(experiment, "worse", {stored: 2.0, "val_acc": 0.9}, monitor=tag)
+        store.add(experiment, "failed", {}, monitor=tag)
+        assert shown(clone, store, "best", experiment) == better
+
+
 def test_data_are_marked(clone: Lab, store: Store) -> None:
     """Where runs had different data, each is marked; else none is. No column is too narrow to be read,
     and no line longer than the terminal is wide."""

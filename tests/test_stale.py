@@ -12,11 +12,11 @@ from laboratory import said as said_by
 
 REASONS = """
     from src.utils.pipeline.manifest import Manifest
-    from src.utils.pipeline.recipe import changes
+    from src.utils.pipeline.recipe import reasons_to_rebuild
     from src.utils.paths import Experiment
     for name in ("dataset/dataset01", "feature/feature01"):
         what = Experiment.named(name)
-        print(*changes(what, Manifest.read(what)), sep="; ")
+        print(*reasons_to_rebuild(what, Manifest.read(what)), sep="; ")
 """
 READER = '''"""A model that tells which data it reads.
 

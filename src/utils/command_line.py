@@ -23,7 +23,7 @@ from src.utils.config.composition import (
 from src.utils.config.trainer_arguments import lift_epoch_limit
 from src.utils.errors import UserError
 from src.utils.paths import Experiment
-from src.utils.pipeline.inputs import inputs_of
+from src.utils.pipeline.inputs import find_inputs
 from src.utils.process import is_rank_zero
 from src.utils.settings import (
     Settings,
@@ -34,7 +34,7 @@ from src.utils.settings import (
     validate_config,
 )
 from src.utils.store.location import local_database
-from src.utils.store.reference import find
+from src.utils.store.reference import find_record
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -187,7 +187,7 @@ def settings_from_config(
     lift_epoch_limit(cfg, overridden, lambda: load_config(experiment.config / "config.yaml"))
     names = [str(name) for name in cfg if name != "hydra"]
     settings = validate_config(settings_class, OmegaConf.masked_copy(cfg, names))
-    inputs_of(settings)
+    find_inputs(settings)
     return settings
 
 
@@ -277,4 +277,4 @@ def check_store(experiment: Experiment, settings: Settings | None) -> None:
     for name in ("resume_run", "warm_start"):
         reference = getattr(settings, name, None)
         if reference is not None:
-            find(str(reference), str(experiment))
+            find_record(str(reference), str(experiment))

@@ -1,4 +1,4 @@
-"""One execution of an experiment, as MLflow records it: what `main(cfg, run)` is given."""
+"""The run that `main(cfg, run)` gets: one execution of an experiment, recorded in MLflow."""
 
 import json
 import os
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, SupportsFloat
 
 from src.utils.errors import UserError
 from src.utils.paths import LOGS, ROOT, Experiment, display_path
-from src.utils.pipeline.manifest import Manifest, merged_metadata
+from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.process import SHARED_RUN, is_rank_zero, this_process
-from src.utils.runs.artifacts import record, record_settings
+from src.utils.runs.artifacts import record_run, record_settings
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.settings import Settings
 from src.utils.store.mlflow import experiment_id, local_store, open_store
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run in MLflow, and the local folder that holds its artifacts."""
+    """A run in MLflow, and the local folder of its artifacts."""
 
-    output: Path  # where a dataset or feature writes; a model has none
-    resume_from: Path | None = None  # the checkpoint that a training resumes from
-    weights_from: Path | None = None  # the checkpoint whose weights it begins with
-    more_epochs = False  # it resumes a run with more epochs than that was to have
-    has_trainer = False  # a run holds one training
+    output: Path  # the folder that a dataset or feature writes; a model has none
+    resume_from: Path | None = None  # the checkpoint to resume from
+    weights_from: Path | None = None  # the checkpoint of a warm start
+    more_epochs = False  # resumes a finished run with a larger max_epochs
+    has_trainer = False  # a run has one training
 
     def __init__(
         self, client: MlflowClient, run_id: str, experiment: Experiment, inputs: list[Manifest]
@@ -48,8 +48,8 @@ class Run:
         self.client, self.id, self.experiment = client, run_id, experiment
         self.name: str = info.run_name
         self.metrics = MetricBuffer(client, run_id)
-        self.data = [Experiment.named(manifest.experiment) for manifest in inputs]  # that it reads
-        self.data_metadata = merged_metadata(inputs)
+        self.data = [Experiment.named(manifest.experiment) for manifest in inputs]  # the inputs
+        self.data_metadata = merge_metadata(inputs)
         self.trial = TrialLink.current()
         self.is_rank_zero = is_rank_zero()
         self.ended_by: signal.Signals | None = None
@@ -59,30 +59,30 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
+        """The folder of the checkpoints, among the artifacts."""
         return self.folder / "checkpoints"
 
     def inputs(self, stage: str) -> list[Path]:
-        """The folders of data that the setting `dataset` or `feature` names, in its order."""
-        return [one.data for one in self.data if one.stage == stage]
+        """The folders of all inputs of a stage (`dataset` or `feature`), in the order of the setting."""
+        return [source.data for source in self.data if source.stage == stage]
 
     def input(self, name: str) -> Path:
-        """The folder of data that the setting `dataset` or `feature` names.
+        """The folder of an input.
 
         Args:
-            name: the stage (`feature`); where the setting names several, one of them (`feature02`).
+            name: the stage (`feature`); if the setting names several inputs, one of them (`feature02`).
 
         Raises:
-            UserError: the run reads no such data, or several.
+            UserError: the run has no such input, or several.
         """
-        match [one for one in self.data if name in (one.stage, one.name, str(one))]:
-            case [one]:
-                return one.data
+        match [source for source in self.data if name in (source.stage, source.name, str(source))]:
+            case [source]:
+                return source.data
         known = ", ".join(map(str, self.data)) or "nothing"
         raise UserError(f"run.input({name!r}): {self.experiment} reads {known}; name one of these")
 
     def log(self, metrics: Mapping[str, SupportsFloat], step: int = 0) -> None:
-        """Record metrics; they are written in batches (`src/utils/runs/metric_buffer.py`)."""
+        """Log metrics. They are written in batches (`src/utils/runs/metric_buffer.py`)."""
         if self.is_rank_zero:
             self.metrics.add(metrics, step)
 
@@ -92,7 +92,7 @@ class Run:
             self.client.set_tag(self.id, name, value)
 
     def tag_data(self, **metadata: str) -> None:
-        """Describe the data by tags `data.<name>`, on this run and on every run that reads what it makes."""
+        """Set the tags `data.<name>` on this run, and on every run that reads the data it writes."""
         self.data_metadata |= metadata
         self.tag({f"data.{key}": value for key, value in metadata.items()})
 
@@ -105,23 +105,27 @@ class Run:
         figure.savefig(path, dpi=120, bbox_inches="tight")
 
     def log_dataset(self, data: Manifest, context: str) -> None:
-        """Record data that this run read (`input`) or wrote (`output`), by the digest of its content."""
+        """Log data as a dataset of MLflow, by the digest of its content.
+
+        Args:
+            context: "input" for data that this run reads, "output" for data that it writes.
+        """
         folder = Experiment.named(data.experiment).data.relative_to(ROOT)
         source = json.dumps({"uri": str(folder)})
         dataset = StoredDataset(data.experiment, data.digest[:32], "local", source)
         tags = [InputTag("mlflow.data.context", context), InputTag("run_id", data.run_id)]
         try:
             self.client.log_inputs(self.id, [DatasetInput(dataset, tags)])
-        except MlflowException:  # another trial has recorded the same data in this moment
+        except MlflowException:  # another trial has recorded the same data at this moment
             self.client.log_inputs(self.id, [DatasetInput(dataset, tags)])
 
     def terminate(self, *_: object) -> None:
-        """The handler of SIGTERM outside a training (`src/utils/callbacks/interruption.py` is for inside)."""
+        """Handle SIGTERM outside a training; `src/utils/callbacks/interruption.py` does so inside one."""
         self.ended_by = signal.SIGTERM
         sys.exit(128 + signal.SIGTERM)
 
     def close(self, status: str) -> None:
-        """Write what is waiting, upload the folder to a remote store, and end the run."""
+        """Flush the metrics, upload the artifacts to a remote store, and set the final status."""
         self.metrics.flush()
         if self.remote:
             self.client.log_artifacts(self.id, str(self.folder))
@@ -134,7 +138,7 @@ def create_run(
     inputs: list[Manifest],
     name: str | None = None,
 ) -> Run:
-    """A new run with its tags and the data that it reads.
+    """Create a run in MLflow, with its tags and inputs.
 
     Raises:
         UserError: the MLflow store can't be opened, or the MLflow experiment was deleted.
@@ -156,15 +160,14 @@ def tracked(
     inputs: list[Manifest],
     start: "ResumePoint | None" = None,
 ) -> Iterator[Run]:
-    """A run that is recorded from its first line to its last, whatever ends it.
+    """Track a run: it is recorded when it begins, and closed with the right status whatever ends it.
 
     Args:
-        experiment: whose `main` is run.
-        settings: recorded as parameters, and as files.
-        inputs: the data that it reads.
-        start: the run to resume, or whose weights to begin with.
+        settings: recorded as parameters and as files.
+        start: the run to resume, or of a warm start.
 
     Raises:
+        UserError: the MLflow store can't be opened, or the MLflow experiment was deleted.
         SystemExit: Ctrl-C or SIGTERM has ended the run; its status is KILLED.
     """
     if not is_rank_zero():
@@ -178,7 +181,7 @@ def tracked(
     status = "FAILED"
     try:
         if start is None or start.new_run:
-            record(run.client, run.id, run.folder, experiment, settings.note, settings.tags)
+            record_run(run.client, run.id, run.folder, experiment, settings.note, settings.tags)
             record_settings(run.client, run.id, run.folder, settings)
         with system_metrics(run.id):
             yield run
@@ -198,9 +201,9 @@ def tracked(
 
 
 def _begin(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint | None") -> Run:
-    """A new run; or the one that is resumed."""
+    """Create the run, or reopen the one that is resumed."""
     if start is not None and not start.new_run:
-        return _reopened(experiment, inputs, start)
+        return _reopen(experiment, inputs, start)
     trial = TrialLink.current()
     tags, name = (trial.tags(), trial.name) if trial else ({}, None)
     run = create_run(experiment, tags, inputs, name)
@@ -214,7 +217,7 @@ def _begin(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint |
     return run
 
 
-def _reopened(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint") -> Run:
+def _reopen(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint") -> Run:
     client = open_store()
     client.update_run(start.run.info.run_id, status="RUNNING")
     run = Run(client, start.run.info.run_id, experiment, inputs)
@@ -223,14 +226,14 @@ def _reopened(experiment: Experiment, inputs: list[Manifest], start: "ResumePoin
 
 
 def _copy_checkpoints(start: "ResumePoint", run: Run) -> None:
-    """The best checkpoint may stay the best, even if the run that made it is deleted."""
+    """The old best checkpoint may stay the best one, even after its run is deleted."""
     run.checkpoints.mkdir(exist_ok=True)
     for file in (start.folder / "checkpoints").glob("*.ckpt"):
         shutil.copy2(file, run.checkpoints)
 
 
 def _with_checkpoint(run: Run, start: "ResumePoint | None") -> Run:
-    """The run, with the checkpoint that its training begins with."""
+    """Set the checkpoint that the training begins with."""
     if start is not None and start.weights_only:
         run.weights_from = start.checkpoint
     elif start is not None:

@@ -28,7 +28,7 @@ from src.utils.config.trainer_arguments import trainer_arguments
 from src.utils.errors import UserError
 from src.utils.paths import LOGS
 from src.utils.run import Run
-from src.utils.runs.metric_buffer import legal
+from src.utils.runs.metric_buffer import mlflow_name
 from src.utils.settings import TrainingSettings
 
 import pytorch_lightning as pl
@@ -72,7 +72,7 @@ def tracked_trainer(
     run.has_trainer = True
     monitor, mode = _monitor_and_mode(run, cfg, monitor, mode)
     if run.is_rank_zero and monitor is not None:
-        run.tag({"monitor": f"{legal(monitor)} {mode}"})  # `lab runs` sorts by it
+        run.tag({"monitor": f"{mlflow_name(monitor)} {mode}"})  # `lab runs` sorts by it
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)  # else Progress's
     defaults = {**TRAINER_DEFAULTS, "profiler": NoProfiler(), "enable_progress_bar": has_bar}
     return pl.Trainer(

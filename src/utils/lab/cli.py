@@ -79,10 +79,10 @@ def show(run: Reference, json: Json = False) -> None:
     """Show everything about one run, including the runs that made its data."""
     from src.utils.lab.show import as_json, print_run
     from src.utils.store.reader import open_reader
-    from src.utils.store.reference import find
+    from src.utils.store.reference import find_record
 
     reader = open_reader()
-    record = find(run, reader=reader)
+    record = find_record(run, reader=reader)
     print(as_json(reader, record)) if json else print_run(reader, record)
 
 
@@ -95,10 +95,10 @@ def diff(
     """Compare two runs: settings, data, code, packages, machine, metrics."""
     from src.utils.lab.diff import print_diff
     from src.utils.store.reader import open_reader
-    from src.utils.store.reference import find
+    from src.utils.store.reference import find_record
 
     reader = open_reader()
-    print_diff(reader, find(run, reader=reader), find(other, reader=reader), full)
+    print_diff(reader, find_record(run, reader=reader), find_record(other, reader=reader), full)
 
 
 @commands.command()
@@ -251,10 +251,10 @@ def export(
     ] = False,
 ) -> None:
     """Write the model of a run to a folder that needs only torch to load."""
-    from src.utils.store.reference import find
+    from src.utils.store.reference import find_record
 
-    record = find(run)
-    record = find(f"{record.id}/best") if record.is_study else record
+    record = find_record(run)
+    record = find_record(f"{record.id}/best") if record.is_study else record
     from src.utils.lab.export import export_run  # late: it imports torch
 
     export_run(record, folder, checkpoint, sample, onnx, trust_source)

@@ -21,9 +21,9 @@ from src.utils.lab.runs import (
     varying_params,
 )
 from src.utils.paths import STAGES, Experiment
-from src.utils.store.objective import Objective, find_objective, results
-from src.utils.store.reader import RunReader, RunRecord, artifact
-from src.utils.store.reference import trials_of
+from src.utils.store.objective import Objective, find_objective, result_metrics
+from src.utils.store.reader import RunReader, RunRecord, find_artifact
+from src.utils.store.reference import list_trials
 from src.utils.terminal import format_metric, format_settings, lab_command
 
 from rich.cells import cell_len
@@ -72,7 +72,7 @@ def group_seeds(records: Iterable[RunRecord]) -> list[SeedGroup]:
 
 
 def _code_digest(record: RunRecord) -> str:
-    source = artifact(record, "source")
+    source = find_artifact(record, "source")
     files = sorted(source.rglob("*.py")) if source else []
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -81,11 +81,11 @@ def runs_since(reader: RunReader, moment: datetime | None) -> list[RunRecord]:
     """The runs that have ended since then or are running, the oldest first."""
     records = [
         run
-        for run in reversed(reader.headers())
+        for run in reversed(reader.runs())
         if run.experiment.split("/")[0] in STAGES  # not what other tools track here
         and (moment is None or run.ended is None or run.ended > moment)
     ]
-    return reader.filled(records)
+    return reader.with_values(records)
 
 
 def day_report(reader: RunReader, records: Sequence[RunRecord], moment: datetime | None) -> str:
@@ -123,7 +123,7 @@ def _experiment_section(
     for note, groups in _by_note(group_seeds(completed)).items():
         yield _note_line(note, groups)
         yield _table(_ranked(groups, objective), default_params, objective)
-    best = objective.best(records) if objective and name.startswith("model/") else None
+    best = objective.best_run(records) if objective and name.startswith("model/") else None
     lines = [_sweep_line(reader, run) for run in records if run.is_study]
     lines += [_best_line(best, data_labels(records)[best.id])] if best else []
     lines += [_failure_line(run) for run in runs if run.state in FAILED]
@@ -146,7 +146,7 @@ def _note_line(note: str, groups: list[SeedGroup]) -> str:
 def _ranked(groups: list[SeedGroup], objective: Objective | None) -> list[SeedGroup]:
     if objective is None:
         return groups
-    return sorted(groups, key=lambda group: objective.rank(group.mean(objective.metric)))
+    return sorted(groups, key=lambda group: objective.sort_key(group.mean(objective.metric)))
 
 
 def _table(
@@ -154,7 +154,7 @@ def _table(
 ) -> str:
     """The runs of one note, a line for each group."""
     known = {name for group in groups for run in group.runs for name in run.metrics}
-    names = [*(objective.partners if objective else []), *results(known)]
+    names = [*(objective.metrics if objective else []), *result_metrics(known)]
     metrics = [name for name in dict.fromkeys(names) if name in known][:2]
     first = [group.runs[0] for group in groups]
     varying, labels = varying_params(first), data_labels(first)
@@ -185,7 +185,7 @@ def _aligned(rows: list[Row]) -> str:
 
 
 def _sweep_line(reader: RunReader, study: RunRecord) -> str:
-    trials = trials_of(reader, study)
+    trials = list_trials(reader, study)
     note = next((f"«{run.note}» " for run in trials if run.note), "")
     space = sorted({name for params in varying_params(trials).values() for name in params})
     params = study.best
@@ -199,7 +199,7 @@ def _sweep_line(reader: RunReader, study: RunRecord) -> str:
 
 
 def _best_line(record: RunRecord, data_label: str) -> str:
-    known = results(record.metrics)
+    known = result_metrics(record.metrics)
     names = [name for name in known if name.startswith(("val", "test"))][:4] or known[:4]
     values = ", ".join(f"{name} {format_metric(record.metrics[name])}" for name in names)
     return (
@@ -211,14 +211,14 @@ def _best_line(record: RunRecord, data_label: str) -> str:
 
 
 def _failure_line(record: RunRecord) -> str:
-    traceback = artifact(record, "logs/traceback.txt")
+    traceback = find_artifact(record, "logs/traceback.txt")
     last_line = traceback.read_text().strip().splitlines()[-1] if traceback else ""
     reason = record.tags.get("reason") or last_line
     return f"- {record.state}: {record.short} ({record.name})" + (f", {reason}" if reason else "")
 
 
 def _figure_links(record: RunRecord, folder: str, names: Sequence[str] = ()) -> str:
-    figures = artifact(record, folder)
+    figures = find_artifact(record, folder)
     files = sorted(figures.glob("*.png")) if figures else []
     links = [link(file, file.stem) for file in files if not names or file.stem in names]
     return "".join(f"\n  - {text}" for text in links)

@@ -9,8 +9,8 @@ from typing import Any
 from src.utils.lab.runs import NO_EFFECT, without_derived
 from src.utils.lab.show import read_packages
 from src.utils.runs.provenance import read_metadata
-from src.utils.store.objective import TIMINGS, likely
-from src.utils.store.reader import RunReader, RunRecord, artifact, digests
+from src.utils.store.objective import RESOURCE_METRICS, display_order
+from src.utils.store.reader import RunReader, RunRecord, dataset_digests, find_artifact
 from src.utils.terminal import format_value
 
 from rich import box, get_console
@@ -106,7 +106,7 @@ def _settings(record: RunRecord) -> dict[str, str]:
 
 
 def _data(reader: RunReader, record: RunRecord) -> dict[str, str]:
-    return {name: digest[:12] for name, digest in digests(reader, record.id).items()}
+    return {name: digest[:12] for name, digest in dataset_digests(reader, record.id).items()}
 
 
 def _commit(record: RunRecord) -> dict[str, str]:
@@ -116,7 +116,7 @@ def _commit(record: RunRecord) -> dict[str, str]:
 
 def _changed_files(record: RunRecord) -> dict[str, str]:
     """The files of the patch, each with its numbers of lines and a short hash of its changes."""
-    patch = artifact(record, "provenance/changes.patch")
+    patch = find_artifact(record, "provenance/changes.patch")
     files = {}
     for part in patch.read_text(errors="replace").split("diff --git ")[1:] if patch else []:
         lines = part.splitlines()
@@ -128,18 +128,26 @@ def _changed_files(record: RunRecord) -> dict[str, str]:
 
 
 def _machine(record: RunRecord) -> dict[str, str]:
-    hardware: dict[str, Any] = read_metadata(artifact(record, "provenance")).get("hardware", {})
+    hardware: dict[str, Any] = read_metadata(find_artifact(record, "provenance")).get(
+        "hardware", {}
+    )
     return {name: str(value) for name, value in hardware.items()}
 
 
 def _metrics(record: RunRecord) -> dict[str, str]:
-    names = sorted((name for name in record.metrics if not name.startswith(TIMINGS)), key=likely)
+    names = sorted(
+        (name for name in record.metrics if not name.startswith(RESOURCE_METRICS)),
+        key=display_order,
+    )
     return {name: repr(record.metrics[name]) for name in names}
 
 
 def source_diff(left: RunRecord, right: RunRecord) -> Iterator[str]:
     """The lines of a unified diff of the source code that is saved with each run."""
-    old, new = _source_files(artifact(left, "source")), _source_files(artifact(right, "source"))
+    old, new = (
+        _source_files(find_artifact(left, "source")),
+        _source_files(find_artifact(right, "source")),
+    )
     for name in sorted({*old, *new}):
         yield from unified_diff(
             old.get(name, []),

@@ -17,7 +17,7 @@ from src.utils.lab.installation import check_installation
 from src.utils.paths import LOGS, ROOT, STUDIES, display_path
 from src.utils.process import is_gone
 from src.utils.store.location import local_database
-from src.utils.store.reader import RunReader, RunRecord, artifact, open_reader
+from src.utils.store.reader import RunReader, RunRecord, find_artifact, open_reader
 from src.utils.terminal import format_size, lab_command
 
 LOW_DISK, VERY_LOW_DISK = 5 * 10**9, 10**9  # bytes that are free
@@ -88,7 +88,7 @@ def _check_runs(close_dead: bool) -> Iterator[Finding]:
         reader = open_reader()
     except UserError:
         return
-    runs, dead = reader.headers(), _dead_runs(reader)
+    runs, dead = reader.runs(), _dead_runs(reader)
     if close_dead:
         for run, reason in dead:
             _close_run(run, reason)
@@ -104,7 +104,7 @@ def _check_runs(close_dead: bool) -> Iterator[Finding]:
 
 def _dead_runs(reader: RunReader) -> list[tuple[RunRecord, str]]:
     """Runs that were killed before they could set their status, each with the reason."""
-    running = reader.filled([run for run in reader.headers() if run.status == "RUNNING"])
+    running = reader.with_values([run for run in reader.runs() if run.status == "RUNNING"])
     return [(run, reason) for run in running if (reason := _death_reason(run))]
 
 
@@ -122,7 +122,7 @@ def _death_reason(record: RunRecord) -> str:
 
 def _last_activity(record: RunRecord) -> datetime:
     """The time of the newest artifact."""
-    folder = artifact(record, "")
+    folder = find_artifact(record, "")
     files = [file for file in folder.rglob("*") if file.is_file()] if folder else []
     times = [datetime.fromtimestamp(file.stat().st_mtime).astimezone() for file in files]
     return max([*times, record.started or datetime.min.astimezone()])

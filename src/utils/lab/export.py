@@ -15,8 +15,8 @@ from tempfile import mkdtemp
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.store.objective import results
-from src.utils.store.reader import RunRecord, artifact
+from src.utils.store.objective import result_metrics
+from src.utils.store.reader import RunRecord, find_artifact
 from src.utils.terminal import format_metric
 from src.utils.tracking import load_model
 
@@ -234,7 +234,7 @@ def _save_model(program: ExportedProgram, model: LightningModule, folder: Path, 
 
 
 def _copy_source(record: RunRecord, folder: Path) -> None:
-    config, source = artifact(record, "config/config.yaml"), artifact(record, "source")
+    config, source = find_artifact(record, "config/config.yaml"), find_artifact(record, "source")
     assert config is not None and source is not None  # load_model has just used them
     shutil.copy(config, folder / "config.yaml")
     shutil.copytree(source, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
@@ -244,7 +244,7 @@ def _readme(record: RunRecord, model: LightningModule, batch: ExampleInput, onnx
     own = [kind for kind in type(model).__mro__ if kind.__module__ == type(model).__module__]
     commit = record.tags.get("mlflow.source.git.commit", "")[:12]
     changes = " with uncommitted changes" if record.is_dirty else ""
-    metrics = {name: format_metric(record.metrics[name]) for name in results(record.metrics)}
+    metrics = {name: format_metric(record.metrics[name]) for name in result_metrics(record.metrics)}
     return README.format(
         name=f"{type(model).__name__}, {record.name}",
         doc="\n\n".join(doc for kind in own if (doc := getdoc(kind))),

@@ -52,7 +52,7 @@ class UnusedFile:
 def find_unused(reader: RunReader) -> list[UnusedFile]:
     """All files and folders that no run uses."""
     folders = list(_run_folders())  # before the runs are read: a new run is known before its folder
-    runs, deleted = reader.headers(), reader.headers(deleted=True)
+    runs, deleted = reader.runs(), reader.runs(deleted=True)
     best_trials = set(reader.column("tags", "best.run_id").values())
     return [
         *_deleted_artifacts([run for run in deleted if run.id not in best_trials]),
@@ -72,7 +72,7 @@ def _run_folders() -> Iterator[Path]:
 
 def _deleted_artifacts(deleted: list[RunRecord]) -> Iterator[UnusedFile]:
     for run in deleted:
-        folder = Path(run.location)
+        folder = Path(run.artifact_uri)
         if _in_store(folder) and folder.is_dir() and RUN_ID.fullmatch(folder.parent.name):
             yield UnusedFile("artifacts of deleted runs", folder.parent)
 
@@ -98,7 +98,7 @@ def _output_folders(reader: RunReader, runs: set[str]) -> Iterator[UnusedFile]:
 def _checkpoints(runs: list[RunRecord]) -> Iterator[UnusedFile]:
     """Of finished runs: one that was stopped may need any of its checkpoints to resume."""
     for run in runs:
-        folder = Path(run.location) / "checkpoints"
+        folder = Path(run.artifact_uri) / "checkpoints"
         if run.status != "FINISHED" or not _in_store(folder) or not (folder / "best.ckpt").exists():
             continue
         for file in sorted(folder.glob("*.ckpt")):

@@ -13,9 +13,9 @@ from typing import Any
 from src.utils.errors import exit_on_user_error
 from src.utils.lab.runs import NO_EFFECT, varying_params
 from src.utils.store.mlflow import open_store
-from src.utils.store.objective import find_objective, results
+from src.utils.store.objective import find_objective, result_metrics
 from src.utils.store.reader import RunRecord, open_reader
-from src.utils.store.reference import CANDIDATES, models
+from src.utils.store.reference import RECENT_RUNS, list_model_runs
 
 VIEW = "results"  # the key of the view in the address
 # Tags of an experiment.
@@ -32,14 +32,14 @@ MODEL_SECTION, SYSTEM_SECTION = "Model metrics", "System metrics"
 
 def main() -> None:
     """Write the views of all experiments that have runs, and print the page of the newest run's."""
-    client, records = open_store(), models(open_reader())
+    client, records = open_store(), list_model_runs(open_reader())
     if not records:
         print("#/experiments?workflowType=machine_learning")
         return
     ids = {experiment.name: experiment.experiment_id for experiment in client.search_experiments()}
     for name in {run.experiment for run in records}:
-        newest = [run for run in records if run.experiment == name][:CANDIDATES]
-        for tag, value in _experiment_tags(open_reader().filled(newest)).items():
+        newest = [run for run in records if run.experiment == name][:RECENT_RUNS]
+        for tag, value in _experiment_tags(open_reader().with_values(newest)).items():
             client.set_experiment_tag(ids[name], tag, value)
     newest_id = ids[records[0].experiment]
     print(f"#/experiments/{newest_id}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning")
@@ -58,7 +58,7 @@ def _metrics(records: Sequence[RunRecord]) -> list[str]:
     """The objective, the same metric on test data, then the others."""
     known = {name for run in records for name in run.metrics}
     objective = find_objective(records)
-    names = dict.fromkeys([*(objective.partners if objective else []), *results(known)])
+    names = dict.fromkeys([*(objective.metrics if objective else []), *result_metrics(known)])
     return [name for name in names if name in known and name != "best_value"]
 
 

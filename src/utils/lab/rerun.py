@@ -22,9 +22,9 @@ from src.utils.pipeline.manifest import Manifest
 from src.utils.process import RERUN
 from src.utils.runs.provenance import packages, read_metadata
 from src.utils.store.location import tracking_uri
-from src.utils.store.mlflow import artifact, open_store
-from src.utils.store.objective import TIMINGS
-from src.utils.store.reference import find
+from src.utils.store.mlflow import get_artifact, open_store
+from src.utils.store.objective import RESOURCE_METRICS
+from src.utils.store.reference import find_record
 
 from mlflow.entities import DatasetInput
 from mlflow.entities import Run as StoredRun
@@ -51,7 +51,7 @@ class RerunResult:
     def metrics(self) -> dict[str, tuple[float, float | None]]:
         """The old and the new value of each metric, without timings."""
         old, new = self.old.data.metrics, self.new.data.metrics
-        names = sorted(name for name in old if not name.startswith(TIMINGS))
+        names = sorted(name for name in old if not name.startswith(RESOURCE_METRICS))
         return {name: (old[name], new.get(name)) for name in names}
 
     @property
@@ -86,14 +86,14 @@ def rerun(
         UserError: there is no such run, it is a study, it was made outside git, its inputs have changed
             and `other_data` is not given, its commit is missing, or the program fails.
     """
-    record = find(reference)
+    record = find_record(reference)
     if record.is_study:
         raise UserError(
             f"{record.name} is a study, not a run: lab rerun {record.name}/best repeats its best trial"
         )
     client = open_store()
     old = client.get_run(record.id)
-    folder = artifact(client, old, "provenance").parent
+    folder = get_artifact(client, old, "provenance").parent
     metadata = read_metadata(folder / "provenance")
     if "git" not in metadata:
         raise UserError(
@@ -184,7 +184,7 @@ def _same_weights(old: StoredRun, new: StoredRun) -> bool | None:
 
     client = open_store()
     try:
-        files = [artifact(client, run, "checkpoints/last.ckpt") for run in (old, new)]
+        files = [get_artifact(client, run, "checkpoints/last.ckpt") for run in (old, new)]
     except UserError:
         return None
     left, right = (

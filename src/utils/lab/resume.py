@@ -5,7 +5,7 @@ import sys
 
 from src.utils.errors import UserError
 from src.utils.paths import ROOT
-from src.utils.store.reference import find
+from src.utils.store.reference import find_record
 
 
 def resume(reference: str) -> int:
@@ -14,7 +14,7 @@ def resume(reference: str) -> int:
     Raises:
         UserError: there is no such run, it is a study, or its program no longer exists.
     """
-    run = find(reference)
+    run = find_record(reference)
     if run.is_study:
         raise UserError(
             f"{run.name} is a study, not a run: lab show {run.name} has the command that resumes it"

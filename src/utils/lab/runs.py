@@ -18,9 +18,9 @@ from itertools import accumulate
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.store.objective import Objective, find_objective, results
+from src.utils.store.objective import Objective, find_objective, result_metrics
 from src.utils.store.reader import RunReader, RunRecord, Value
-from src.utils.store.reference import models, objective_of, runs_of
+from src.utils.store.reference import list_model_runs, list_runs, read_objective
 from src.utils.terminal import format_metric, format_settings, format_time
 
 from rich import box, get_console
@@ -128,23 +128,23 @@ def select_runs(reader: RunReader, query: Query) -> tuple[list[RunRecord], int]:
     Raises:
         UserError: a filter cannot be parsed, or no run has what a filter, `sort` or `experiment` names.
     """
-    records = runs_of(reader, query.experiment) if query.experiment else models(reader)
+    records = list_runs(reader, query.experiment) if query.experiment else list_model_runs(reader)
     for text in query.where:
         records = Filter.parse(text).apply(reader, records)
     if query.sort:
         records = _sorted(reader, records, query.sort)
-    return reader.filled(records[: query.limit or None]), len(records)
+    return reader.with_values(records[: query.limit or None]), len(records)
 
 
 def _sorted(reader: RunReader, records: list[RunRecord], by: str) -> list[RunRecord]:
     """Best first, in the direction of the metric (`-loss`: reversed); runs without a value last."""
     name, reverse = by.removeprefix("-"), by.startswith("-")
     values = _column(reader, records, name)
-    objective = objective_of(reader, records)
+    objective = read_objective(reader, records)
     if objective is None or objective.metric != name:
-        objective = Objective.of(name)
+        objective = Objective.from_name(name)
     order = Objective(name, objective.maximize != reverse)
-    return sorted(records, key=lambda run: (order.rank(_number(values.get(run.id))), run.id))
+    return sorted(records, key=lambda run: (order.sort_key(_number(values.get(run.id))), run.id))
 
 
 def _column(reader: RunReader, records: list[RunRecord], name: str) -> dict[str, Value]:
@@ -216,7 +216,7 @@ def _shown_metrics(records: list[RunRecord], query: Query, width: int) -> list[s
     known = {name for run in records for name in run.metrics}
     objective = find_objective(records)
     sort = [(query.sort or "").removeprefix("-")]
-    names = [*sort, *(objective.partners if objective else []), *results(known)]
+    names = [*sort, *(objective.metrics if objective else []), *result_metrics(known)]
     names = [name for name in dict.fromkeys(names) if name in known]
     room = width - RUN_WIDTH - TIME_WIDTH - PARAMS_WIDTH - 3
     taken = list(accumulate(min(max(len(name), NUMBER_WIDTH), METRIC_WIDTH) + 1 for name in names))
@@ -258,7 +258,7 @@ def as_dict(record: RunRecord) -> dict[str, Any]:
         "metrics": record.metrics,
         "params": record.params,
         "tags": record.tags,
-        "artifacts": record.location,
+        "artifacts": record.artifact_uri,
     }
 
 

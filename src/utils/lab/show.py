@@ -10,9 +10,9 @@ from typing import Any
 from src.utils.lab.runs import as_dict, data_metadata, varying_params
 from src.utils.paths import display_path
 from src.utils.runs.provenance import read_metadata
-from src.utils.store.objective import results
-from src.utils.store.reader import RunReader, RunRecord, ancestors, artifact
-from src.utils.store.reference import trials_of
+from src.utils.store.objective import result_metrics
+from src.utils.store.reader import RunReader, RunRecord, find_artifact, trace_lineage
+from src.utils.store.reference import list_trials
 from src.utils.terminal import (
     format_metric,
     format_settings,
@@ -56,7 +56,7 @@ def print_run(reader: RunReader, record: RunRecord) -> None:
 
 def _sections(reader: RunReader, record: RunRecord) -> Iterator[tuple[str, list[str]]]:
     tags = record.tags
-    metrics = {name: format_metric(record.metrics[name]) for name in results(record.metrics)}
+    metrics = {name: format_metric(record.metrics[name]) for name in result_metrics(record.metrics)}
     settings = {k: v for k, v in record.params.items() if k not in ("note", "tags")}
     yield "note", [" ".join([record.note, *(f"#{label}" for label in record.labels)]).strip()]
     yield "started", [_time(record)]
@@ -102,10 +102,10 @@ def _columns(values: Mapping[str, str]) -> list[str]:
 
 
 def _trials(reader: RunReader, study: RunRecord) -> Iterator[str]:
-    trials = trials_of(reader, study)
+    trials = list_trials(reader, study)
     params = varying_params(trials)
     for run in trials[:MOST_TRIALS]:
-        known = results(run.metrics)
+        known = result_metrics(run.metrics)
         names = [name for name in known if name.startswith("val")][:1] or known[:1]
         value = "".join(f"{name} {format_metric(run.metrics[name])}" for name in names)
         trial = f"trial {run.tags.get('optuna.trial', '?')}"
@@ -116,11 +116,11 @@ def _trials(reader: RunReader, study: RunRecord) -> Iterator[str]:
 
 def _data(reader: RunReader, record: RunRecord) -> Iterator[str]:
     """The inputs with the runs that made them, back to the first, and the outputs."""
-    for ancestor in ancestors(reader, record.id):
-        used, deleted = ancestor.used, "" if ancestor.known else " (deleted)"
+    for ancestor in trace_lineage(reader, record.id):
+        used, deleted = ancestor.dataset, "" if ancestor.run_exists else " (deleted)"
         origin = f"made by run {used.run_id[:8]}{deleted}" if used.run_id else "of unknown origin"
         yield f"{'  ' * ancestor.depth}read {used.name}  {used.digest[:12]}, {origin}"
-    for used in reader.inputs(record.id):
+    for used in reader.datasets(record.id):
         if used.context == "output":
             yield f"wrote {used.name}  {used.digest[:12]}"
     metadata = data_metadata(record)
@@ -133,13 +133,13 @@ def _code(record: RunRecord) -> Iterator[str]:
     branch = record.tags.get("mlflow.source.git.branch", "")
     if commit:
         yield f"commit {commit[:12]} on {branch}{', with uncommitted changes' * record.is_dirty}"
-    patch = artifact(record, "provenance/changes.patch")
+    patch = find_artifact(record, "provenance/changes.patch")
     if record.is_dirty and patch:
         yield f"changes in provenance/changes.patch, {format_size(patch.stat().st_size)}"
 
 
 def _machine(record: RunRecord) -> Iterator[str]:
-    metadata, packages = read_metadata(artifact(record, "provenance")), read_packages(record)
+    metadata, packages = read_metadata(find_artifact(record, "provenance")), read_packages(record)
     hardware: dict[str, Any] = metadata.get("hardware", {})
     if hardware:
         gpus = ", ".join(hardware.get("gpus", [])) or "no GPU"
@@ -151,13 +151,13 @@ def _machine(record: RunRecord) -> Iterator[str]:
 
 def read_packages(record: RunRecord) -> dict[str, str]:
     """The versions of the packages that were installed, by name."""
-    file = artifact(record, "provenance/packages.txt")
+    file = find_artifact(record, "provenance/packages.txt")
     lines = file.read_text().split() if file else []
     return {name: version for name, _, version in (line.partition("==") for line in lines)}
 
 
 def _files(record: RunRecord) -> Iterator[str]:
-    folder = artifact(record, "")
+    folder = find_artifact(record, "")
     if folder is None:
         return
     yield str(display_path(folder))
@@ -195,9 +195,9 @@ def as_json(reader: RunReader, record: RunRecord) -> str:
     """The output of `lab show --json`."""
     data = [
         {"name": used.name, "digest": used.digest, "context": used.context, "run": used.run_id}
-        for used in reader.inputs(record.id)
+        for used in reader.datasets(record.id)
     ]
-    folder = artifact(record, "")
+    folder = find_artifact(record, "")
     paths = folder.rglob("*") if folder else ()
     files = sorted(str(path.relative_to(folder)) for path in paths if folder and path.is_file())
     return json.dumps(as_dict(record) | {"data": data, "files": files}, indent=2)

@@ -1,1 +1,1 @@
-"""Data on disk: what a stage has made, and what the next one reads."""
+"""The data on disk that stages exchange: what a dataset or feature holds, and when it is built again."""

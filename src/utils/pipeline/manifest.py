@@ -1,4 +1,7 @@
-"""What a folder of data holds and where it came from: `manifest.json` beside the files."""
+"""The manifest of a dataset or feature: `manifest.json` beside its files.
+
+It says what the folder holds (`files`, `digest`) and from what it was made (`fingerprint`, `run_id`).
+"""
 
 import hashlib
 import json
@@ -10,95 +13,101 @@ from typing import Any
 from src.utils.paths import Experiment
 from src.utils.settings import Settings
 
-NAME = "manifest.json"
-METADATA = (
-    "facts"  # the key in the file: earlier versions of this code, which reruns use, read no other
-)
-NOT_CONTENT = {"note", "tags", "force", "stale"}  # settings that don't change what a stage makes
+FILE_NAME = "manifest.json"
+METADATA_KEY = "facts"  # of Manifest.metadata in the file, as stored and read by earlier versions
+NO_EFFECT_ON_DATA = {"note", "tags", "force", "stale"}  # settings that don't change what is made
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Written last and moved into place with the files: where it is, all of them are."""
+    """The content and origin of a folder of data.
+
+    It is written last and moved into place together with the files. Where it is, the files are complete.
+    """
 
     experiment: str
-    fingerprint: str  # of all that went in: settings, code, sources
-    digest: str  # of all that came out
-    files: dict[str, str]
-    run_id: str
-    metadata: dict[str, str] = field(default_factory=dict)  # tags of the data: {"source": "sample"}
+    fingerprint: str  # of all that the data are made from: settings, code, inputs
+    digest: str  # of all files
+    files: dict[str, str]  # SHA-256 of each file, by relative path
+    run_id: str  # of the run that made them
+    metadata: dict[str, str] = field(
+        default_factory=dict
+    )  # the tags `data.…`: {"source": "sample"}
 
     @classmethod
-    def read(cls, what: Experiment) -> "Manifest | None":
-        path = what.data / NAME
+    def read(cls, experiment: Experiment) -> "Manifest | None":
+        """The manifest of the data on disk; None if there are none."""
+        path = experiment.data / FILE_NAME
         if not path.exists():
             return None
         values = json.loads(path.read_text())
-        return cls(**known_fields(cls, values | {"metadata": values.get(METADATA, {})}))
+        return cls(**known_fields(cls, values | {"metadata": values.get(METADATA_KEY, {})}))
 
     def write(self, folder: Path) -> None:
+        """Write `manifest.json` into a folder."""
         values = asdict(self)
-        values[METADATA] = values.pop("metadata")
-        (folder / NAME).write_text(json.dumps(values, indent=2) + "\n")
+        values[METADATA_KEY] = values.pop("metadata")
+        (folder / FILE_NAME).write_text(json.dumps(values, indent=2) + "\n")
 
 
 def known_fields(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Less what a later version may have written beside."""
-    return {one.name: values[one.name] for one in fields(kind) if one.name in values}
+    """The values that are fields of a dataclass; a later version may have stored more."""
+    return {known.name: values[known.name] for known in fields(kind) if known.name in values}
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file under a folder, by relative path; or of the one file."""
-    if folder.is_file():
-        return {folder.name: _sha256(folder)}
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
-    return {str(file.relative_to(folder)): _sha256(file) for file in files}
+def merge_metadata(inputs: Iterable[Manifest]) -> dict[str, str]:
+    """The metadata of several inputs: `full+sample` where they differ, so that no value is lost."""
+    merged: dict[str, set[str]] = {}
+    for manifest in inputs:
+        for key, value in manifest.metadata.items():
+            merged.setdefault(key, set()).update(value.split("+"))
+    return {key: "+".join(sorted(values)) for key, values in merged.items()}
 
 
-def digest_of(value: Any) -> str:
-    """SHA-256 of anything that JSON can say."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def fingerprint(experiment: Experiment, settings: Settings, inputs: list[Manifest]) -> str:
+    """A digest of all that data are made from: settings, code and inputs.
+
+    A path in the settings whose files are read counts by their content, another one by its name.
+    """
+    read = absolute_paths_read(settings)
+    values = settings.model_dump(exclude=NO_EFFECT_ON_DATA)
+    content = {key: _setting_content(value, read) for key, value in values.items()}
+    return json_digest([content, code_digests(experiment), [data.digest for data in inputs]])
 
 
-def fingerprint(experiment: Experiment, settings: Settings, sources: list[Manifest]) -> str:
-    """Changes when the settings, the code or the sources do; a path that is read, by its content."""
-    read = paths_read(settings)
-    content = {
-        key: _content(value, read)
-        for key, value in settings.model_dump(exclude=NOT_CONTENT).items()
-    }
-    return digest_of([content, code_of(experiment), [source.digest for source in sources]])
+def _setting_content(value: Any, read: list[Path]) -> Any:
+    if not isinstance(value, Path):
+        return value
+    path = _absolute(value)
+    return file_digests(path) if path in read else str(path)
 
 
-def code_of(experiment: Experiment) -> dict[str, str]:
+def absolute_paths_read(settings: Settings) -> list[Path]:
+    """`Settings.paths_read` as absolute paths."""
+    return [_absolute(path) for path in settings.paths_read()]
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def code_digests(experiment: Experiment) -> dict[str, str]:
     """SHA-256 of each Python file of an experiment, by relative path."""
     files = sorted(experiment.source.rglob("*.py"))
     return {str(file.relative_to(experiment.source)): _sha256(file) for file in files}
 
 
-def paths_read(settings: Settings) -> list[Path]:
-    """The paths among the settings whose files go into the data, whole."""
-    return [_whole(path) for path in settings.paths_read()]
+def file_digests(path: Path) -> dict[str, str]:
+    """SHA-256 of each file in a folder, except the manifest, by relative path; or of a single file."""
+    if path.is_file():
+        return {path.name: _sha256(path)}
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != FILE_NAME)
+    return {str(file.relative_to(path)): _sha256(file) for file in files}
 
 
-def merged_metadata(sources: Iterable[Manifest]) -> dict[str, str]:
-    """What is said of several sources: `full+sample` where they differ, so that no mark is lost."""
-    said: dict[str, set[str]] = {}
-    for source in sources:
-        for key, value in source.metadata.items():
-            said.setdefault(key, set()).update(value.split("+"))
-    return {key: "+".join(sorted(values)) for key, values in said.items()}
-
-
-def _content(value: Any, read: list[Path]) -> Any:
-    if not isinstance(value, Path):
-        return value
-    path = _whole(value)
-    return digests(path) if path in read else str(path)
-
-
-def _whole(path: Path) -> Path:
-    return path.expanduser().absolute()
+def json_digest(value: Any) -> str:
+    """SHA-256 of a value that JSON can represent."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:

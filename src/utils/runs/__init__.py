@@ -1,1 +1,1 @@
-"""One run: executed, recorded and resumed."""
+"""Runs: how one is executed, recorded and resumed."""

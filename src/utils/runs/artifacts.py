@@ -1,9 +1,9 @@
-"""What is kept with a run when it begins, besides its metrics.
+"""What is recorded when a run begins: its tags and parameters in MLflow, and these artifacts.
 
-config/       resolved settings, overrides, Hydra's own files
-source/       the experiment's code, as it ran: `load_model` uses it
-provenance/   commit, patch, packages, machine, command
-logs/         the log file, and later the traceback of a run that failed
+config/       the resolved settings, the overrides, Hydra's own files
+source/       the experiment's code as it ran: `load_model` imports it
+provenance/   commit, patch, packages, hardware, command
+logs/         the log file; later the traceback of a run that failed
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 from src.utils.paths import ROOT, Experiment
 from src.utils.process import RERUN, this_process
 from src.utils.runs import provenance
-from src.utils.runs.source_code import keep
+from src.utils.runs.source_code import copy_source
 from src.utils.settings import Settings, flatten
 from src.utils.terminal import log_file
 
@@ -26,9 +26,10 @@ from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 
 log = logging.getLogger(__name__)
+MAX_NAMES = 5  # of files in a warning
 
 
-def record(
+def record_run(
     client: MlflowClient,
     run_id: str,
     folder: Path,
@@ -36,74 +37,82 @@ def record(
     note: str,
     labels: list[str],
 ) -> None:
-    """Tag a run and fill its folder, except for its settings: a study has none of its own."""
-    code = provenance.code()
-    tags = _tags(experiment, code) | {"mlflow.note.content": note}
+    """Record everything but the settings, which the run of a study doesn't have.
+
+    Args:
+        folder: of the artifacts.
+        labels: the setting `tags`.
+    """
+    git = provenance.git_state()
+    tags = _tags(experiment, git) | {"mlflow.note.content": note}
     tags |= {f"tag.{label}": "true" for label in labels}
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    keep(experiment.source, folder / "source")
-    _keep_provenance(folder, code)
-    _keep_log(folder)
+    copy_source(experiment.source, folder / "source")
+    _save_provenance(folder / "provenance", git)
+    _link_log_file(folder / "logs" / "run.log")
 
 
 def record_settings(client: MlflowClient, run_id: str, folder: Path, settings: Settings) -> None:
-    """As parameters, flattened, and as a file beside what Hydra wrote."""
-    rows = [Param(key, str(value)) for key, value in flatten(settings.model_dump())]
-    client.log_batch(run_id, params=rows)
-    written = Path(_output()) / ".hydra"
-    shutil.copytree(written, folder / "config", dirs_exist_ok=True)
-    (folder / "config" / "config.yaml").rename(folder / "config" / "composed.yaml")
-    OmegaConf.save(settings.model_dump(mode="json"), folder / "config" / "config.yaml")
+    """Record the settings: as parameters with dotted names, and as a file beside Hydra's own."""
+    params = [Param(key, str(value)) for key, value in flatten(settings.model_dump())]
+    client.log_batch(run_id, params=params)
+    config = folder / "config"
+    shutil.copytree(Path(_hydra_output()) / ".hydra", config, dirs_exist_ok=True)
+    (config / "config.yaml").rename(config / "composed.yaml")
+    OmegaConf.save(settings.model_dump(mode="json"), config / "config.yaml")
 
 
-def _tags(experiment: Experiment, code: provenance.Code | None) -> dict[str, str]:
+def _tags(experiment: Experiment, git: provenance.GitState | None) -> dict[str, str]:
     tags = {
         **({"rerun_of": os.environ[RERUN]} if RERUN in os.environ else {}),
         "mlflow.source.name": str(experiment.program().relative_to(ROOT)),
         "mlflow.source.type": "LOCAL",
         "command": provenance.command(),
         "process": this_process(),
-        "hydra.output": os.path.relpath(_output(), ROOT),
+        "hydra.output": os.path.relpath(_hydra_output(), ROOT),
     }
-    if code:
+    if git:
         tags |= {
-            "mlflow.source.git.commit": code.commit,
-            "mlflow.source.git.branch": code.branch,
-            "git.dirty": str(code.dirty).lower(),
+            "mlflow.source.git.commit": git.commit,
+            "mlflow.source.git.branch": git.branch,
+            "git.dirty": str(git.dirty).lower(),
         }
     return tags
 
 
-def _output() -> str:
-    """Hydra's folder of this run; of the whole sweep, where that is what is recorded."""
+def _hydra_output() -> str:
+    """Hydra's output folder of this run; the sweep folder for the run of a study."""
     config = HydraConfig.get()
     missing = OmegaConf.is_missing(config.runtime, "output_dir")
     return str(config.sweep.dir if missing else config.runtime.output_dir)
 
 
-def _keep_provenance(folder: Path, code: provenance.Code | None) -> None:
-    place = folder / "provenance"
-    place.mkdir(exist_ok=True)
-    (place / "packages.txt").write_text("\n".join(provenance.packages()) + "\n")
+def _save_provenance(folder: Path, git: provenance.GitState | None) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "packages.txt").write_text("\n".join(provenance.packages()) + "\n")
     metadata = {"command": provenance.command(), "hardware": provenance.hardware()}
-    if code:
-        (place / "changes.patch").write_bytes(code.patch)
-        git = {key: value for key, value in asdict(code).items() if key != "patch"}
-        metadata["git"] = git | {"dirty": code.dirty}
-        if code.left_out:
-            more = f" and {len(code.left_out) - 5} more" if len(code.left_out) > 5 else ""
-            names = ", ".join(code.left_out[:5]) + more
-            log.warning("untracked and too large to be kept with the run: %s", names)
-    (place / provenance.METADATA[0]).write_text(json.dumps(metadata, indent=2) + "\n")
+    if git:
+        (folder / "changes.patch").write_bytes(git.patch)
+        values = {key: value for key, value in asdict(git).items() if key != "patch"}
+        metadata["git"] = values | {"dirty": git.dirty}
+        _warn_of_left_out(git.left_out)
+    (folder / provenance.METADATA[0]).write_text(json.dumps(metadata, indent=2) + "\n")
 
 
-def _keep_log(folder: Path) -> None:
-    """One log file with two names: in `logs/logging_/`, and with the run's artifacts."""
-    written, kept = log_file(), folder / "logs" / "run.log"
-    kept.parent.mkdir(exist_ok=True)
-    if written is None:
+def _warn_of_left_out(files: list[str]) -> None:
+    if files:
+        more = f" and {len(files) - MAX_NAMES} more" if len(files) > MAX_NAMES else ""
+        names = ", ".join(files[:MAX_NAMES]) + more
+        log.warning("untracked and too large to be kept with the run: %s", names)
+
+
+def _link_log_file(link: Path) -> None:
+    """Give the log file in `logs/logging_/` a second name among the artifacts."""
+    link.parent.mkdir(exist_ok=True)
+    file = log_file()
+    if file is None:
         return
     try:
-        os.link(written, kept)
-    except OSError:  # another file system: what is logged from here on goes to both
-        logging.getLogger().addHandler(logging.FileHandler(kept))
+        os.link(file, link)
+    except OSError:  # another file system: from here on, both files are written
+        logging.getLogger().addHandler(logging.FileHandler(link))

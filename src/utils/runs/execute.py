@@ -1,6 +1,6 @@
-"""An experiment is executed: its inputs are prepared, its `main` is called inside a tracked run.
+"""Executing an experiment: its inputs are prepared, then its `main` is called inside a tracked run.
 
-Stages meet on disk: what one wrote to `_data/<stage>/<experiment>` is what the next one reads.
+A dataset or feature writes `_data/<stage>/<name>`; later stages read that folder.
 """
 
 import logging
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from src.utils.config.sweep_settings import objective_mode
 from src.utils.paths import DATA, Experiment
-from src.utils.pipeline.inputs import prepare
-from src.utils.pipeline.manifest import Manifest, digest_of, digests, fingerprint
+from src.utils.pipeline.inputs import prepare_inputs
+from src.utils.pipeline.manifest import Manifest, file_digests, fingerprint, json_digest
 from src.utils.pipeline.recipe import Recipe
 from src.utils.process import RERUN, is_rank_zero
 from src.utils.settings import Settings
+from src.utils.store.objective import MONITOR
 from src.utils.study.trial import TrialLink, optuna_pruned
 
 from filelock import FileLock
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
     from src.utils.runs.resume import ResumePoint
 
 log = logging.getLogger(__name__)
-Main = Callable[[Any, Any], Any]
+Main = Callable[[Any, Any], Any]  # of the settings and the run
 OBJECTIVE = "objective"  # the metric that holds what `main` returned
 
 
 def execute(experiment: Experiment, main: Main, settings: Settings) -> Any:
-    """Run an experiment once; data that are up to date are not built again.
+    """Run an experiment once. A dataset or feature that is up to date is not built again.
 
     Returns:
         What `main` returned; None for a dataset or feature.
@@ -56,7 +57,7 @@ def _train(experiment: Experiment, main: Main, settings: Settings) -> Any:
 
     began = time.monotonic()
     settings, start = find_resume_point(experiment, settings)
-    inputs = prepare(settings, check=not _is_checked(start))
+    inputs = prepare_inputs(settings, check=not _is_checked(start))
     if start is not None:
         start.check(experiment, inputs)
     with tracked(experiment, settings, inputs, start) as run:
@@ -72,7 +73,7 @@ def _train(experiment: Experiment, main: Main, settings: Settings) -> Any:
 
 
 def _build(experiment: Experiment, main: Main, settings: Settings) -> None:
-    inputs = prepare(settings, check=not _is_checked(None))
+    inputs = prepare_inputs(settings, check=not _is_checked(None))
     folder = experiment.data
     folder.parent.mkdir(parents=True, exist_ok=True)
     needed = fingerprint(experiment, settings, inputs)
@@ -88,9 +89,9 @@ def _build(experiment: Experiment, main: Main, settings: Settings) -> None:
 
         with tracked(experiment, settings, inputs) as run, _replacing(folder) as run.output:
             main(settings, run)
-            files = digests(run.output)
+            files = file_digests(run.output)
             manifest = Manifest(
-                str(experiment), needed, digest_of(files), files, run.id, run.data_metadata
+                str(experiment), needed, json_digest(files), files, run.id, run.data_metadata
             )
             manifest.write(run.output)
             run.log_dataset(manifest, "output")
@@ -98,16 +99,20 @@ def _build(experiment: Experiment, main: Main, settings: Settings) -> None:
 
 
 def _is_checked(start: "ResumePoint | None") -> bool:
-    """Whether someone else has checked the data: the sweep of a trial, or rank zero. A resumed training
-    uses the data that it had or none, and so does a rerun."""
+    """Whether the inputs need no check: a sweep, or rank zero, has done it for this process.
+
+    A resumed training and a rerun use the inputs that the old run had, or are refused.
+    """
     resumes = start is not None and not start.weights_only
     return TrialLink.current() is not None or not is_rank_zero() or RERUN in os.environ or resumes
 
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """A draft that takes the folder's place at the end. A process that is killed at any moment leaves what
-    was there before, or nothing."""
+    """A draft folder that replaces the folder at the end.
+
+    A process that is killed at any moment leaves the old folder, or none.
+    """
     draft, old = folder.with_name(f".{folder.name}.draft"), folder.with_name(f".{folder.name}.old")
     for left_behind in (draft, old):
         shutil.rmtree(left_behind, ignore_errors=True)
@@ -124,24 +129,26 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def record_objective(run: "Run", settings: Settings, value: Any) -> None:
-    """Set the tag `monitor`, by which leaderboards sort, on a run without one: only a Lightning trainer
-    sets it earlier. It names the setting `monitor` if that was logged, else the metric `objective`, which
-    is what `main` returned."""
-    if not run.is_rank_zero or "monitor" in run.client.get_run(run.id).data.tags:
+    """Set the tag `monitor` on a run without one; a Lightning trainer has set it already.
+
+    The tag names the setting `monitor` if that metric was logged. Else it names the metric `objective`:
+    the value that `main` returned, if that is one finite number.
+    """
+    if not run.is_rank_zero or MONITOR in run.client.get_run(run.id).data.tags:
         return
     mode = objective_mode(
         getattr(settings, "mode", None), HydraConfig.get().sweeper.get("direction")
     )
     monitor, number = getattr(settings, "monitor", None), _finite_number(value)
     if monitor in run.metrics.latest:
-        run.tag({"monitor": f"{monitor} {mode}"})
+        run.tag({MONITOR: f"{monitor} {mode}"})
     elif number is not None:
         run.log({OBJECTIVE: number})
-        run.tag({"monitor": f"{OBJECTIVE} {mode}"})
+        run.tag({MONITOR: f"{OBJECTIVE} {mode}"})
 
 
 def _finite_number(value: Any) -> float | None:
-    """One finite number, of whatever library; several objectives have no order."""
+    """The value as a float, of whatever library; None for several objectives, which have no order."""
     try:
         number = None if isinstance(value, str) else float(value)
     except (TypeError, ValueError):

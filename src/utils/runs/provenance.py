@@ -1,4 +1,7 @@
-"""Pure facts about where a run comes from: the code, the packages, the machine, the command."""
+"""The provenance of a run: the state of the code, the packages, the hardware and the command.
+
+Nothing here writes to the store. `src/utils/runs/artifacts.py` saves it in the folder `provenance/`.
+"""
 
 import json
 import os
@@ -18,19 +21,24 @@ from src.utils.paths import ROOT
 
 import psutil
 
-METADATA = ("metadata.json", "facts.json")  # a run's file, and its name in earlier versions
-LARGEST_FILE = 5 * 2**20  # bytes; a larger untracked file is named in the run, not copied
-LARGEST_PATCH = 20 * 2**20  # bytes of untracked files in all: the smallest are copied, up to this
-# A patch that applies, whatever a person's git is set to.
-PLAIN = ("--binary", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
-EMPTY_TREE = (
-    "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git's own, for a repository without commits
-)
+METADATA = (
+    "metadata.json",
+    "facts.json",
+)  # the file in `provenance/`, and its name in earlier versions
+MAX_FILE = 5 * 2**20  # bytes of an untracked file; a larger one is only named
+MAX_UNTRACKED = 20 * 2**20  # bytes of all untracked files; the smallest come first
+# Options that make a patch that applies, whatever the user's git configuration says
+PLAIN_DIFF = ("--binary", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
+# Git's own id of the empty tree, for a repository without commits
+EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
 
 @dataclass(frozen=True)
-class Code:
-    """The exact state of the working tree: `git apply changes.patch` on `commit` gives it back."""
+class GitState:
+    """The exact state of the working tree: `commit` with `changes.patch` applied.
+
+    The fields are the keys in `metadata.json`.
+    """
 
     commit: str
     branch: str
@@ -39,49 +47,51 @@ class Code:
 
     @property
     def dirty(self) -> bool:
+        """Whether there are uncommitted changes."""
         return bool(self.patch or self.left_out)
 
 
 @cache  # a process runs the code that it has imported, whatever is edited meanwhile
-def code() -> Code | None:
-    """The state of the repository; None where there is no git or no repository."""
+def git_state() -> GitState | None:
+    """The state of the repository at the first call; None without git or a repository."""
     try:
         listed = _git("ls-files", "--others", "--exclude-standard", "-z").decode().split("\0")
     except (OSError, subprocess.CalledProcessError):
         return None
-    kept, left_out = _sorted_out([name for name in listed if name and os.path.lexists(ROOT / name)])
+    untracked = [name for name in listed if name and os.path.lexists(ROOT / name)]
+    included, left_out = _split_by_size(untracked)
     commit = _git("rev-parse", "--verify", "--quiet", "HEAD", check=False).decode().strip()
     branch = _git("branch", "--show-current").decode().strip() or "(detached)"
-    return Code(commit, branch, _patch(commit or EMPTY_TREE, kept), left_out)
+    return GitState(commit, branch, _patch(commit or EMPTY_TREE, included), left_out)
 
 
-def _sorted_out(untracked: list[str]) -> tuple[list[str], list[str]]:
-    """Untracked files that a patch has room for, and those that it hasn't."""
-    kept: list[str] = []
+def _split_by_size(untracked: list[str]) -> tuple[list[str], list[str]]:
+    """The untracked files that go into the patch, and those that are left out."""
+    included: list[str] = []
     left_out: list[str] = []
-    room = LARGEST_PATCH
+    room = MAX_UNTRACKED
     for size, name in sorted(((ROOT / name).lstat().st_size, name) for name in untracked):
         room -= size
-        fits = size <= LARGEST_FILE and room >= 0 and not name.endswith("/")
-        (kept if fits else left_out).append(name)
-    return kept, left_out
+        fits = size <= MAX_FILE and room >= 0 and not name.endswith("/")
+        (included if fits else left_out).append(name)
+    return included, left_out
 
 
 def _patch(base: str, untracked: list[str]) -> bytes:
-    """Changes and untracked files as one patch, made beside the index: git sees no difference."""
-    places = ("rev-parse", "--path-format=absolute", "--git-path")
-    index, objects = (_git(*places, name).decode().strip() for name in ("index", "objects"))
+    """Changes and untracked files as one patch, made with a copy of the index: git's own stays as it is."""
+    paths = ("rev-parse", "--path-format=absolute", "--git-path")
+    index, objects = (_git(*paths, name).decode().strip() for name in ("index", "objects"))
     with tempfile.TemporaryDirectory() as folder:
-        beside = {
+        environment = {
             "GIT_INDEX_FILE": f"{folder}/index",
             "GIT_OBJECT_DIRECTORY": folder,
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
         }
         if Path(index).exists():
-            shutil.copy(index, beside["GIT_INDEX_FILE"])
+            shutil.copy(index, environment["GIT_INDEX_FILE"])
         names = "\0".join(untracked).encode()
-        _git("update-index", "--add", "-z", "--stdin", stdin=names, environment=beside)
-        return _git("diff", *PLAIN, base, environment=beside)
+        _git("update-index", "--add", "-z", "--stdin", stdin=names, environment=environment)
+        return _git("diff", *PLAIN_DIFF, base, environment=environment)
 
 
 def _git(
@@ -90,21 +100,21 @@ def _git(
     check: bool = True,
     environment: Mapping[str, str] | None = None,
 ) -> bytes:
-    # Whoever owns ROOT: in containers that is often someone else, and git would refuse.
+    # safe.directory: in containers the owner of ROOT is often another user, and git would refuse
     command = ["git", "-c", "safe.directory=*", "-C", str(ROOT), *arguments]
     env = {**os.environ, **(environment or {})}
     return subprocess.run(command, input=stdin, capture_output=True, check=check, env=env).stdout
 
 
 def packages() -> list[str]:
-    """`name==version` of everything installed, read off the names of the dist-info folders."""
+    """`name==version` of every installed package, from the names of the dist-info folders."""
     folders = {Path(entry) for entry in sys.path if entry.endswith("site-packages")}
     found = [info.stem for folder in folders for info in folder.glob("*.dist-info")]
     return sorted(name.replace("-", "==", 1) for name in found)
 
 
 def hardware() -> dict[str, str | int | list[str]]:
-    """What the run could use. GPUs are asked of torch, if the experiment has imported it."""
+    """The hardware that the run may use. GPUs are listed only if the experiment has imported torch."""
     torch = sys.modules.get("torch")
     cuda = torch.cuda if torch and torch.cuda.is_available() else None
     return {
@@ -126,13 +136,20 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def read_metadata(folder: Path | None) -> dict[str, Any]:
-    """What a run has recorded of its command, hardware and git; empty without the folder `provenance/`."""
-    files = [folder / name for name in METADATA] if folder else []
-    file = next((one for one in files if one.exists()), None)
-    return json.loads(file.read_text()) if file else {}
-
-
 def command() -> str:
-    """What was typed, as it can be typed again."""
+    """The command of this process, as it can be typed again."""
     return shlex.join([Path(sys.executable).name, *sys.argv])
+
+
+def read_metadata(folder: Path | None) -> dict[str, Any]:
+    """Read what a run has recorded of its command, hardware and git.
+
+    Args:
+        folder: the artifact `provenance`; None if the run has none.
+
+    Returns:
+        The keys `command`, `hardware` and `git`; empty if nothing was recorded.
+    """
+    files = [folder / name for name in METADATA] if folder else []
+    file = next((file for file in files if file.exists()), None)
+    return json.loads(file.read_text()) if file else {}

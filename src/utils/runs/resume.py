@@ -1,8 +1,10 @@
-"""`resume_run=RUN` and `warm_start=RUN`: a training that begins with what another run has left.
+"""Resuming a run and warm starts: the settings `resume_run=RUN` and `warm_start=RUN`.
 
-resume_run    A run that was stopped goes on as itself. A finished run is never changed: with a larger
-              `max_epochs` a new run goes on from all of its state.
+resume_run    A stopped run continues under its own id, from its newest checkpoint. A finished run is never
+              changed: with a larger `max_epochs`, a new run continues from its whole state.
 warm_start    A new run begins with the weights of a run, and with nothing else of its state.
+
+Restoring the random states and the position in the data: `src/utils/callbacks/exact_resume.py`.
 """
 
 import logging
@@ -20,7 +22,7 @@ from src.utils.pipeline.manifest import Manifest
 from src.utils.process import is_gone, is_rank_zero
 from src.utils.runs.source_code import same_code
 from src.utils.settings import AnySettings, flatten, load_config, settings_of_run
-from src.utils.store.mlflow import artifact, open_store
+from src.utils.store.mlflow import get_artifact, open_store
 from src.utils.store.reference import find_run
 
 import torch
@@ -29,31 +31,31 @@ from mlflow.entities import Run as StoredRun
 from omegaconf import DictConfig, OmegaConf
 
 log = logging.getLogger(__name__)
-# Settings that change no training
+# Settings that have no effect on a training, so that a resumed run may have other values
 NOT_COMPARED = {"resume_study", "resume_run", "warm_start", "note", "tags", "stale"}
 WARM_START = "warm_start={} starts a new run that begins with its weights"
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A run, and its checkpoint to begin with; None where it was stopped before its first."""
+    """The run and checkpoint that a training begins with."""
 
     run: StoredRun
-    folder: Path  # its artifacts
-    checkpoint: Path | None
+    folder: Path  # of its artifacts
+    checkpoint: Path | None  # None if the run was stopped before its first
     weights_only: bool  # a warm start
     more_epochs: bool = False  # than the run was to have
 
     @property
     def new_run(self) -> bool:
-        """Whether a new run is made, and the old one stays as it is."""
+        """Whether a new run is created. Else the old one is reopened."""
         return self.weights_only or self.more_epochs
 
     def check(self, experiment: Experiment, inputs: list[Manifest]) -> None:
-        """Check that code and data are those of the run, unless only its weights are used.
+        """Check that the code and inputs are those of the run, unless only its weights are used.
 
         Raises:
-            UserError: they have changed since.
+            UserError: the code or the inputs have changed since.
         """
         if not self.weights_only:
             _refuse(self.run, list(_changes_since(experiment, self.run, self.folder, inputs)))
@@ -62,11 +64,15 @@ class ResumePoint:
 def find_resume_point(
     experiment: Experiment, settings: AnySettings
 ) -> tuple[AnySettings, ResumePoint | None]:
-    """The settings to train with, and where to begin; None where neither setting names a run.
+    """Find the run that the setting `resume_run` or `warm_start` names.
+
+    Returns:
+        The settings to train with, which are the run's own with today's overrides, and the resume point.
+        The settings as given and None if neither setting names a run.
 
     Raises:
-        UserError: the run still runs, is finished, has no readable checkpoint, or other settings were typed
-            for a run that is to go on.
+        UserError: no such run; it is still running, finished, or without a readable checkpoint; the
+            overrides contradict the settings of the run that is resumed.
     """
     resumed, warm = (getattr(settings, name, None) for name in ("resume_run", "warm_start"))
     reference = resumed if warm is None else warm
@@ -76,7 +82,7 @@ def find_resume_point(
     run = find_run(client, str(reference), str(experiment))
     if is_rank_zero() and run.info.status == "RUNNING" and not is_gone(run.data.tags["process"]):
         raise UserError(f"run {run.info.run_id[:8]} is still running: stop it first")
-    config = artifact(client, run, "config")
+    config = get_artifact(client, run, "config")
     before = settings_of_run(load_config(config / "config.yaml"), settings)
     differences = dict(_differences(before, settings))
     more_epochs = (
@@ -89,7 +95,7 @@ def find_resume_point(
         if run.info.status == "FINISHED" and not more_epochs:
             raise UserError(_finished(run))
     new_run = warm is not None or more_epochs
-    used = _with_typed(load_config(config / "composed.yaml"), settings) if new_run else before
+    used = _with_overrides(load_config(config / "composed.yaml"), settings) if new_run else before
     checkpoint = newest_checkpoint(config.parent / "checkpoints")
     return used, ResumePoint(run, config.parent, checkpoint, warm is not None, more_epochs)
 
@@ -115,19 +121,20 @@ def _refuse(run: StoredRun, differences: list[str]) -> None:
         )
 
 
-def _typed(settings: AnySettings) -> Iterator[tuple[str, Any]]:
-    """The settings that were typed, with their values."""
-    keys = [one.split("=")[0].lstrip("+~") for one in HydraConfig.get().overrides.task]
+def _overrides(settings: AnySettings) -> Iterator[tuple[str, Any]]:
+    """The settings that were overridden on the command line: dotted name and value."""
+    overrides = HydraConfig.get().overrides.task
+    keys = [override.split("=")[0].lstrip("+~") for override in overrides]
     for name, value in flatten(settings.model_dump()):
-        is_typed = any(name == key or name.startswith(f"{key}.") for key in keys)
-        if is_typed and name not in NOT_COMPARED:
+        is_overridden = any(name == key or name.startswith(f"{key}.") for key in keys)
+        if is_overridden and name not in NOT_COMPARED:
             yield name, value
 
 
 def _differences(before: AnySettings, settings: AnySettings) -> Iterator[tuple[str, str]]:
-    """The typed settings that the run had otherwise: name, and text for the message."""
+    """The overrides with other values than in the run: dotted name, and text for the message."""
     old = dict(flatten(before.model_dump()))
-    for name, value in _typed(settings):
+    for name, value in _overrides(settings):
         if old.get(name) != value:
             yield name, f"{name}={value} (it had {old.get(name)})"
 
@@ -135,7 +142,7 @@ def _differences(before: AnySettings, settings: AnySettings) -> Iterator[tuple[s
 def _changes_since(
     experiment: Experiment, run: StoredRun, folder: Path, inputs: list[Manifest]
 ) -> Iterator[str]:
-    """What has changed since the run began, other than settings: source code and data."""
+    """The changes of source code and inputs since the run began, in words."""
     if not same_code(folder / "source", experiment.source):
         yield f"src/{experiment} has changed since"
     recorded = run.inputs.dataset_inputs if run.inputs else []
@@ -145,9 +152,9 @@ def _changes_since(
             yield f"the data of {manifest.experiment} have changed since"
 
 
-def _with_typed(composed: DictConfig, settings: AnySettings) -> AnySettings:
-    """The settings that the run had, with those that were typed now in their place."""
-    for name, value in _typed(settings):
+def _with_overrides(composed: DictConfig, settings: AnySettings) -> AnySettings:
+    """The settings of the run, with the overrides of now."""
+    for name, value in _overrides(settings):
         OmegaConf.update(composed, name, value)
     composed.merge_with({"note": settings.note, "tags": settings.tags, "resume_run": None})
     if (warm := getattr(settings, "warm_start", None)) is not None:
@@ -156,10 +163,10 @@ def _with_typed(composed: DictConfig, settings: AnySettings) -> AnySettings:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that can be read; a damaged one is skipped with a warning.
+    """The newest checkpoint that can be read. A damaged one is skipped with a warning.
 
     Returns:
-        None where no checkpoint was written.
+        None if no checkpoint was written.
 
     Raises:
         UserError: there are checkpoints, and none can be read.
@@ -177,7 +184,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
             zipfile.BadZipFile,
             OSError,
         ) as error:
-            why = _why(error)
+            why = _read_failure(error)
             unreadable.append(f"{file.name}: {why}")
             log.warning("%s is damaged (%s): going back to the one before", file.name, why)
     if files:
@@ -189,7 +196,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _why(error: Exception) -> str:
+def _read_failure(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
         found = re.search(r"GLOBAL (\S+)", str(error))
         return f"holds a {found[1]}, not only plain values" if found else "is no checkpoint"

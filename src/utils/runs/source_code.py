@@ -1,4 +1,4 @@
-"""The source that was kept with a run: compared with today's, and imported as it was."""
+"""The source code that is saved with a run: copying it, comparing it with today's, importing it."""
 
 import sys
 from functools import cache
@@ -9,19 +9,12 @@ from types import ModuleType
 from src.utils.runs.earlier_versions import earlier_names
 
 
-def same_code(one: Path, other: Path) -> bool:
-    """Whether two folders hold the same Python files."""
-    return _code(one) == _code(other)
-
-
-def _code(folder: Path) -> dict[Path, bytes]:
-    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.py")}
-
-
 @cache
-def contents(folder: Path) -> dict[Path, bytes]:
-    """The files of an experiment as they were when this was first asked: the trials of a sweep run the
-    code that was there when it began, whatever is edited meanwhile."""
+def source_files(folder: Path) -> dict[Path, bytes]:
+    """The content of each file of an experiment, by relative path, as of the first call.
+
+    All trials of a sweep run the code that was there when the sweep began, whatever is edited meanwhile.
+    """
     files = [file for file in folder.rglob("*") if file.is_file()]
     return {
         file.relative_to(folder): file.read_bytes()
@@ -30,15 +23,24 @@ def contents(folder: Path) -> dict[Path, bytes]:
     }
 
 
-def keep(folder: Path, copy: Path) -> None:
-    """Write them elsewhere."""
-    for name, content in contents(folder).items():
+def copy_source(folder: Path, copy: Path) -> None:
+    """Write the files of an experiment into another folder."""
+    for name, content in source_files(folder).items():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes(content)
 
 
+def same_code(folder: Path, other: Path) -> bool:
+    """Whether two folders hold the same Python files."""
+    return _python_files(folder) == _python_files(other)
+
+
+def _python_files(folder: Path) -> dict[Path, bytes]:
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.py")}
+
+
 def import_file(file: Path, name: str) -> ModuleType:
-    """Import a file under a name of its own; it finds its siblings by their plain names."""
+    """Import a file as the module `name`. The file may import its siblings by their plain names."""
     spec = spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = sys.modules[name] = module_from_spec(spec)
@@ -53,7 +55,7 @@ def import_file(file: Path, name: str) -> ModuleType:
 
 
 def _forget_siblings(folder: Path, keep: str) -> None:
-    """Another run's sibling of the same name must not be taken for this one's."""
+    """The next run may have siblings of the same names, which must not be mistaken for these."""
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if name != keep and file and Path(file).parent == folder:

@@ -1,4 +1,4 @@
-"""What a person sees when a run is over: its figures, and the commands that come next."""
+"""The summary that is printed after a run: its last metrics, and the commands to type next."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -6,7 +6,7 @@ from typing import Any
 
 from src.utils.run import Run
 from src.utils.settings import Settings, TrainingSettings
-from src.utils.store.objective import results
+from src.utils.store.objective import result_metrics
 from src.utils.terminal import (
     copy_command,
     format_duration,
@@ -20,52 +20,50 @@ from pydantic import ValidationError
 from rich import get_console
 from rich.table import Table
 
-ROWS = 16  # of metrics; the others are in MLflow
+MAX_METRICS = 16  # rows; the other metrics are in MLflow
 
 
 def print_summary(run: Run, settings: Settings, seconds: float) -> None:
-    """Print the run's last metrics, its id, and how to browse, reload, search and copy."""
+    """Print the last metrics of a run, its id, and commands to browse, reload, search and copy it."""
     title = f"{run.experiment}: {run.name}, {format_duration(timedelta(seconds=seconds))}"
-    figures = Table(title=title, title_justify="left", show_header=False)
-    names = results(run.metrics.latest)
-    for name in names[:ROWS]:
-        figures.add_row(name, format_metric(run.metrics.latest[name]))
-    if len(names) > ROWS:
-        figures.add_row(f"and {len(names) - ROWS} more", "")
-    figures.add_row("run id", run.id)
-    get_console().print(figures)
-    print_hints(dict(_next(run, settings)))
+    table = Table(title=title, title_justify="left", show_header=False)
+    names = result_metrics(run.metrics.latest)
+    for name in names[:MAX_METRICS]:
+        table.add_row(name, format_metric(run.metrics.latest[name]))
+    if len(names) > MAX_METRICS:
+        table.add_row(f"and {len(names) - MAX_METRICS} more", "")
+    table.add_row("run id", run.id)
+    get_console().print(table)
+    print_hints(dict(_next_commands(run, settings)))
 
 
-def _next(run: Run, settings: Settings) -> Iterator[tuple[str, str]]:
-    """The commands that make sense after this run."""
+def _next_commands(run: Run, settings: Settings) -> Iterator[tuple[str, str]]:
     yield "browse", "bash scripts/mlflow_ui.sh"
-    kept = [name for name in ("best", "last") if (run.checkpoints / f"{name}.ckpt").is_file()]
-    if kept:
-        yield "reload", reload_command(run.id[:8], kept[0])
-    yield "search", f"{run_command(run.experiment)} -m '{_search(settings)}'"
+    saved = [name for name in ("best", "last") if (run.checkpoints / f"{name}.ckpt").is_file()]
+    if saved:
+        yield "reload", reload_command(run.id[:8], saved[0])
+    yield "search", f"{run_command(run.experiment)} -m '{_example_sweep(settings)}'"
     yield "copy", copy_command(run.experiment)
 
 
-def _search(settings: Settings) -> str:
-    """Half to double the learning rate, or the first number that allows it; else some seeds."""
-    own = {name: getattr(settings, name) for name in _own(settings)}
-    names = sorted(own, key=lambda name: name != "learning_rate")
-    for name in names:
-        ends = (own[name] / 2, own[name] * 2) if _is_number(own[name]) else ()
+def _example_sweep(settings: Settings) -> str:
+    """Half to double the learning rate, or the first float that allows it; else some seeds."""
+    values = {name: getattr(settings, name) for name in _own_settings(settings)}
+    for name in sorted(values, key=lambda name: name != "learning_rate"):
+        ends = (values[name] / 2, values[name] * 2) if _is_positive_float(values[name]) else ()
         if ends and all(_allows(settings, name, end) for end in ends):
             return f"{name}=interval({ends[0]:g},{ends[1]:g})"
     return "seed=0,1,2"
 
 
-def _own(settings: Settings) -> list[str]:
+def _own_settings(settings: Settings) -> list[str]:
     """The settings that only this experiment has."""
     return [
         name for name in type(settings).model_fields if name not in TrainingSettings.model_fields
     ]
 
 
-def _is_number(value: Any) -> bool:
+def _is_positive_float(value: Any) -> bool:
     return isinstance(value, float) and value > 0
 
 

@@ -1,1 +1,1 @@
-"""The MLflow store: where it is, opening it, and reading and finding what is in it."""
+"""The MLflow store: where it is, how it is opened, and how runs in it are read and found."""

@@ -1,4 +1,7 @@
-"""Where the MLflow store is: `logs/mlruns/mlflow.db`, or what `MLFLOW_TRACKING_URI` names."""
+"""Where the MLflow store is: `logs/mlruns/mlflow.db`, or what `MLFLOW_TRACKING_URI` names.
+
+Nothing here imports MLflow. The study store (`src/utils/study/storage.py`) uses the helpers, too.
+"""
 
 import os
 import re
@@ -9,53 +12,64 @@ from pathlib import Path
 
 from src.utils.paths import LOGS
 
-OWN = LOGS / "mlruns" / "mlflow.db"
+DEFAULT_DATABASE = LOGS / "mlruns" / "mlflow.db"
 SQLITE = "sqlite:///"
 
 
 def tracking_uri() -> str:
-    """As MLflow wants it; a file by its full path, whatever folder the next process is in."""
+    """The tracking URI for MLflow. A SQLite file has an absolute path, so that any folder will do."""
     database = local_database()
     return f"{SQLITE}{database}" if database else os.environ["MLFLOW_TRACKING_URI"]
 
 
-def is_server(uri: str) -> bool:
-    """Whether it is one that keeps the artifacts, too."""
-    return uri.startswith("http")
-
-
-def without_password(url: str) -> str:
-    """An address as it may be shown."""
-    return re.sub(r"(//[^:/@]*):[^/@]*@", r"\1:***@", url)
-
-
 def local_database() -> Path | None:
-    """The SQLite file; None for a store that is a server or a shared database."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{OWN}"
+    """The SQLite file of the store; None if the store is a server or a shared database."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{DEFAULT_DATABASE}"
     return Path(uri.removeprefix(SQLITE)).resolve() if uri.startswith(SQLITE) else None
 
 
-def old_homes(locations: Iterable[str]) -> set[str]:
-    """Where artifacts of our own store are remembered to be, other than where it is.
+def is_server(uri: str) -> bool:
+    """Whether the store is an MLflow server. A server stores the artifacts, too."""
+    return uri.startswith("http")
 
-    MLflow stores absolute paths, so a repository that was moved would lose every artifact.
+
+def mask_password(url: str) -> str:
+    """The URL with `***` in place of its password, for messages."""
+    return re.sub(r"(//[^:/@]*):[^/@]*@", r"\1:***@", url)
+
+
+def old_artifact_roots(artifact_locations: Iterable[str]) -> set[str]:
+    """The folders `…/logs/mlruns` of an earlier place of this repository.
+
+    MLflow stores absolute paths. A repository that was moved would lose every artifact.
+
+    Args:
+        artifact_locations: those of the MLflow experiments, as stored.
+
+    Returns:
+        Every artifact root other than the present one; empty for a store that is not the default one.
     """
-    if local_database() != OWN.resolve():
+    if local_database() != DEFAULT_DATABASE.resolve():
         return set()
-    marker, here = "/logs/mlruns/", str(OWN.resolve().parent)
-    homes = {path[: path.rindex(marker)] + marker[:-1] for path in locations if marker in path}
-    return homes - {here}
+    marker, present = "/logs/mlruns/", str(DEFAULT_DATABASE.resolve().parent)
+    stored = [path for path in artifact_locations if marker in path]
+    roots = {path[: path.rindex(marker)] + marker[:-1] for path in stored}
+    return roots - {present}
 
 
-def create(database: Path, make_tables: Callable[[Path], None]) -> None:
-    """Made beside its place and moved there whole: no process sees half of its tables. In WAL mode:
-    readers don't block the one writer."""
+def create_database(database: Path, make_tables: Callable[[Path], None]) -> None:
+    """Create a SQLite file that many processes use.
+
+    The file is made beside its final path and then moved there: no process sees half of its tables.
+    It is in WAL mode, in which readers don't block the one writer.
+
+    Args:
+        database: the final path.
+        make_tables: is called with the path of the draft.
+    """
     draft = database.with_suffix(".draft")
     draft.unlink(missing_ok=True)
     make_tables(draft)
     with closing(sqlite3.connect(draft)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
     draft.rename(database)
-
-
-# MERGED store/sqlite: SQLite files that many processes open.

@@ -1,8 +1,9 @@
-"""The MLflow store: one SQLite file, `logs/mlruns/mlflow.db`, with the artifacts of every run beside it.
+"""Opening the MLflow store with MLflow's own client.
 
-    python -m src.utils.store.mlflow     creates it, or mends its paths after the repository has moved
+The default store is one SQLite file, `logs/mlruns/mlflow.db`, with the artifacts of every run beside it.
+`MLFLOW_TRACKING_URI` names another one (`src/utils/store/location.py`).
 
-`MLFLOW_TRACKING_URI` puts another store in its place (`src/utils/store/location.py`).
+    python -m src.utils.store.mlflow     creates the store; updates its paths if the repository was moved
 """
 
 import logging
@@ -15,18 +16,19 @@ from typing import Any
 
 from src.utils.errors import UserError, exit_on_user_error, first_line
 from src.utils.store.location import (
-    OWN,
-    create,
+    DEFAULT_DATABASE,
+    SQLITE,
+    create_database,
     is_server,
     local_database,
-    old_homes,
+    mask_password,
+    old_artifact_roots,
     tracking_uri,
-    without_password,
 )
 
 from filelock import FileLock
 
-os.environ.setdefault("MLFLOW_MAX_TRACES_TO_DISPLAY_IN_NOTEBOOK", "0")
+os.environ.setdefault("MLFLOW_MAX_TRACES_TO_DISPLAY_IN_NOTEBOOK", "0")  # before MLflow's import
 
 import mlflow
 from mlflow.entities import Experiment as StoredExperiment
@@ -40,28 +42,30 @@ from sqlalchemy.exc import SQLAlchemyError
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
-MOVED_COLUMNS = {
+# The columns that hold absolute paths, by table
+PATH_COLUMNS = {
     "experiments": "artifact_location",
     "runs": "artifact_uri",
     "logged_models": "artifact_location",
 }
 
 
-def local_store() -> Path | None:
-    """The folder of the SQLite store; None for a store that is a server or a shared database."""
-    database = local_database()
-    return database.parent if database else None
-
-
 def open_store() -> MlflowClient:
-    """A client of the store, which is created, or mended after a move, first where it must be."""
+    """Open the store. The default store is created, or its paths are updated, if needed.
+
+    Raises:
+        UserError: `MLFLOW_TRACKING_URI` is no MLflow store, can't be opened, or doesn't answer.
+    """
     database = local_database()
-    if database is not None and (not database.exists() or _old_homes(database)):
+    if database is not None and (not database.exists() or _stored_old_roots(database)):
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(database.with_name(".lock")):
-            create(database, _tables) if not database.exists() else _relocate(database)
+            if database.exists():
+                _update_paths(database)
+            else:
+                create_database(database, _create_tables)
     uri = tracking_uri()
-    shown = without_password(uri)
+    shown = mask_password(uri)
     mlflow.set_tracking_uri(uri)
     _check_server(uri)
     try:
@@ -77,23 +81,61 @@ def open_store() -> MlflowClient:
         ) from None
 
 
+def _create_tables(draft: Path) -> None:
+    """Create MLflow's tables; the default experiment's artifacts go beside the file."""
+    store = MlflowClient(f"{SQLITE}{draft}")._tracking_client.store
+    store.engine.dispose()
+    with closing(sqlite3.connect(draft)) as connection, connection:
+        default = str(draft.parent / "0")
+        connection.execute("UPDATE experiments SET artifact_location = ?", (default,))
+
+
+def _stored_old_roots(database: Path) -> set[str]:
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT artifact_location FROM experiments").fetchall()
+    return old_artifact_roots(path for (path,) in rows)
+
+
+def _update_paths(database: Path) -> None:
+    """Replace every old artifact root in the store by the present one."""
+    with closing(sqlite3.connect(database)) as connection, connection:  # one transaction
+        for old in _stored_old_roots(database):
+            for table, column in PATH_COLUMNS.items():
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE {column} LIKE ? || '/%'",
+                    (str(database.parent), len(old) + 1, old),
+                )
+
+
 @cache  # once in a process
 def _check_server(uri: str) -> None:
-    """A server that isn't there is told of at once; MLflow would try for minutes, silently."""
+    """Report at once a server that doesn't answer; MLflow would retry silently for minutes."""
     if not is_server(uri):
         return
-    credentials: Any = get_default_host_creds  # these two have no types
-    ask: Any = http_request
+    get_credentials: Any = get_default_host_creds  # these two have no types
+    request: Any = http_request
+    options = {"max_retries": 0, "timeout": 10, "raise_on_status": False}
     try:
-        ask(credentials(uri), "/health", "GET", max_retries=0, timeout=10, raise_on_status=False)
+        request(get_credentials(uri), "/health", "GET", **options)
     except MlflowException as error:
         why = first_line(error).rpartition(": ")[2].strip('()" ')
-        shown = without_password(uri)
+        shown = mask_password(uri)
         raise UserError(f"MLFLOW_TRACKING_URI={shown} does not answer: {why}") from None
 
 
+def local_store() -> Path | None:
+    """The folder of the SQLite store; None if the store is a server or a shared database."""
+    database = local_database()
+    return database.parent if database else None
+
+
 def experiment_id(client: MlflowClient, name: str) -> str:
-    """The id of MLflow's experiment `name`, created when it is new; processes don't race for it."""
+    """The id of an MLflow experiment. It is created if it is new; several processes may do so at once.
+
+    Raises:
+        UserError: the experiment was deleted.
+    """
     found = client.get_experiment_by_name(name) or _create_experiment(client, name)
     if found.lifecycle_stage == "deleted":
         number = found.experiment_id
@@ -103,25 +145,11 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     return str(found.experiment_id)
 
 
-def artifact(client: MlflowClient, run: StoredRun, path: str) -> Path:
-    """A file or folder among the artifacts, downloaded first where the store isn't local."""
-    if local_store() is None:
-        return Path(client.download_artifacts(run.info.run_id, path))
-    found = Path(run.info.artifact_uri) / path
-    if not found.exists():
-        there = sorted(file.name for file in found.parent.glob("*")) or ["none"]
-        raise UserError(
-            f"run {run.info.run_id[:8]} ({run.info.status}) has no {path}: "
-            f"its {found.parent.name} are {', '.join(there)}"
-        )
-    return found
-
-
 def _create_experiment(client: MlflowClient, name: str) -> StoredExperiment:
-    """With its artifacts beside a local store, in ours for any other database; a server knows itself."""
-    place = None if is_server(tracking_uri()) else local_store() or OWN.parent
+    """Its artifacts go beside a local store, or into `logs/mlruns` for a database; a server has its own."""
+    root = None if is_server(tracking_uri()) else local_store() or DEFAULT_DATABASE.parent
     try:
-        number = client.create_experiment(name, str(place / name) if place else None)
+        number = client.create_experiment(name, str(root / name) if root else None)
         return client.get_experiment(number)
     except MlflowException:  # perhaps another process was faster
         created = client.get_experiment_by_name(name)
@@ -130,30 +158,22 @@ def _create_experiment(client: MlflowClient, name: str) -> StoredExperiment:
         return created
 
 
-def _tables(draft: Path) -> None:
-    """MLflow's own, with its default experiment beside the place of the file."""
-    store = MlflowClient(f"sqlite:///{draft}")._tracking_client.store
-    store.engine.dispose()
-    with closing(sqlite3.connect(draft)) as connection, connection:
-        default = str(draft.parent / "0")
-        connection.execute("UPDATE experiments SET artifact_location = ?", (default,))
+def get_artifact(client: MlflowClient, run: StoredRun, path: str) -> Path:
+    """A file or folder among the artifacts of a run; it is downloaded if the store isn't local.
 
-
-def _relocate(database: Path) -> None:
-    with closing(sqlite3.connect(database)) as connection, connection:  # one transaction
-        for old in _old_homes(database):
-            for table, column in MOVED_COLUMNS.items():
-                connection.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                    f"WHERE {column} LIKE ? || '/%'",
-                    (str(database.parent), len(old) + 1, old),
-                )
-
-
-def _old_homes(database: Path) -> set[str]:
-    with closing(sqlite3.connect(database)) as connection:
-        rows = connection.execute("SELECT artifact_location FROM experiments").fetchall()
-    return old_homes(path for (path,) in rows)
+    Raises:
+        UserError: the run has no such artifact.
+    """
+    if local_store() is None:
+        return Path(client.download_artifacts(run.info.run_id, path))
+    found = Path(run.info.artifact_uri) / path
+    if not found.exists():
+        present = sorted(file.name for file in found.parent.glob("*")) or ["none"]
+        raise UserError(
+            f"run {run.info.run_id[:8]} ({run.info.status}) has no {path}: "
+            f"its {found.parent.name} are {', '.join(present)}"
+        )
+    return found
 
 
 if __name__ == "__main__":

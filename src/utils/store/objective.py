@@ -1,4 +1,8 @@
-"""What makes one run better than another: a metric, and which way it is good."""
+"""The objective of runs: the metric by which they are ranked, and its direction.
+
+A run names its objective in the tag `monitor`: `val_acc max`. `src/utils/training.py` sets the tag from the
+settings `monitor` and `mode`; `src/utils/runs/execute.py` sets it for a run without a trainer.
+"""
 
 import math
 import re
@@ -7,69 +11,91 @@ from dataclasses import dataclass
 
 from src.utils.store.reader import RunRecord
 
-LOWER = re.compile(r"loss|err|mae|mse|nll|perplexity|ppl|latency|seconds|bytes", re.IGNORECASE)
-SHOWN = ("val_acc", "val_loss", "test_acc", "test_loss", "train_acc", "train_loss")
-TIMINGS = (
-    "system/",
-    "epoch_seconds",
-    "samples_per_second",
-    "batches_per_second",
-)  # metrics that no two runs share
-NOT_RESULTS = (*TIMINGS, "epoch", "lr", "train_loss_step")
+MONITOR = "monitor"  # the tag: "<metric> <mode>"; the name of a metric may hold spaces
+LOWER_IS_BETTER = re.compile(
+    r"loss|err|mae|mse|nll|perplexity|ppl|latency|seconds|bytes", re.IGNORECASE
+)
+COMMON_METRICS = ("val_acc", "val_loss", "test_acc", "test_loss", "train_acc", "train_loss")
+# Prefixes of metrics of time and hardware, in which any two runs differ
+RESOURCE_METRICS = ("system/", "epoch_seconds", "samples_per_second", "batches_per_second")
+NOT_RESULTS = (*RESOURCE_METRICS, "epoch", "lr", "train_loss_step")  # prefixes, too
 
 
 @dataclass(frozen=True)
 class Objective:
-    """`val_acc`, the higher the better."""
+    """A metric and its direction."""
 
     metric: str
     maximize: bool
 
     @classmethod
-    def of(cls, metric: str) -> "Objective":
-        """A metric by its name alone: losses and errors are better when they are lower."""
-        return cls(metric, not LOWER.search(metric))
+    def from_name(cls, metric: str) -> "Objective":
+        """Guess the direction from the metric's name: losses and errors are minimized."""
+        return cls(metric, not LOWER_IS_BETTER.search(metric))
 
     @classmethod
-    def told(cls, one: RunRecord) -> "Objective | None":
-        """What a run says that it is after: its tag `monitor`, «val_acc max»."""
-        metric, _, mode = one.tags.get("monitor", "").rpartition(" ")
-        return cls(metric, mode == "max") if metric else None
+    def from_tag(cls, record: RunRecord) -> "Objective | None":
+        """The objective in the tag `monitor` of a run; None without the tag."""
+        metric, _, mode = record.tags.get(MONITOR, "").rpartition(" ")
+        if not metric:
+            return None
+        # Lightning stores what is logged on_step and on_epoch as <metric>_step and <metric>_epoch
+        if metric not in record.metrics and f"{metric}_epoch" in record.metrics:
+            metric = f"{metric}_epoch"
+        return cls(metric, mode == "max")
 
     @property
-    def partners(self) -> list[str]:
-        """The metric itself, and then the same one on the test data."""
+    def metrics(self) -> list[str]:
+        """The metric, and the same metric on the test data."""
         return list(dict.fromkeys([self.metric, self.metric.replace("val_", "test_")]))
 
-    def rank(self, value: float | str | None) -> float:
-        """Sorts the best first, and what has no value last."""
+    def sort_key(self, value: float | str | None) -> float:
+        """A key that sorts the best value first, and a missing value or NaN last."""
         if not isinstance(value, int | float) or math.isnan(value):
             return math.inf
         return -value if self.maximize else value
 
-    def best(self, records: Iterable[RunRecord]) -> RunRecord | None:
-        """The best of the finished runs that are after the same; studies and pruned trials are none."""
-        ranked = [one for one in records if one.state == "finished" and not one.is_study]
-        ranked = [one for one in ranked if Objective.told(one) in (None, self)]
-        ranked = [one for one in ranked if math.isfinite(self.rank(one.metrics.get(self.metric)))]
-        return min(ranked, key=lambda one: self.rank(one.metrics[self.metric]), default=None)
+    def best_run(self, records: Iterable[RunRecord]) -> RunRecord | None:
+        """The best of the finished runs with this objective or none; no study and no pruned trial."""
+        ranked = [
+            record
+            for record in records
+            if record.state == "finished"
+            and not record.is_study
+            and Objective.from_tag(record) in (None, self)
+            and math.isfinite(self._sort_key_of(record))
+        ]
+        return min(ranked, key=self._sort_key_of, default=None)
+
+    def _sort_key_of(self, record: RunRecord) -> float:
+        return self.sort_key(record.metrics.get(self.metric))
 
 
 def find_objective(records: Sequence[RunRecord]) -> Objective | None:
-    """What these runs were after: what the newest of them that says so says, or the metric that is most
-    likely meant. What a study says of its trials is no metric of a run."""
-    told = next((aim for one in records if (aim := Objective.told(one))), None)
-    runs = [one for one in records if not one.is_study]
-    names = sorted({name for one in runs for name in results(one.metrics)}, key=likely)
-    return told or (Objective.of(names[0]) if names else None)
+    """The objective of some runs.
+
+    It is the tag `monitor` of the newest run that has logged the metric. If none has, it is the tag of the
+    newest run that has one. Without any tag it is the first result metric, with a guessed direction.
+
+    Args:
+        records: runs with their params, metrics and tags, the newest first.
+    """
+    tagged = [(record, found) for record in records if (found := Objective.from_tag(record))]
+    logged = [found for record, found in tagged if found.metric in record.metrics]
+    if tagged:
+        return logged[0] if logged else tagged[0][1]
+    runs = [record for record in records if not record.is_study]  # a study's metrics are its own
+    names = result_metrics({name for record in runs for name in record.metrics})
+    return Objective.from_name(names[0]) if names else None
 
 
-def results(metrics: Iterable[str]) -> list[str]:
-    """The names of the metrics that say something about the model, as a person wants them listed."""
-    return sorted((name for name in metrics if not name.startswith(NOT_RESULTS)), key=likely)
+def result_metrics(metrics: Iterable[str]) -> list[str]:
+    """The names of the metrics that measure the model, in the order in which they are displayed."""
+    return sorted((name for name in metrics if not name.startswith(NOT_RESULTS)), key=display_order)
 
 
-def likely(name: str) -> tuple[int, bool, str]:
-    """The usual ones first, then what was validated, then the rest."""
-    place = SHOWN.index(name) if name in SHOWN else len(SHOWN)
-    return place, not name.startswith("val"), name
+def display_order(metric: str) -> tuple[int, bool, str]:
+    """A sort key: common metrics first, then those of the validation, then the others."""
+    known = metric in COMMON_METRICS
+    position = COMMON_METRICS.index(metric) if known else len(COMMON_METRICS)
+    return position, not metric.startswith("val"), metric

@@ -1,8 +1,11 @@
-"""The runs of the store, to be read: MLflow's own tables by plain SQL.
+"""Reading the runs of the store, without MLflow where that is possible.
 
-Importing MLflow takes more than a second, and a client that reads ten thousand runs several more.
-Where `MLFLOW_TRACKING_URI` names something else than a SQLite file, MLflow is asked after all
-(`src/utils/store/server_reader.py`).
+    reader = open_reader()
+    records = reader.with_values(reader.runs()[:10])      # the ten newest, with params, metrics and tags
+
+Importing MLflow takes more than a second, and its client takes several more to read ten thousand runs.
+So a SQLite store is read by plain SQL (`SqliteReader`). A server or shared database is read by MLflow's
+client (`ServerReader` in `src/utils/store/server_reader.py`).
 """
 
 import math
@@ -15,18 +18,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from src.utils.errors import UserError
-from src.utils.store.location import local_database, old_homes
+from src.utils.store.location import local_database, old_artifact_roots
 
-AT_ONCE = 500  # runs whose values are read by one query
-KINDS = {"metrics": "latest_metrics", "params": "params", "tags": "tags"}  # and their tables
-HEADERS = """
+RUNS_PER_QUERY = 500  # SQLite limits the parameters of one query
+MAX_DEPTH = 10  # of a lineage: more is a cycle
+TABLES = {"metrics": "latest_metrics", "params": "params", "tags": "tags"}  # of MLflow, by kind
+SELECT_RUNS = """
     SELECT run_uuid, runs.name, experiments.name, status, start_time, end_time, artifact_uri
     FROM runs JOIN experiments USING (experiment_id)
     WHERE runs.lifecycle_stage = ?
         AND (experiments.lifecycle_stage = 'active' OR runs.lifecycle_stage = 'deleted')
     ORDER BY start_time DESC
 """
-INPUTS = """
+SELECT_DATASETS = """
     SELECT datasets.name, digest, coalesce(context.value, ''), coalesce(origin.value, '')
     FROM inputs JOIN datasets ON dataset_uuid = source_id
     LEFT JOIN input_tags context
@@ -35,12 +39,12 @@ INPUTS = """
         ON origin.input_uuid = inputs.input_uuid AND origin.name = 'run_id'
     WHERE destination_id = ?
 """
-Value = str | float
+Value = str | float  # of a param, metric or tag
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run; its params, metrics and tags are there once `Ledger.filled` has read them."""
+    """A run. Its params, metrics and tags are empty until `RunReader.with_values` has read them."""
 
     id: str
     name: str
@@ -48,13 +52,14 @@ class RunRecord:
     status: str
     started: datetime | None
     ended: datetime | None
-    location: str  # of its artifacts
+    artifact_uri: str
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def short(self) -> str:
+        """The start of the id, as it is displayed."""
         return self.id[:8]
 
     @property
@@ -63,18 +68,18 @@ class RunRecord:
 
     @property
     def labels(self) -> list[str]:
-        """What was typed as tags=[…]."""
+        """The setting `tags`. MLflow's tags are more."""
         return [name.removeprefix("tag.") for name in sorted(self.tags) if name.startswith("tag.")]
 
     @property
     def state(self) -> str:
-        """The status, and for a trial what became of it."""
+        """The status in lower case; `pruned` for a pruned trial, whose status is FINISHED."""
         state = self.tags.get("optuna.state", "")
         return state if state == "pruned" else self.status.lower()
 
     @property
     def best(self) -> dict[str, str]:
-        """Of a study: what its run tells of the best trial (`run_id`, `value` and its parameters)."""
+        """The best trial of a study: `run_id`, `value` and its parameters; empty for other runs."""
         tags = self.tags.items()
         return {
             name.removeprefix("best."): value for name, value in tags if name.startswith("best.")
@@ -86,10 +91,12 @@ class RunRecord:
 
     @property
     def is_dirty(self) -> bool:
+        """Whether the code had uncommitted changes."""
         return self.tags.get("git.dirty") == "true"
 
     @property
     def seconds(self) -> float | None:
+        """The duration; None for a run that has not ended."""
         if self.started is None or self.ended is None:
             return None
         return (self.ended - self.started).total_seconds()
@@ -97,116 +104,43 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class DatasetUse:
-    """Data that a run read (`input`) or wrote (`output`), and the run that made them."""
+    """A dataset or feature that a run read or wrote."""
 
     name: str
     digest: str
-    context: str
-    run_id: str
-
-
-@dataclass(frozen=True)
-class Ancestor:
-    """Data that were read, how far back, and whether the run that made them is still known."""
-
-    used: DatasetUse
-    depth: int
-    known: bool
+    context: str  # "input" or "output"
+    run_id: str  # of the run that made it
 
 
 class RunReader(Protocol):
-    """What can be asked of a store, whatever it is."""
+    """Reads the runs of a store."""
 
-    def headers(self, deleted: bool = False) -> list[RunRecord]:
-        """All runs, the newest first, by name and time alone."""
+    def runs(self, deleted: bool = False) -> list[RunRecord]:
+        """All runs, the newest first, without params, metrics and tags."""
 
-    def filled(self, records: Sequence[RunRecord]) -> list[RunRecord]:
+    def with_values(self, records: Sequence[RunRecord]) -> list[RunRecord]:
         """The same runs with their params, metrics and tags."""
 
     def column(self, kind: str, key: str) -> dict[str, Value]:
-        """One param, metric or tag of every run that has it, by run id."""
+        """One param, metric or tag of every run that has it, by run id.
+
+        Args:
+            kind: "params", "metrics" or "tags".
+        """
 
     def keys(self, kind: str) -> set[str]:
         """The names of all params, metrics or tags."""
 
-    def inputs(self, run_id: str) -> list[DatasetUse]:
+    def datasets(self, run_id: str) -> list[DatasetUse]:
         """The data that a run read and wrote."""
 
 
-class SqliteReader:
-    """The SQLite store."""
-
-    def __init__(self, database: Path) -> None:
-        if not database.exists():
-            raise UserError("there are no runs yet: bash scripts/run.sh makes the first")
-        self.database = database
-        self._headers: dict[bool, list[RunRecord]] = {}
-        self._mend()
-
-    def headers(self, deleted: bool = False) -> list[RunRecord]:
-        if deleted not in self._headers:
-            rows = self._rows(HEADERS, ["deleted" if deleted else "active"])
-            self._headers[deleted] = [
-                RunRecord(run_id, name, experiment, status, moment(began), moment(ended), location)
-                for run_id, name, experiment, status, began, ended, location in rows
-            ]
-        return list(self._headers[deleted])
-
-    def filled(self, records: Sequence[RunRecord]) -> list[RunRecord]:
-        params, metrics, tags = (self._values(k, records) for k in ("params", "metrics", "tags"))
-        return [
-            replace(one, params=params[one.id], metrics=metrics[one.id], tags=tags[one.id])
-            for one in records
-        ]
-
-    def column(self, kind: str, key: str) -> dict[str, Value]:
-        query = f"SELECT run_uuid, {_value(kind)} FROM {KINDS[kind]} WHERE key = ?"
-        return {run_id: _read(value, kind) for run_id, value in self._rows(query, [key])}
-
-    def keys(self, kind: str) -> set[str]:
-        return {key for (key,) in self._rows(f"SELECT DISTINCT key FROM {KINDS[kind]}")}
-
-    def inputs(self, run_id: str) -> list[DatasetUse]:
-        return [DatasetUse(*row) for row in self._rows(INPUTS, [run_id])]
-
-    def _values(self, kind: str, records: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
-        values: dict[str, dict[str, Any]] = {one.id: {} for one in records}
-        for start in range(0, len(records), AT_ONCE):
-            some = [one.id for one in records[start : start + AT_ONCE]]
-            marks = ",".join("?" * len(some))
-            query = f"SELECT run_uuid, key, {_value(kind)} FROM {KINDS[kind]}"
-            for run_id, key, value in self._rows(f"{query} WHERE run_uuid IN ({marks})", some):
-                values[run_id][key] = _read(value, kind)
-        return values
-
-    def _rows(self, query: str, values: Iterable[str] = ()) -> list[tuple[Any, ...]]:
-        try:
-            with closing(sqlite3.connect(f"{self.database.as_uri()}?mode=ro", uri=True)) as store:
-                return store.execute(query, tuple(values)).fetchall()
-        except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"the store {self.database} can't be read ({error}): lab doctor says more"
-            ) from None
-
-    def _mend(self) -> None:
-        """A repository that was moved has its paths put right, as when a run opens the store."""
-        rows = self._rows("SELECT artifact_location FROM experiments")
-        if old_homes(path for (path,) in rows):
-            from src.utils.store.mlflow import open_store  # late: it imports MLflow
-
-            open_store()
-
-
-def _value(kind: str) -> str:
-    return "CASE WHEN is_nan THEN NULL ELSE value END" if kind == "metrics" else "value"
-
-
-def _read(value: Any, kind: str) -> Any:
-    return (math.nan if kind == "metrics" else "") if value is None else value
-
-
 def open_reader() -> RunReader:
-    """The runs of the store that is in use."""
+    """A reader of the store that `MLFLOW_TRACKING_URI` names, or of the default one.
+
+    Raises:
+        UserError: the SQLite store doesn't exist yet or can't be read, or the server can't be opened.
+    """
     database = local_database()
     if database is not None:
         return SqliteReader(database)
@@ -215,41 +149,121 @@ def open_reader() -> RunReader:
     return ServerReader()
 
 
-def artifact(record: RunRecord, path: str) -> Path | None:
-    """A file or folder among the artifacts, downloaded first where it is elsewhere; None without it."""
-    location = record.location.removeprefix("file://")
-    if location.startswith("/"):
-        found = Path(location) / path
+class SqliteReader:
+    """Reads MLflow's own tables in a SQLite file."""
+
+    def __init__(self, database: Path) -> None:
+        if not database.exists():
+            raise UserError("there are no runs yet: bash scripts/run.sh makes the first")
+        self.database = database
+        self._runs: dict[bool, list[RunRecord]] = {}
+        self._update_paths()
+
+    def runs(self, deleted: bool = False) -> list[RunRecord]:
+        if deleted not in self._runs:
+            rows = self._query(SELECT_RUNS, ["deleted" if deleted else "active"])
+            self._runs[deleted] = [
+                RunRecord(run_id, name, experiment, status, local_time(start), local_time(end), uri)
+                for run_id, name, experiment, status, start, end, uri in rows
+            ]
+        return list(self._runs[deleted])
+
+    def with_values(self, records: Sequence[RunRecord]) -> list[RunRecord]:
+        params, metrics, tags = (self._values(k, records) for k in ("params", "metrics", "tags"))
+        return [
+            replace(run, params=params[run.id], metrics=metrics[run.id], tags=tags[run.id])
+            for run in records
+        ]
+
+    def column(self, kind: str, key: str) -> dict[str, Value]:
+        query = f"SELECT run_uuid, {_value_column(kind)} FROM {TABLES[kind]} WHERE key = ?"
+        return {run_id: _converted(value, kind) for run_id, value in self._query(query, [key])}
+
+    def keys(self, kind: str) -> set[str]:
+        return {key for (key,) in self._query(f"SELECT DISTINCT key FROM {TABLES[kind]}")}
+
+    def datasets(self, run_id: str) -> list[DatasetUse]:
+        return [DatasetUse(*row) for row in self._query(SELECT_DATASETS, [run_id])]
+
+    def _values(self, kind: str, records: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
+        values: dict[str, dict[str, Any]] = {run.id: {} for run in records}
+        select = f"SELECT run_uuid, key, {_value_column(kind)} FROM {TABLES[kind]}"
+        for start in range(0, len(records), RUNS_PER_QUERY):
+            ids = [run.id for run in records[start : start + RUNS_PER_QUERY]]
+            marks = ",".join("?" * len(ids))
+            for run_id, key, value in self._query(f"{select} WHERE run_uuid IN ({marks})", ids):
+                values[run_id][key] = _converted(value, kind)
+        return values
+
+    def _query(self, query: str, values: Iterable[str] = ()) -> list[tuple[Any, ...]]:
+        try:
+            with closing(sqlite3.connect(f"{self.database.as_uri()}?mode=ro", uri=True)) as store:
+                return store.execute(query, tuple(values)).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"the store {self.database} can't be read ({error}): lab doctor says more"
+            ) from None
+
+    def _update_paths(self) -> None:
+        """Update the paths of a repository that was moved, as a run does when it opens the store."""
+        rows = self._query("SELECT artifact_location FROM experiments")
+        if old_artifact_roots(path for (path,) in rows):
+            from src.utils.store.mlflow import open_store  # late: it imports MLflow
+
+            open_store()
+
+
+def _value_column(kind: str) -> str:
+    return "CASE WHEN is_nan THEN NULL ELSE value END" if kind == "metrics" else "value"
+
+
+def _converted(value: Any, kind: str) -> Any:
+    """A NULL is a NaN among the metrics, and an empty text elsewhere."""
+    return (math.nan if kind == "metrics" else "") if value is None else value
+
+
+def local_time(milliseconds: int | None) -> datetime | None:
+    """A time of MLflow, in the machine's time zone."""
+    return datetime.fromtimestamp(milliseconds / 1000).astimezone() if milliseconds else None
+
+
+def find_artifact(record: RunRecord, path: str) -> Path | None:
+    """A file or folder among the artifacts of a run; None if it has no such artifact.
+
+    It is downloaded if the artifacts aren't on this machine. `path=""` is the whole folder.
+    """
+    uri = record.artifact_uri.removeprefix("file://")
+    if uri.startswith("/"):
+        found = Path(uri) / path
         return found if found.exists() else None
     from src.utils.store.server_reader import download  # late: it imports MLflow
 
     return download(record.id, path)
 
 
-def ancestors(reader: RunReader, run_id: str) -> list[Ancestor]:
-    """What a run read, and what was read to make that, the nearest first."""
-    known = {record.id for record in reader.headers()}
-    return list(_back(reader, run_id, 0, known))
+@dataclass(frozen=True)
+class Ancestor:
+    """Data in the lineage of a run."""
+
+    dataset: DatasetUse
+    depth: int  # 0: the run itself read it; 1: the run that made that did; …
+    run_exists: bool  # whether the run that made it is still in the store
 
 
-def _back(reader: RunReader, run_id: str, depth: int, known: set[str]) -> Iterator[Ancestor]:
-    for used in reader.inputs(run_id):
-        if used.context == "input" and depth < 10:  # no honest lineage is longer
-            yield Ancestor(used, depth, used.run_id in known)
-            yield from _back(reader, used.run_id, depth + 1, known)
+def trace_lineage(reader: RunReader, run_id: str) -> list[Ancestor]:
+    """The data that a run read, each followed by the data from which it was made."""
+    existing = {run.id for run in reader.runs()}
+    return list(_trace(reader, run_id, 0, existing))
 
 
-def digests(reader: RunReader, run_id: str) -> dict[str, str]:
-    """The digest of everything a run read or wrote, and of what that was made from, by name."""
-    own = {one.name: one.digest for one in reader.inputs(run_id)}
-    return {one.used.name: one.used.digest for one in ancestors(reader, run_id)} | own
+def _trace(reader: RunReader, run_id: str, depth: int, existing: set[str]) -> Iterator[Ancestor]:
+    for dataset in reader.datasets(run_id):
+        if dataset.context == "input" and depth < MAX_DEPTH:
+            yield Ancestor(dataset, depth, dataset.run_id in existing)
+            yield from _trace(reader, dataset.run_id, depth + 1, existing)
 
 
-def moment(milliseconds: int | None) -> datetime | None:
-    """MLflow's time, in the time zone of the machine."""
-    return datetime.fromtimestamp(milliseconds / 1000).astimezone() if milliseconds else None
-
-
-# MERGED store/lineage: Where a run's data came from: the runs that made them, back to the first.
-
-# MERGED store/entry: A run as the ledger has it: what is known of it, and where its artifacts are.
+def dataset_digests(reader: RunReader, run_id: str) -> dict[str, str]:
+    """The digests of all data that a run read or wrote, and of their lineage, by name."""
+    lineage = [ancestor.dataset for ancestor in trace_lineage(reader, run_id)]
+    return {dataset.name: dataset.digest for dataset in [*lineage, *reader.datasets(run_id)]}

@@ -1,9 +1,11 @@
-"""Finding a run by what a person remembers of it.
+"""Finding the run that a reference means.
 
-3f2a1b2c…          its id, or the start of one
-brave-frog-12      its name; a study's name means the run of the study
-latest, best       the newest run, the best finished one; of one experiment: model01/best
-<study>/best       the best trial of a study, and <study>/7 its trial 7
+Every command and setting that takes a run takes one of these references:
+
+3f2a1b2c…          the run id, or its start
+brave-frog-12      the run name; a study's name means the run of the study
+latest, best       the newest run, and the best finished one; of one experiment: model01/best
+<study>/best       the best trial of a study; <study>/latest, and <study>/7 for its trial 7
 """
 
 from collections.abc import Iterable
@@ -19,162 +21,189 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
     from mlflow.tracking import MlflowClient
 
-NEWEST, BEST = "latest", "best"
-SHOWN = 5  # of several runs that a reference may mean
-CANDIDATES = 100  # of the newest runs, those that tell what an experiment is after
+LATEST, BEST = "latest", "best"
+MAX_LISTED = 5  # of the runs that an ambiguous reference may mean
+RECENT_RUNS = 100  # the newest runs, whose values are read to find the objective
 
 
-def find(
+def find_record(
     reference: str, experiment: str | None = None, reader: RunReader | None = None
 ) -> RunRecord:
-    """The one run that `reference` means, with all its values."""
+    """The one run that a reference means, with its params, metrics and tags.
+
+    Args:
+        experiment: an experiment or stage; only its runs are searched.
+        reader: a reader that is open already.
+
+    Raises:
+        UserError: the reference means no run, or several; the store can't be read.
+    """
     reader = reader or open_reader()
-    (record,) = reader.filled([_find(reader, reference, experiment)])
+    (record,) = reader.with_values([_find(reader, reference, experiment)])
     return record
 
 
 def find_run(
     client: "MlflowClient", reference: str, experiment_name: str | None = None
 ) -> "StoredRun":
-    """The same as MLflow has it."""
-    return client.get_run(find(reference, experiment_name).id)
+    """The one run that a reference means, as an MLflow run.
 
-
-def newest_run(client: "MlflowClient", experiment_name: str) -> "StoredRun":
-    """The newest finished run of an experiment."""
-    for record in runs_of(open_reader(), experiment_name):
-        if record.status == "FINISHED":
-            return client.get_run(record.id)
-    raise UserError(f"{experiment_name} has no finished run yet")
-
-
-def runs_of(reader: RunReader, experiment: str | None = None) -> list[RunRecord]:
-    """The runs of an experiment (`model/model01`, `model01`) or a stage, the newest first."""
-    records = reader.headers()
-    if experiment is None:
-        return records
-    names = _experiments(records, experiment)
-    return [record for record in records if record.experiment in names]
-
-
-def models(reader: RunReader) -> list[RunRecord]:
-    """The runs of all models, the newest first; where there are none, all runs there are."""
-    records = reader.headers()
-    return [record for record in records if record.experiment.startswith("model/")] or records
-
-
-def trials_of(reader: RunReader, study: RunRecord) -> list[RunRecord]:
-    """The runs of a study's trials, by number, with all their values."""
-    parents = reader.column("tags", "mlflow.parentRunId")
-    children = [record for record in reader.headers() if parents.get(record.id) == study.id]
-    return sorted(reader.filled(children), key=lambda one: int(one.tags.get("optuna.trial", -1)))
-
-
-def best_of(reader: RunReader, records: list[RunRecord], among: str) -> RunRecord:
-    """The best of some runs, by the metric they were trained for."""
-    aim = objective_of(reader, records)
-    if aim is not None:
-        values = reader.column("metrics", aim.metric)
-        ranked = sorted(records, key=lambda one: aim.rank(values.get(one.id)))
-        for start in range(0, len(ranked), CANDIDATES):  # most often the first ones have it
-            best = aim.best(reader.filled(ranked[start : start + CANDIDATES]))
-            if best is not None:
-                return best
-    raise UserError(f"{among} has no finished run yet that could be the best")
-
-
-def objective_of(reader: RunReader, records: list[RunRecord]) -> Objective | None:
-    """What some runs are after, as the newest of them tell."""
-    return find_objective(reader.filled(records[:CANDIDATES]))
+    Raises:
+        UserError: the reference means no run, or several; the store can't be read.
+    """
+    return client.get_run(find_record(reference, experiment_name).id)
 
 
 def _find(reader: RunReader, reference: str, experiment: str | None) -> RunRecord:
-    within, _, word = reference.rpartition("/")
-    if word in (NEWEST, BEST) or (within and word.isdigit()):
-        found = _by_word(reader, within or experiment, word)
+    parent, _, word = reference.rpartition("/")
+    if word in (LATEST, BEST) or (parent and word.isdigit()):
+        found = _find_by_word(reader, parent or experiment, word)
         if found is not None:
             return found
-    records = runs_of(reader, experiment)
-    for meant in (
-        [one for one in records if one.id == reference],
-        [one for one in records if one.name == reference],
-        [one for one in records if reference and one.id.startswith(reference)],
+    records = list_runs(reader, experiment)
+    for matches in (
+        [run for run in records if run.id == reference],
+        [run for run in records if run.name == reference],
+        [run for run in records if reference and run.id.startswith(reference)],
     ):
-        if len(meant) == 1:
-            return meant[0]
-        if meant:
-            listed = _listed(reader.filled(meant[:SHOWN]), len(meant))
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            listed = _join(reader.with_values(matches[:MAX_LISTED]), len(matches))
             raise UserError(f"{reference!r} means several runs: {listed}; give more of the id")
-    raise UserError(f"there is no run {reference!r}{_near(records, reference)}")
+    raise UserError(f"there is no run {reference!r}{_hint(records, reference)}")
 
 
-def _by_word(reader: RunReader, within: str | None, word: str) -> RunRecord | None:
+def _find_by_word(reader: RunReader, parent: str | None, word: str) -> RunRecord | None:
     """`latest` and `best` of an experiment or a study, or a study's trial by its number."""
-    study = _study(reader, within)
+    study = _find_study(reader, parent)
     if study is not None:
-        return _of_study(reader, study, word)
+        return _find_trial(reader, study, word)
     if word.isdigit():
         return None
-    records = runs_of(reader, within) if within else models(reader)
+    records = list_runs(reader, parent) if parent else list_model_runs(reader)
     if word == BEST:  # metrics of different experiments can't be compared
-        records = [one for one in records if one.experiment == records[0].experiment]
+        records = [run for run in records if run.experiment == records[0].experiment]
     if not records:
         raise UserError("there are no runs yet: bash scripts/run.sh makes the first")
-    return best_of(reader, records, records[0].experiment) if word == BEST else records[0]
+    return find_best(reader, records, records[0].experiment) if word == BEST else records[0]
 
 
-def _study(reader: RunReader, name: str | None) -> RunRecord | None:
-    found = reader.filled([one for one in reader.headers() if name in (one.name, one.id)])
-    return next((one for one in found if one.is_study), None)
+def _find_study(reader: RunReader, name: str | None) -> RunRecord | None:
+    found = reader.with_values([run for run in reader.runs() if name in (run.name, run.id)])
+    return next((run for run in found if run.is_study), None)
 
 
-def _of_study(reader: RunReader, study: RunRecord, word: str) -> RunRecord:
-    trials = trials_of(reader, study)
+def _find_trial(reader: RunReader, study: RunRecord, word: str) -> RunRecord:
+    trials = list_trials(reader, study)
     if not trials:
         raise UserError(f"the study {study.name} has no trials yet")
-    if word == NEWEST:
-        return max(trials, key=lambda one: one.started.timestamp() if one.started else 0.0)
+    if word == LATEST:
+        return max(trials, key=lambda trial: trial.started.timestamp() if trial.started else 0.0)
     key = "optuna.trial" if word.isdigit() else "best.run_id"
     for trial in trials:
         wanted = word if word.isdigit() else study.tags.get(key)
         if wanted in (trial.id, trial.tags.get(key)):
             return trial
     if word == BEST:
-        return best_of(reader, trials, study.name)
+        return find_best(reader, trials, study.name)
     numbers = [trial.tags.get("optuna.trial", "?") for trial in trials]
     raise UserError(f"{study.name} has no trial {word}: it has {numbers[0]} to {numbers[-1]}")
 
 
-def _experiments(records: Iterable[RunRecord], name: str) -> set[str]:
-    """`model/model01` by its name, `model01` for short, or all of a stage."""
+def _hint(records: list[RunRecord], reference: str) -> str:
+    if not records:
+        return ": there are no runs yet"
+    names = {
+        name: run for run in reversed(records) for name in (run.id[: len(reference)], run.name)
+    }
+    near = [names[name] for name in get_close_matches(reference, names, n=3, cutoff=0.5)]
+    return f": the nearest are {_join(near)}" if near else f": the newest are {_join(records[:3])}"
+
+
+def _join(records: list[RunRecord], total: int = 0) -> str:
+    more = f" and {total - len(records)} more" if total > len(records) else ""
+    return ", ".join(f"{run.short} ({_unique_name(run)})" for run in records) + more
+
+
+def _unique_name(run: RunRecord) -> str:
+    """`<study>/1` for a trial: every study has a run named `trial 1`."""
+    study, trial = run.tags.get("optuna.study"), run.tags.get("optuna.trial")
+    return f"{study}/{trial}" if study and trial else run.name
+
+
+def newest_run(client: "MlflowClient", experiment_name: str) -> "StoredRun":
+    """The newest finished run of an experiment, as an MLflow run.
+
+    Raises:
+        UserError: there is none.
+    """
+    for record in list_runs(open_reader(), experiment_name):
+        if record.status == "FINISHED":
+            return client.get_run(record.id)
+    raise UserError(f"{experiment_name} has no finished run yet")
+
+
+def list_runs(reader: RunReader, experiment: str | None = None) -> list[RunRecord]:
+    """The runs of an experiment (`model/model01` or `model01`) or of a stage, the newest first.
+
+    Raises:
+        UserError: no run is of such an experiment or stage.
+    """
+    records = reader.runs()
+    if experiment is None:
+        return records
+    names = _experiment_names(records, experiment)
+    return [record for record in records if record.experiment in names]
+
+
+def _experiment_names(records: Iterable[RunRecord], name: str) -> set[str]:
+    """`model/model01` for `model01` or `model/model01`; for a stage, all of its experiments."""
     known = {record.experiment for record in records}
     exact = {name, *(f"{stage}/{name}" for stage in STAGES)} & known
-    found = exact or {one for one in known if one.split("/")[0] == name}
+    found = exact or {experiment for experiment in known if experiment.split("/")[0] == name}
     if found:
         return found
-    near = get_close_matches(name, [*known, *(one.split("/")[-1] for one in known)], n=1)
+    near = get_close_matches(name, [*known, *(full.split("/")[-1] for full in known)], n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known)) or 'none'}"
     raise UserError(f"there is no experiment {name!r} with runs: {hint}")
 
 
-def _near(records: list[RunRecord], reference: str) -> str:
-    if not records:
-        return ": there are no runs yet"
-    names = {
-        name: one for one in reversed(records) for name in (one.id[: len(reference)], one.name)
-    }
-    near = [names[name] for name in get_close_matches(reference, names, n=3, cutoff=0.5)]
-    return (
-        f": the nearest are {_listed(near)}" if near else f": the newest are {_listed(records[:3])}"
+def list_model_runs(reader: RunReader) -> list[RunRecord]:
+    """The runs of all models, the newest first; all runs if there are none of models."""
+    records = reader.runs()
+    return [record for record in records if record.experiment.startswith("model/")] or records
+
+
+def list_trials(reader: RunReader, study: RunRecord) -> list[RunRecord]:
+    """The trials of a study, by number, with their params, metrics and tags."""
+    parents = reader.column("tags", "mlflow.parentRunId")
+    children = [run for run in reader.runs() if parents.get(run.id) == study.id]
+    return sorted(
+        reader.with_values(children), key=lambda trial: int(trial.tags.get("optuna.trial", -1))
     )
 
 
-def _listed(records: list[RunRecord], total: int = 0) -> str:
-    more = f" and {total - len(records)} more" if total > len(records) else ""
-    return ", ".join(f"{one.short} ({_name(one)})" for one in records) + more
+def find_best(reader: RunReader, records: list[RunRecord], group: str) -> RunRecord:
+    """The best of some runs by their objective.
+
+    Args:
+        group: what the runs have in common, for the message.
+
+    Raises:
+        UserError: none of the runs can be ranked.
+    """
+    objective = read_objective(reader, records)
+    if objective is not None:
+        values = reader.column("metrics", objective.metric)
+        ranked = sorted(records, key=lambda run: objective.sort_key(values.get(run.id)))
+        for start in range(0, len(ranked), RECENT_RUNS):  # most often the first ones have it
+            best = objective.best_run(reader.with_values(ranked[start : start + RECENT_RUNS]))
+            if best is not None:
+                return best
+    raise UserError(f"{group} has no finished run yet that could be the best")
 
 
-def _name(one: RunRecord) -> str:
-    """One that means no other run: `trial 1` is in every study, so that is `<study>/1`."""
-    study, trial = one.tags.get("optuna.study"), one.tags.get("optuna.trial")
-    return f"{study}/{trial}" if study and trial else one.name
+def read_objective(reader: RunReader, records: list[RunRecord]) -> Objective | None:
+    """The objective of some runs; the values of the newest of them are read."""
+    return find_objective(reader.with_values(records[:RECENT_RUNS]))

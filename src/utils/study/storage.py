@@ -8,7 +8,7 @@ from typing import Any
 
 from src.utils.errors import UserError, first_line
 from src.utils.paths import STUDIES
-from src.utils.store.location import create, without_password
+from src.utils.store.location import create_database, mask_password
 from src.utils.study.study import GRACE_PERIOD, interrupted
 
 import sqlalchemy
@@ -37,7 +37,7 @@ def open_storage(url: str | None = None, ready: bool = False) -> BaseStorage:
     ) as error:  # no driver, server, permission, folder
         hidden = error.__context__ if isinstance(error, ImportError) else None  # names the driver
         why = getattr(error, "strerror", None) or first_line(hidden or error)
-        raise UserError(f"the study store {without_password(url)} can't be opened: {why}") from None
+        raise UserError(f"the study store {mask_password(url)} can't be opened: {why}") from None
 
 
 def _database(url: str, ready: bool) -> RDBStorage:
@@ -86,4 +86,6 @@ def _create_once(database: Path) -> None:
             pass
     with FileLock(database.with_suffix(".lock")):
         if not database.exists():
-            create(database, lambda draft: RDBStorage(f"sqlite:///{draft}").engine.dispose())
+            create_database(
+                database, lambda draft: RDBStorage(f"sqlite:///{draft}").engine.dispose()
+            )

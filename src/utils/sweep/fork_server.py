@@ -50,8 +50,8 @@ def import_program(file: str) -> None:
     spawn.import_main_path(file)  # Python's own preloading has a bug
     experiment = Experiment.of(file)
     if experiment is not None:
-        snapshot.contents(experiment.source)
-        provenance.code()
+        snapshot.source_files(experiment.source)
+        provenance.git_state()
         compose(experiment)
 
 

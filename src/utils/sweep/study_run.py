@@ -11,7 +11,7 @@ from typing import Any
 
 from src.utils.paths import Experiment
 from src.utils.run import Run, create_run
-from src.utils.runs.artifacts import record
+from src.utils.runs.artifacts import record_run
 from src.utils.store.location import is_server, tracking_uri
 from src.utils.store.mlflow import experiment_id, open_store
 from src.utils.study.study import (
@@ -72,7 +72,7 @@ class StudyReport:
         run = create_run(self.experiment, {"optuna.study": name}, [], name)
         note, labels = str(self.config.get("note", "")), list(self.config.get("tags", []))
         try:
-            record(self.client, run.id, run.folder, self.experiment, note, labels)
+            record_run(self.client, run.id, run.folder, self.experiment, note, labels)
         except BaseException:
             run.close("FAILED")
             raise
@@ -210,7 +210,7 @@ def name_objective(client: MlflowClient, study: optuna.Study, trial: FrozenTrial
     if len(study.directions) > 1 or trial.value is None:
         return
     run, mode = client.get_run(trial.user_attrs["run_id"]), MODES[study.direction.name]
-    monitor, _, monitored_mode = run.data.tags.get("monitor", "").partition(" ")
+    monitor, _, monitored_mode = run.data.tags.get("monitor", "").rpartition(" ")
     is_monitored = monitored_mode == mode and _logged(client, run, monitor, trial.value)
     if study.metric_names is None:
         study.set_metric_names([monitor if is_monitored else OBJECTIVE])

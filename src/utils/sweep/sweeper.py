@@ -14,7 +14,7 @@ from typing import Any
 import src.utils.startup  # noqa: F401  before Optuna imports torch
 from src.utils.errors import UserError
 from src.utils.paths import STUDIES, Experiment
-from src.utils.pipeline.inputs import prepare_all
+from src.utils.pipeline.inputs import prepare_inputs_of_sweep
 from src.utils.settings import Settings
 from src.utils.study import study as studies
 from src.utils.study.samplers import advance, is_default_pruner, pruner_of, sampler_of
@@ -119,7 +119,7 @@ class SearchSweeper(Sweeper):
         make_folder(self.cfg.hydra.sweep.dir)
         storage = open_storage(self.settings.storage)
         name = known.study_name if known else self._new_name(experiment, storage, space)
-        prepare_all(checked)
+        prepare_inputs_of_sweep(checked)
 
         with studies.study_lock(name):
             study = optuna.create_study(
