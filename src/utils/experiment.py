@@ -202,9 +202,9 @@ def _begin() -> None:
         print(f"{experiment}: importing …", file=sys.stderr)
     pause_collector()
     if line.is_multirun:
-        from src.utils.sweep.launcher import start_server
+        from src.utils.sweep.launcher import start_fork_server
 
-        start_server()  # it imports torch while this process still does
+        start_fork_server()  # it imports torch while this process still does
 
 
 def _sweep_plugins() -> Sequence[type[Plugin]]:

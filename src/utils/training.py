@@ -108,7 +108,7 @@ def _monitored(
 
 def _pruning(run: Run, monitor: str) -> list[pl.Callback]:
     """In a trial with one objective: ask the pruner."""
-    if run.trial is None or run.trial.objectives > 1:
+    if run.trial is None or run.trial.n_objectives > 1:
         return []
     from src.utils.callbacks.pruning import Pruning  # late: only trials need Optuna
 

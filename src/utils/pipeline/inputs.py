@@ -13,7 +13,7 @@ from src.utils.paths import DATA, ROOT, Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.pipeline.recipe import Recipe, changes
 from src.utils.settings import Settings, as_typed
-from src.utils.study.trial import ENV as TRIAL
+from src.utils.study.trial import TRIAL
 
 log = logging.getLogger(__name__)
 
