@@ -1,6 +1,6 @@
 """One job of a sweep, in the process that was forked for it: composes, runs, and sends the result.
 
-A failed job gives a result, too: one line that says why.
+The result of a failed job is one line: the reason.
 """
 
 import multiprocessing

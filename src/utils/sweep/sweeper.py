@@ -74,7 +74,11 @@ NOT_STORED = (
 
 
 class SearchSweeper(Sweeper):
-    """Hydra creates it, calls `setup` with the composed config, and then `sweep` with the overrides."""
+    """Hydra creates it, calls `setup` with the composed config, and then `sweep` with the overrides.
+
+    Raises:
+        UserError: a limit among the settings is out of its range.
+    """
 
     def __init__(self, **_: Any) -> None:
         """Ignores the settings: `setup` gets the whole config."""
@@ -180,9 +184,8 @@ class SearchSweeper(Sweeper):
         if resumed is not None:
             use_sampler = not resumed.user_attrs[GRID]
         else:
-            use_sampler = any(
-                map(self._is_set, ("hydra.sweeper.sampler", "hydra.sweeper.n_trials"))
-            )
+            keys = ("hydra.sweeper.sampler", "hydra.sweeper.n_trials")
+            use_sampler = any(self._is_set(key) for key in keys)
         return SearchSpace.from_overrides(overrides, self.cfg, use_sampler)
 
     def _is_set(self, key: str) -> bool:
@@ -314,12 +317,6 @@ def merge_overrides(stored: Sequence[str], new: Sequence[str]) -> list[str]:
     A new override replaces the stored ones of its key, and of all keys below it: another sampler does not get
     the settings of the one before.
     """
-    new_keys = [override_key(one) for one in new]
-    remaining = [
-        one for one in stored if not any(_is_below(override_key(one), k) for k in new_keys)
-    ]
+    new_keys = tuple(f"{override_key(one)}." for one in new)
+    remaining = [one for one in stored if not f"{override_key(one)}.".startswith(new_keys)]
     return [*remaining, *new]
-
-
-def _is_below(key: str, parent: str) -> bool:
-    return f"{key}.".startswith(f"{parent}.")
