@@ -385,7 +385,7 @@ def test_same_question(toys: SweepLab, searched: optuna.Study) -> None:
 
 
 def test_more_trials(toys: SweepLab, searched: optuna.Study) -> None:
-    """`resume_study=NAME` with a larger n_trials runs the missing trials. The study keeps its run, which has the
+    """`resume_study=NAME` with a larger n_trials runs the missing trials. The study keeps its run, with the
     parameters of the new best trial. A value that is no metric of a trial's run is its `objective`."""
     searched.enqueue_trial({"x": 0.3})  # nothing is better
     before = toys.study_run(searched).data.params["x"]

@@ -74,11 +74,7 @@ NOT_STORED = (
 
 
 class SearchSweeper(Sweeper):
-    """Hydra creates it, calls `setup` with the composed config, and then `sweep` with the overrides.
-
-    Raises:
-        UserError: a limit among the settings is out of its range.
-    """
+    """Hydra creates it, calls `setup` with the composed config, and then `sweep` with the overrides."""
 
     def __init__(self, **_: Any) -> None:
         """Ignores the settings: `setup` gets the whole config."""
@@ -86,6 +82,11 @@ class SearchSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        """Create the launcher.
+
+        Raises:
+            UserError: a number among the settings is out of its range, or the launcher has no time limit.
+        """
         self.context, self.task = hydra_context, task_function
         self.program: Any = getattr(task_function, "__self__", None)  # the experiment's Program
         self._use_config(config)
