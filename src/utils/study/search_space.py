@@ -30,9 +30,7 @@ from optuna.distributions import (
 )
 
 INNER_POINT = 0.382  # a point inside a range, as a share of its length
-MAX_CHECKED = (
-    8  # numbers in a list; of a longer one only the ends are checked: each costs 0.1 seconds
-)
+MAX_CHECKED = 8  # numbers in a list; of more, the ends are checked: each takes 0.1 seconds
 TRUSTED = ("src.utils.*", "optuna.*", "hydra_plugins.*")  # where a custom search space may be
 CustomSearchSpace = Callable[[DictConfig, optuna.Trial], None]
 

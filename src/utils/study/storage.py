@@ -35,15 +35,10 @@ def open_storage(url: str | None = None, tables_exist: bool = False) -> BaseStor
         raise UserError(f"the study store {url} lies in the memory of one process: name a file")
     try:
         return _open_database(url, tables_exist)
-    except (
-        ImportError,
-        OSError,
-        SQLAlchemyError,
-    ) as error:  # no driver, server, permission, folder
-        driver = (
-            error.__context__ if isinstance(error, ImportError) else None
-        )  # it names the driver
-        why = getattr(error, "strerror", None) or reason(driver or error)
+    except (ImportError, OSError, SQLAlchemyError) as error:
+        # No driver (the context of the error names it), no server, no permission, no folder
+        cause = error.__context__ if isinstance(error, ImportError) else None
+        why = getattr(error, "strerror", None) or reason(cause or error)
         raise UserError(f"the study store {without_password(url)} can't be opened: {why}") from None
 
 

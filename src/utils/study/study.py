@@ -85,7 +85,8 @@ def initialize_study(
         n_trials: None keeps the number that is stored. A grid has as many trials as points.
 
     Raises:
-        UserError: the study belongs to another experiment, or its search space is another one.
+        UserError: the study belongs to another experiment or has another search space, or a range of a grid
+            has no steps.
     """
     owner = study.user_attrs.get(EXPERIMENT, str(experiment))
     if owner != str(experiment):

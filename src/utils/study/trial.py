@@ -115,9 +115,7 @@ class TrialLink:
 
 @lru_cache(maxsize=1)
 def _open_trial(link: TrialLink) -> "optuna.Trial":
-    from src.utils.study.samplers import (
-        create_pruner,
-    )  # late: a run without a study needs no Optuna
+    from src.utils.study.samplers import create_pruner  # late: most runs need no Optuna
     from src.utils.study.storage import open_storage
 
     import optuna

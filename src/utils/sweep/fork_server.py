@@ -82,9 +82,7 @@ def open_stores_once() -> None:
     """Let SQLAlchemy map the tables, and close the SQLite files again before the first fork."""
     optuna.storages.RDBStorage("sqlite://").engine.dispose()
     database = local_database()
-    if (
-        database is not None and database.exists()
-    ):  # it is not created here: the sweep may yet be refused
+    if database is not None and database.exists():  # not created: a refused sweep writes nothing
         store.open_store()._tracking_client.store.engine.dispose()
 
 
@@ -93,9 +91,7 @@ import_program(os.environ[PROGRAM])
 job.START_METHOD = multiprocessing.get_start_method(allow_none=True)
 draw_once()
 open_stores_once()
-signal.setitimer(
-    signal.ITIMER_REAL, 0
-)  # from here on multiprocessing ends the server with the sweep
+signal.setitimer(signal.ITIMER_REAL, 0)  # multiprocessing ends the server from here on
 signal.signal(signal.SIGALRM, signal.SIG_DFL)
 gc.enable()
 gc.freeze()  # jobs share this memory as long as nothing writes to it

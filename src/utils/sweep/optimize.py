@@ -127,9 +127,8 @@ class Optimization:
     @property
     def must_stop(self) -> bool:
         """Whether the sweep ends although its study lacks trials."""
-        all_failed = (
-            len(self.failures) >= self.n_trials
-        )  # with max_failure_rate=1 there is no other end
+        # With max_failure_rate=1.0 there would be no other end.
+        all_failed = len(self.failures) >= self.n_trials
         return bool(self.interrupts or self.refusal or self.too_many_failures or all_failed)
 
     def _is_done(self) -> bool:
