@@ -218,7 +218,7 @@ def name_objective(client: MlflowClient, study: optuna.Study, trial: FrozenTrial
     if len(study.directions) > 1 or trial.value is None:
         return
     run, mode = client.get_run(trial.user_attrs[RUN_ID]), _mode(study)
-    monitor, _, monitor_mode = run.data.tags.get("monitor", "").partition(" ")
+    monitor, _, monitor_mode = run.data.tags.get("monitor", "").rpartition(" ")
     is_monitored = monitor_mode == mode and _has_value(client, run, monitor, trial.value)
     if study.metric_names is None:
         study.set_metric_names([monitor if is_monitored else OBJECTIVE])
