@@ -41,7 +41,7 @@ def run(program: Path, arguments: list[str]) -> None:
     main.__file__ = str(program)
     sys.argv = [str(program), *arguments]
     execute.execute = lambda *_: print("accepted")
-    launcher.start_server = lambda: None
+    launcher.start_fork_server = lambda: None
     sweeper.SearchSweeper.sweep = lambda self, arguments: print("accepted")
     runpy.run_path(str(program), run_name="__main__")
 

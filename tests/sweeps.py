@@ -1,4 +1,4 @@
-"""What tests of sweeps share: a laboratory with a toy model, and a look at its studies."""
+"""Shared by the tests of sweeps: a laboratory with the toy experiment (toy.py), and access to its studies."""
 
 import os
 import pty
@@ -31,17 +31,16 @@ seconds: 0.0
 end: value
 """
 
-
-# Types command lines one after the other, each in a fork of a process that has imported what it takes.
-FORKS = """
+# Runs command lines one after the other, each in a fork of one process that has all the imports.
+RUN_LINES = """
 import os, runpy, sys, traceback
 import src.utils.experiment, src.utils.runs.execute, src.utils.sweep.sweeper
 for number, line in enumerate({lines!r}):
     pid = os.fork()
     if pid == 0:
         code, sys.argv = 0, line
-        written = os.open(f"{folder}/{{number}}.txt", os.O_WRONLY | os.O_CREAT)
-        os.dup2(written, 1), os.dup2(written, 2)
+        output = os.open(f"{folder}/{{number}}.txt", os.O_WRONLY | os.O_CREAT)
+        os.dup2(output, 1), os.dup2(output, 2)
         try:
             runpy.run_path(line[0], run_name="__main__")
         except SystemExit as end:
@@ -56,7 +55,7 @@ for number, line in enumerate({lines!r}):
 
 
 class Terminal:
-    """A process on a terminal, and all that it has written there."""
+    """A process on a terminal, and its output."""
 
     def __init__(self, process: subprocess.Popen[bytes], screen: int) -> None:
         self.process, self.screen, self.text = process, screen, ""
@@ -65,8 +64,8 @@ class Terminal:
 
     def _read(self) -> None:
         with suppress(OSError):  # when the process has ended
-            while written := os.read(self.screen, 4096):
-                self.text += written.decode(errors="replace")
+            while output := os.read(self.screen, 4096):
+                self.text += output.decode(errors="replace")
         os.close(self.screen)
 
     def end(self) -> int:
@@ -78,10 +77,10 @@ class Terminal:
 
 @dataclass(frozen=True)
 class SweepLab(Lab):
-    """A laboratory whose sweeps are looked at."""
+    """A laboratory with its sweeps and studies."""
 
     def add_toy(self, name: str = "model90", settings: str = "") -> str:
-        """Make the toy an experiment; returns its program."""
+        """Add the toy as an experiment; returns the path of its program."""
         source, config = self.root / "src/model" / name, self.root / "config/model" / name
         source.mkdir()
         config.mkdir()
@@ -89,40 +88,40 @@ class SweepLab(Lab):
         (config / "config.yaml").write_text(SETTINGS + settings)
         return f"src/model/{name}/toy.py"
 
-    def begin(self, program: str, *arguments: str) -> subprocess.Popen[str]:
-        """A sweep, while it runs."""
+    def start_sweep(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a sweep."""
         return self.start(sys.executable, self.root / program, "-m", *arguments)
 
-    def on_terminal(self, columns: int, program: str, *arguments: str) -> "Terminal":
-        """A sweep, while it runs on a terminal of so many columns."""
-        ours, its = pty.openpty()
-        termios.tcsetwinsize(its, (40, columns))
+    def start_on_terminal(self, columns: int, program: str, *arguments: str) -> Terminal:
+        """Start a sweep on a terminal of that width."""
+        screen, terminal = pty.openpty()
+        termios.tcsetwinsize(terminal, (40, columns))
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(NOT_INHERITED)}
         process = subprocess.Popen(
             [sys.executable, self.root / program, "-m", *arguments],
             cwd=self.root,
             env=inherited | {"PYTHONPATH": str(self.root), "TERM": "xterm"},
-            stdin=its,
-            stdout=its,
-            stderr=its,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
             start_new_session=True,
         )
-        os.close(its)
-        return Terminal(process, ours)
+        os.close(terminal)
+        return Terminal(process, screen)
 
     def sweep(self, program: str, *arguments: str, code: int = 0, **environment: str) -> str:
-        """What a sweep printed, which must end with `code`, and without warnings or tracebacks."""
-        done = self.run(program, "-m", *arguments, **environment)
-        said = done.stdout + done.stderr
-        assert done.returncode == code, said
-        assert "Traceback" not in said
-        assert "Warning" not in said
-        return said
+        """Run a sweep; returns its output. It must end with `code`, without warnings and tracebacks."""
+        result = self.run(program, "-m", *arguments, **environment)
+        output = result.stdout + result.stderr
+        assert result.returncode == code, output
+        assert "Traceback" not in output
+        assert "Warning" not in output
+        return output
 
-    def typed(self, lines: Sequence[Sequence[str]], folder: Path) -> list[tuple[int, str]]:
-        """How each of many command lines that start nothing ends, and what it prints."""
-        whole = [[str(self.root / program), *arguments] for program, *arguments in lines]
-        codes = self.python(FORKS.format(lines=whole, folder=folder))[0].split()
+    def run_lines(self, lines: Sequence[Sequence[str]], folder: Path) -> list[tuple[int, str]]:
+        """Run many command lines that start no process; returns the exit code and the output of each."""
+        commands = [[str(self.root / program), *arguments] for program, *arguments in lines]
+        codes = self.python(RUN_LINES.format(lines=commands, folder=folder))[0].split()
         texts = [(folder / f"{number}.txt").read_text() for number in range(len(lines))]
         return list(zip(map(int, codes), texts, strict=True))
 
@@ -131,45 +130,48 @@ class SweepLab(Lab):
         return f"sqlite:///{self.root}/logs/optuna/optuna.db"
 
     def studies(self) -> list[str]:
+        """The names of all studies, the newest last."""
         if not (self.root / "logs/optuna/optuna.db").exists():
             return []
         return optuna.get_all_study_names(self.storage)
 
     def study(self, name: str | None = None) -> optuna.Study:
-        """By its name; None means the newest."""
+        """Load a study; None means the newest."""
         return optuna.load_study(study_name=name or self.studies()[-1], storage=self.storage)
 
-    def parent(self, study: optuna.Study) -> Run:
+    def study_run(self, study: optuna.Study) -> Run:
+        """The parent run of a study."""
         return self.client.get_run(study.user_attrs["run_id"])
 
-    def children(self, study: optuna.Study) -> list[Run]:
-        """The runs of a study's trials, the first one first."""
-        parent = self.parent(study)
+    def trial_runs(self, study: optuna.Study) -> list[Run]:
+        """The runs of a study's trials, by number."""
+        parent = self.study_run(study)
         query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
         runs = self.client.search_runs([parent.info.experiment_id], query)
         return sorted(runs, key=lambda run: int(run.data.tags["optuna.trial"]))
 
-    def at_work(self, number: int) -> list[Run]:
-        """The runs of so many trials that are in their `main`; empty before there are so many."""
+    def running_trials(self, number: int) -> list[Run]:
+        """The runs of trials that have reached `main`; empty unless there are exactly so many."""
         if not self.studies() or "run_id" not in self.study().user_attrs:
             return []
-        runs = [run for run in self.children(self.study()) if "pid" in run.data.tags]
+        runs = [run for run in self.trial_runs(self.study()) if "pid" in run.data.tags]
         return runs if len(runs) == number else []
 
-    def folders(self) -> list[Path]:
-        """The folders that Hydra has made for trials."""
+    def trial_folders(self) -> list[Path]:
+        """The output folders of all trials."""
         return sorted(folder.parent for folder in self.root.glob("multirun/**/.hydra"))
 
 
 @pytest.fixture(name="fresh_toys")
-def a_fresh_one(clone: Lab, tmp_path: Path) -> SweepLab:
-    """A laboratory with the toy model, for a test that counts what is left behind."""
+def create_fresh_toys(clone: Lab, tmp_path: Path) -> SweepLab:
+    """A laboratory with the toy experiment, for a test that counts files, studies or runs."""
     lab = SweepLab(clone.copied(tmp_path / "lab").root)
     lab.add_toy()
     return lab
 
 
 def states(study: optuna.Study) -> Counter[str]:
+    """How many trials are in each state."""
     return Counter(trial.state.name for trial in study.trials)
 
 
@@ -178,6 +180,7 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

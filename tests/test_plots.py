@@ -28,9 +28,9 @@ def test_plots_of_pruned_trials() -> None:
         study.add_trial(optuna.create_trial(
             state=state, value=value, params=params, distributions=space, intermediate_values=values
         ))  # fmt: skip
-    assert "param_importances" not in plots.wanted(study)
+    assert "param_importances" not in plots.select_plots(study)
     for name, subplots in {"optimization_history": 1, "slice": 2}.items():
-        moving, _ = plots.figures(study, name)
-        assert sorted(drawn(moving, "pruned")) == sorted([2.0, 5.0, 8.0, 11.0] * subplots)
-    moving, _ = plots.figures(study, "intermediate_values")
-    assert len(moving.data) == 12
+        figure, _ = plots.create_plot(study, name)
+        assert sorted(drawn(figure, "pruned")) == sorted([2.0, 5.0, 8.0, 11.0] * subplots)
+    figure, _ = plots.create_plot(study, "intermediate_values")
+    assert len(figure.data) == 12

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from conftest import MODEL, QUICK, Lab, free_port, until
 from laboratory import said
-from sweeps import TOY, SweepLab, a_fresh_one, states  # noqa: F401  a fixture
+from sweeps import TOY, SweepLab, create_fresh_toys, states  # noqa: F401  a fixture
 
 PLACES = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
 INITDB = shutil.which("initdb", path=os.pathsep.join([os.environ["PATH"], *PLACES]))
@@ -85,15 +85,15 @@ def test_sharing(fresh_toys: SweepLab, database: str) -> None:
         failed = [trial for trial in study.trials if trial.state.name != "COMPLETE"]
         reasons = {trial.user_attrs["reason"] for trial in failed}
         assert reasons <= {"another process had finished the study"}  # begun by several at once
-        assert len(fresh_toys.children(study)) == 12
+        assert len(fresh_toys.trial_runs(study)) == 12
 
 
 def test_resuming(fresh_toys: SweepLab, database: str) -> None:
     """A sweep that was killed goes on to its total; the command that goes on further is told in full."""
     place = f"hydra.sweeper.storage={database}"
     asked = ["x=interval(0,1)", "seconds=0.5", "hydra.sweeper.n_trials=6", place]
-    process = fresh_toys.begin(TOY, *asked)
-    until(lambda: len(fresh_toys.folders()) > 2)
+    process = fresh_toys.start_sweep(TOY, *asked)
+    until(lambda: len(fresh_toys.trial_folders()) > 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 

@@ -5,7 +5,7 @@ from textwrap import dedent
 
 import pytest
 from conftest import DATASET, Lab
-from sweeps import TOY, SweepLab, a_fresh_one, states  # noqa: F401  a fixture
+from sweeps import TOY, SweepLab, create_fresh_toys, states  # noqa: F401  a fixture
 
 ONE = "hydra.sweeper.n_jobs=1"
 OTHER = """
@@ -99,7 +99,7 @@ def test_refused(toys: SweepLab, tmp_path: Path) -> None:
     lab = SweepLab(toys.copied(tmp_path / "lab").root)
     before = lab.files()
     lines = [[program, "-m", *arguments] for program, *arguments in REFUSED]
-    ends = lab.typed(lines, tmp_path)
+    ends = lab.run_lines(lines, tmp_path)
     wrong = [
         (line, code, text)
         for (line, reason), (code, text) in zip(REFUSED.items(), ends, strict=True)
@@ -117,7 +117,7 @@ def test_direction(toys: SweepLab) -> None:
     said = toys.sweep(toy(93), SEARCH, f"{S}.direction=maximize", ONE, code=2)
     assert "error: hydra.sweeper.direction=maximize contradicts mode=min" in said
     assert states(toys.study()) == {"FAIL": 1}
-    assert toys.parent(toys.study()).info.status == "FAILED"
+    assert toys.study_run(toys.study()).info.status == "FAILED"
 
 
 def test_grid_is_not_pruned(toys: SweepLab) -> None:
@@ -138,7 +138,7 @@ def test_grid_starts_at_once(toys: SweepLab) -> None:
 
 
 def test_study_keeps_settings(toys: SweepLab) -> None:
-    """`resume_study=NAME` alone goes on with all that was typed as hydra.*, and draws no point a second time."""
+    """`resume_study=NAME` alone keeps all overrides of hydra.*, and no point is drawn a second time."""
     settings = (
         f"{S}.direction=maximize",
         "hydra/sweeper/sampler=random",
@@ -152,7 +152,7 @@ def test_study_keeps_settings(toys: SweepLab) -> None:
     assert (states(study), study.direction.name) == ({"COMPLETE": 8}, "MAXIMIZE")
     assert len({trial.params["x"] for trial in study.trials}) == 8
     assert all(("y" in trial.params) == (trial.params["x"] < 0.5) for trial in study.trials)
-    folders = {Path(run.data.tags["hydra.output"]).name for run in toys.children(study)}
+    folders = {Path(run.data.tags["hydra.output"]).name for run in toys.trial_runs(study)}
     assert folders == {f"s_{number}" for number in range(8)}
     said = toys.sweep(TOY, "resume_study=kept", "y=low,high", code=2)
     assert "kept has y=(not set), not Categorical" in said
@@ -168,8 +168,8 @@ def test_seed(toys: SweepLab, tmp_path: Path) -> None:
     first, second = (toys.study(name) for name in toys.studies()[-2:])
     assert [one.params for one in first.trials] == [one.params for one in second.trials]
     assert states(first) == states(second) == {"COMPLETE": 3}
-    assert toys.parent(second).data.tags["mlflow.note.content"] == "5"
-    found = toys.client.get_experiment(toys.parent(second).info.experiment_id)
+    assert toys.study_run(second).data.tags["mlflow.note.content"] == "5"
+    found = toys.client.get_experiment(toys.study_run(second).info.experiment_id)
     assert found.name == "model/model90"
 
 

@@ -14,7 +14,7 @@ from conftest import MODEL, QUICK, Lab, until
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 from optuna_dashboard import get_note
-from sweeps import TOY, SweepLab, a_fresh_one, alive, finished, states  # noqa: F401  a fixture
+from sweeps import TOY, SweepLab, alive, create_fresh_toys, finished, states  # noqa: F401  a fixture
 
 TWO = "hydra.sweeper.n_jobs=2"
 
@@ -71,7 +71,7 @@ def test_study_in_mlflow(example: tuple[SweepLab, str]) -> None:
     """A study is one run with its best, its table and its plots, and a nested run for each trial."""
     lab, _ = example
     study = lab.study()
-    parent, children = lab.parent(study), lab.children(study)
+    parent, children = lab.study_run(study), lab.trial_runs(study)
     assert parent.info.status == "FINISHED"
     assert parent.info.run_name == study.study_name
     assert [run.data.tags["mlflow.note.content"] for run in (parent, *children)] == [
@@ -106,7 +106,7 @@ def test_names(example: tuple[SweepLab, str]) -> None:
     study = lab.study()
     assert re.fullmatch(r"(\d\d-){4}learning_rate-[0-9a-f]{4}", study.study_name)
     assert study.metric_names == ["val_acc"]
-    for trial, run in zip(study.trials, lab.children(study), strict=True):
+    for trial, run in zip(study.trials, lab.trial_runs(study), strict=True):
         pruned = " (pruned)" * (trial.state is TrialState.PRUNED)
         assert run.info.run_name.startswith(f"trial {trial.number}{pruned} learning_rate=0.001")
     note = get_note(study)
@@ -117,7 +117,7 @@ def test_names(example: tuple[SweepLab, str]) -> None:
 def test_data_of_a_study(example: tuple[SweepLab, str]) -> None:
     """A study has read what its trials have read."""
     lab, _ = example
-    parent, *children = (lab.parent(lab.study()), *lab.children(lab.study()))
+    parent, *children = (lab.study_run(lab.study()), *lab.trial_runs(lab.study()))
     read = [
         {(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs}
         for run in (parent, *children)
@@ -165,7 +165,7 @@ def test_pruning(mnist: SweepLab) -> None:
     study = mnist.study()
     assert states(study) == {"PRUNED": 3}
     assert said.count("pruned") >= 3
-    for trial, run in zip(study.trials, mnist.children(study), strict=True):
+    for trial, run in zip(study.trials, mnist.trial_runs(study), strict=True):
         assert list(trial.intermediate_values) == [1]
         assert trial.intermediate_values[1] == mnist.history(run, "val_acc")[0][1]
         assert len(mnist.history(run, "val_acc")) == 1
@@ -185,7 +185,7 @@ def test_pruning_when_distributed(mnist: SweepLab) -> None:
     (name,) = optuna.get_all_study_names(f"{mnist.storage}2")
     study = optuna.load_study(study_name=name, storage=f"{mnist.storage}2")
     assert states(study) == {"PRUNED": 1}
-    (run,) = mnist.children(study)
+    (run,) = mnist.trial_runs(study)
     assert (run.info.status, len(mnist.history(run, "val_acc"))) == ("FINISHED", 1)
 
 
@@ -221,7 +221,7 @@ def test_failures(toys: SweepLab) -> None:
     said = toys.sweep(TOY, ends, *policy)
     study = toys.study()
     assert states(study) == {"FAIL": 2 * len(REASONS), "COMPLETE": 1}
-    runs = {run.info.run_id: run for run in toys.children(study)}
+    runs = {run.info.run_id: run for run in toys.trial_runs(study)}
     for end, reason in REASONS.items():
         tried = [trial for trial in study.trials if trial.params["end"] == end]
         assert len(tried) == 2
@@ -274,7 +274,9 @@ def test_workers(toys: SweepLab, results: tuple[str, optuna.Study]) -> None:
     _, study = results
     trial = trial_that(study, "workers")
     assert trial.value == sum(range(8)) + 2  # in two batches
-    (run,) = [one for one in toys.children(study) if one.info.run_id == trial.user_attrs["run_id"]]
+    (run,) = [
+        one for one in toys.trial_runs(study) if one.info.run_id == trial.user_attrs["run_id"]
+    ]
     assert run.data.tags["start_method"] == multiprocessing.get_all_start_methods()[0]
 
 
@@ -286,7 +288,9 @@ def test_line_of_a_failure(toys: SweepLab, results: tuple[str, optuna.Study]) ->
     number = 1 + next(i for i, line in enumerate(code) if "raise ValueError" in line)
     assert f"ValueError: x makes no sense ({TOY}:{number})" in said
     trial = trial_that(study, "raise")
-    (run,) = [one for one in toys.children(study) if one.info.run_id == trial.user_attrs["run_id"]]
+    (run,) = [
+        one for one in toys.trial_runs(study) if one.info.run_id == trial.user_attrs["run_id"]
+    ]
     unique = study.study_name[-4:]  # of the sweep's folder, too
     (output,) = toys.root.glob(f"multirun/**/*-{unique}/{trial.number}/output.txt")
     for file in (toys.artifacts(run) / "logs/traceback.txt", output):
@@ -301,21 +305,21 @@ def test_too_many_failures(toys: SweepLab) -> None:
     (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert "3 of 10 trials failed" in line
     assert "ValueError: x makes no sense" in line
-    assert toys.parent(toys.study()).info.status == "FAILED"
+    assert toys.study_run(toys.study()).info.status == "FAILED"
 
 
 def test_killed_and_resumed(fresh_toys: SweepLab) -> None:
-    """A sweep that was killed whole, again and again, ends on `resume_study=latest` with exactly n_trials, and
-    leaves nothing running, nothing lost and nothing overwritten."""
+    """A sweep that was killed several times ends on `resume_study=latest` with exactly n_trials, and leaves
+    nothing running, nothing lost and nothing overwritten."""
     lab, moments = fresh_toys, random.Random(0)
     first = ["x=interval(0,1)", "seconds=0.5", "hydra.sweeper.n_trials=12", TWO]
     seen: set[float] = set()
     killed = 0
     for attempt in range(4):
-        begun = set(lab.folders())
-        process = lab.begin(TOY, *(["resume_study=latest"] if lab.studies() else first))
+        begun = set(lab.trial_folders())
+        process = lab.start_sweep(TOY, *(["resume_study=latest"] if lab.studies() else first))
         if attempt:  # at any moment after its first trial has begun
-            until(lambda begun=begun: set(lab.folders()) > begun)
+            until(lambda begun=begun: set(lab.trial_folders()) > begun)
         time.sleep(moments.uniform(0, 1.5))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -333,8 +337,8 @@ def test_killed_and_resumed(fresh_toys: SweepLab) -> None:
     assert set(states(study)) <= {"COMPLETE", "FAIL"}
     assert seen <= {trial.params["x"] for trial in finished(study)}
     assert len({trial.params["x"] for trial in finished(study)}) == 12
-    runs = lab.children(study)
-    assert "RUNNING" not in {run.info.status for run in [lab.parent(study), *runs]}
+    runs = lab.trial_runs(study)
+    assert "RUNNING" not in {run.info.status for run in [lab.study_run(study), *runs]}
     complete = [run for run in runs if run.data.tags.get("optuna.state") == "complete"]
     assert len(complete) == 12
     outputs = [run.data.tags["hydra.output"] for run in complete]
@@ -344,18 +348,18 @@ def test_killed_and_resumed(fresh_toys: SweepLab) -> None:
 def test_orphans(fresh_toys: SweepLab) -> None:
     """When only the sweep's own process is killed, its workers end by themselves."""
     lab = fresh_toys
-    process = lab.begin(TOY, "x=interval(0,1)", "seconds=100", TWO)
-    runs = until(lambda: lab.at_work(2))
+    process = lab.start_sweep(TOY, "x=interval(0,1)", "seconds=100", TWO)
+    runs = until(lambda: lab.running_trials(2))
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     until(lambda: not any(alive(int(run.data.tags["pid"])) for run in runs), 20)
-    assert {run.info.status for run in lab.children(lab.study())} == {"KILLED"}
+    assert {run.info.status for run in lab.trial_runs(lab.study())} == {"KILLED"}
 
 
 def test_sharing(toys: SweepLab) -> None:
     """The same command twice at the same time makes one study, with one total and one run in MLflow."""
     shared = ("hydra.sweeper.study_name=shared", "hydra.sweeper.n_trials=7", TWO)
-    both = [toys.begin(TOY, "x=interval(0,1)", "seconds=0.5", *shared) for _ in range(2)]
+    both = [toys.start_sweep(TOY, "x=interval(0,1)", "seconds=0.5", *shared) for _ in range(2)]
     said = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     study = toys.study("shared")
@@ -373,7 +377,9 @@ def test_same_question(toys: SweepLab, searched: optuna.Study) -> None:
         "seconds=0.1": ["x=interval(0,1)", "seconds=0.1"],
         "direction=minimize, not maximize": ["x=interval(0,1)", "hydra.sweeper.direction=maximize"],
     }
-    tries = [toys.begin(TOY, "resume_study=over", *changes) for changes in differences.values()]
+    tries = [
+        toys.start_sweep(TOY, "resume_study=over", *changes) for changes in differences.values()
+    ]
     for process, difference in zip(tries, differences, strict=True):
         out, errors = process.communicate(timeout=120)
         assert process.returncode == 2, out + errors
@@ -385,13 +391,13 @@ def test_same_question(toys: SweepLab, searched: optuna.Study) -> None:
 
 
 def test_more_trials(toys: SweepLab, searched: optuna.Study) -> None:
-    """`resume_study=NAME` with a larger total goes on to that total, in the same run, whose parameters are then
-    those of the trial that is the best now; what is no metric of a run is its `objective`."""
+    """`resume_study=NAME` with a larger n_trials runs the missing trials. The study keeps its run, with the
+    parameters of the new best trial. A value that is no metric of a trial's run is its `objective`."""
     searched.enqueue_trial({"x": 0.3})  # nothing is better
-    before = toys.parent(searched).data.params["x"]
+    before = toys.study_run(searched).data.params["x"]
     toys.sweep(TOY, "resume_study=over", "hydra.sweeper.n_trials=5")
     study = toys.study("over")
-    parent, children = toys.parent(study), toys.children(study)
+    parent, children = toys.study_run(study), toys.trial_runs(study)
     assert states(study) == {"COMPLETE": 5}
     assert len(children) == 5
     assert before != parent.data.params["x"] == "0.3"
@@ -416,8 +422,8 @@ def test_ctrl_c(fresh_toys: SweepLab, times: int) -> None:
     summary tells how to go on."""
     lab = fresh_toys
     length = f"seconds={3 if times == 1 else 60}"
-    process = lab.begin(TOY, "x=interval(0,1)", length, "hydra.sweeper.n_trials=6", TWO)
-    until(lambda: lab.at_work(2))
+    process = lab.start_sweep(TOY, "x=interval(0,1)", length, "hydra.sweeper.n_trials=6", TWO)
+    until(lambda: lab.running_trials(2))
     for _ in range(times):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.5)
@@ -427,9 +433,9 @@ def test_ctrl_c(fresh_toys: SweepLab, times: int) -> None:
     assert "Traceback" not in out + errors
     expected = {"COMPLETE": 2} if times == 1 else {"FAIL": 2, "WAITING": 2}
     assert states(lab.study()) == expected
-    status = {run.info.status for run in lab.children(lab.study())}
+    status = {run.info.status for run in lab.trial_runs(lab.study())}
     assert status == ({"FINISHED"} if times == 1 else {"KILLED"})
-    assert lab.parent(lab.study()).info.status == "KILLED"
+    assert lab.study_run(lab.study()).info.status == "KILLED"
 
 
 def test_ctrl_c_on_a_terminal(fresh_toys: SweepLab) -> None:
@@ -437,8 +443,8 @@ def test_ctrl_c_on_a_terminal(fresh_toys: SweepLab) -> None:
     trials a line each."""
     lab, once = fresh_toys, "stopping after the running trials; Ctrl-C again stops now"
     space = ("x=interval(0,1)", "y=choice(low,high)", "+trainer.gradient_clip_val=choice(1,2)")
-    terminal = lab.on_terminal(60, TOY, *space, "seconds=60", "hydra.sweeper.n_trials=6", TWO)
-    until(lambda: lab.at_work(2))
+    terminal = lab.start_on_terminal(60, TOY, *space, "seconds=60", "hydra.sweeper.n_trials=6", TWO)
+    until(lambda: lab.running_trials(2))
     os.killpg(terminal.process.pid, signal.SIGINT)
     until(lambda: terminal.text.count(once) > 2)  # drawn again and again
     os.killpg(terminal.process.pid, signal.SIGINT)
@@ -463,7 +469,7 @@ def test_grid(toys: SweepLab) -> None:
 def test_added_settings(toys: SweepLab) -> None:
     """What is not in config.yaml can be searched too, with a + before its name."""
     toys.sweep(TOY, "+trainer.gradient_clip_val=1,2")
-    parent, children = toys.parent(toys.study()), toys.children(toys.study())
+    parent, children = toys.study_run(toys.study()), toys.trial_runs(toys.study())
     assert parent.data.tags["best.trainer.gradient_clip_val"] in ("1", "2")
     tried = {run.data.params["trainer.gradient_clip_val"] for run in children}
     assert tried == {"1", "2"}
@@ -505,9 +511,9 @@ def test_several_objectives(toys: SweepLab) -> None:
     study = toys.study()
     assert "nothing is pruned" in said
     assert "Pareto" in said
-    place = toys.artifacts(toys.parent(study)) / "plots"
+    place = toys.artifacts(toys.study_run(study)) / "plots"
     assert (place / "pareto_front.png").stat().st_size > 5000
-    results = OmegaConf.load(toys.artifacts(toys.parent(study)) / "optimization_results.yaml")
+    results = OmegaConf.load(toys.artifacts(toys.study_run(study)) / "optimization_results.yaml")
     assert len(results.solutions) == len(study.best_trials)
 
 
@@ -531,7 +537,7 @@ def test_refusals(fresh_toys: SweepLab) -> None:
     """A search space that makes no sense is refused in one line, before anything is written."""
     lab = fresh_toys
     before = set(lab.files())
-    tries = [lab.begin(TOY, *line.split()) for line in REFUSED]
+    tries = [lab.start_sweep(TOY, *line.split()) for line in REFUSED]
     for process, reason in zip(tries, REFUSED.values(), strict=True):
         out, errors = process.communicate(timeout=120)
         assert process.returncode == 2, out + errors
@@ -539,6 +545,7 @@ def test_refusals(fresh_toys: SweepLab) -> None:
         assert len((out + errors).splitlines()) == 1, out + errors
     made = {path for path in set(lab.files()) - before if path.suffix != ".lock"}
     assert not [path for path in made if path.parts[0] == "multirun"]
+    assert not (lab.root / "multirun/model").exists()  # not even an empty folder
     assert lab.studies() == []
 
 
@@ -546,7 +553,7 @@ def test_gpu_leases(toys: SweepLab) -> None:
     """Each trial sees one GPU, and no more trials share it than jobs_per_gpu allows."""
     gpus = {"CUDA_VISIBLE_DEVICES": "0,1"}
     toys.sweep(TOY, "x=0.1,0.2,0.3,0.4", "seconds=1", "hydra.launcher.jobs_per_gpu=1", **gpus)
-    runs = toys.children(toys.study())
+    runs = toys.trial_runs(toys.study())
     assert sorted(run.data.tags["CUDA_VISIBLE_DEVICES"] for run in runs) == ["0", "0", "1", "1"]
     for gpu in "01":
         first, second = [
@@ -570,7 +577,7 @@ def test_threads(toys: SweepLab) -> None:
     process = toys.start(*command, "-m", "x=0.1,0.2", TWO)
     assert process.wait(120) == 0
     process.communicate()
-    threads = {run.data.tags["OMP_NUM_THREADS"] for run in toys.children(toys.study())}
+    threads = {run.data.tags["OMP_NUM_THREADS"] for run in toys.trial_runs(toys.study())}
     assert threads == {str(max(1, cores // 2))}
 
 
@@ -601,7 +608,7 @@ def test_ctrl_c_in_another_sweeper(fresh_toys: SweepLab, sweeper: str) -> None:
     """Ctrl-C stops the jobs of Hydra's own sweepers: their runs are KILLED at once, and nothing is left."""
     lab = fresh_toys
     length = ("x=choice(0.1,0.2,0.3)", "seconds=100")
-    process = lab.begin(TOY, f"hydra/sweeper={sweeper}", *length)
+    process = lab.start_sweep(TOY, f"hydra/sweeper={sweeper}", *length)
     jobs = until(lambda: [run for run in lab.runs("model/model90") if "pid" in run.data.tags])
     os.killpg(process.pid, signal.SIGINT)
     out, errors = process.communicate(timeout=120)
@@ -622,7 +629,7 @@ def test_other_launchers(toys: SweepLab, launcher: str) -> None:
     toys.sweep(TOY, f"hydra/launcher={launcher}", "x=interval(0,1)", "hydra.sweeper.n_trials=3")
     study = toys.study()
     assert states(study) == {"COMPLETE": 3}
-    assert len(toys.children(study)) == 3
+    assert len(toys.trial_runs(study)) == 3
 
 
 def test_no_dashboard_yet(clone: Lab) -> None:

@@ -1,4 +1,4 @@
-"""An experiment that trains nothing: it sleeps, and ends as its settings say. Tests of sweeps copy it.
+"""An experiment that trains nothing: it sleeps, and ends as the setting `end` says. Tests of sweeps copy it.
 
 python src/model/model90/toy.py -m 'x=interval(0,1)'
 """
@@ -72,7 +72,7 @@ def main(cfg: Config, run: Run):
 
 
 def number(x: float, kind: str):
-    """As NumPy and torch have them."""
+    """A number of NumPy or torch."""
     import numpy as np
     import torch
 
@@ -80,7 +80,7 @@ def number(x: float, kind: str):
 
 
 def prune(run: Run, x: float):
-    """As a library's own callback does, that is asked after each tree."""
+    """Report and raise as the callback of another library does."""
     import optuna
 
     for step in range(50):
@@ -89,23 +89,25 @@ def prune(run: Run, x: float):
 
 
 def lose(run: Run):
-    """As where a sweep stood still, and another one took its trial over."""
+    """Fail the trial, as another process does that takes it for lost."""
     from optuna.trial import TrialState
 
     run.trial.open().storage.set_trial_state_values(run.trial.trial_id, TrialState.FAIL)
 
 
 def batches(run: Run):
-    """From two processes, with what can't be pickled; returns their sum."""
+    """Load batches in two processes, with a function that can't be pickled; returns their sum."""
     from torch.utils.data import DataLoader
 
     run.tag({"start_method": multiprocessing.get_start_method()})
-    data = DataLoader(range(8), batch_size=4, num_workers=2, collate_fn=lambda one: sum(one) + 1)
+    data = DataLoader(
+        range(8), batch_size=4, num_workers=2, collate_fn=lambda batch: sum(batch) + 1
+    )
     return sum(data)
 
 
 def extend(cfg, trial):
-    """A search space that depends on what was chosen: y only matters where x is small."""
+    """A custom search space: suggests y where x is small."""
     if trial.params["x"] < 0.5:
         trial.suggest_categorical("y", ["low", "high"])
 

@@ -223,9 +223,9 @@ def _before_import() -> None:
         print(f"{experiment}: importing …", file=sys.stderr)
     pause_gc()
     if line.is_multirun:
-        from src.utils.sweep.launcher import start_server
+        from src.utils.sweep.launcher import start_fork_server
 
-        start_server()  # it imports torch at the same time as this process
+        start_fork_server()  # it imports torch at the same time as this process
 
 
 def _report_never_called(script: str) -> None:

@@ -208,7 +208,7 @@ def _begin(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint |
     tags, name = (trial.tags(), trial.name) if trial else ({}, None)
     run = create_run(experiment, tags, inputs, name)
     if trial is not None:
-        trial.set_attribute("run_id", run.id)
+        trial.set_user_attr("run_id", run.id)
     if start is not None:
         tag = "warm_start_from" if start.weights_only else "continued_from"
         run.tag({tag: start.run.info.run_id})

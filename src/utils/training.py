@@ -120,7 +120,7 @@ def _callbacks(
     yield ExactResume(run)
     yield Progress(bar="enable_progress_bar" not in cfg.trainer)
     yield Interruption(run)
-    if monitor is not None and run.trial is not None and run.trial.objectives == 1:
+    if monitor is not None and run.trial is not None and run.trial.n_objectives == 1:
         from src.utils.callbacks.pruning import Pruning  # late: only trials need Optuna
 
         yield Pruning(run.trial.open() if run.is_rank_zero else None, monitor)

@@ -17,7 +17,7 @@ from src.utils.paths import DATA, ROOT, Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.pipeline.recipe import Recipe, reasons_to_rebuild
 from src.utils.settings import Settings, format_override_value
-from src.utils.study.trial import ENV as TRIAL
+from src.utils.study.trial import TRIAL
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from src.utils.pipeline.recipe import Recipe
 from src.utils.process import RERUN, is_rank_zero
 from src.utils.settings import Settings
 from src.utils.store.objective import MONITOR
-from src.utils.study.trial import TrialLink, optuna_pruned
+from src.utils.study.trial import TrialLink, convert_trial_pruned
 
 from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
@@ -64,7 +64,7 @@ def _train(experiment: Experiment, main: Main, settings: Settings) -> Any:
         if "sample" in run.data_metadata.get("source", "").split("+"):
             log.warning("SAMPLE DATA: a small part of the data set; see README, «Data»")
         seed_everything(settings.seed, workers=True, verbose=False)
-        with optuna_pruned():
+        with convert_trial_pruned():
             value = main(settings, run)
         record_objective(run, settings, value)
     if run.is_rank_zero and run.trial is None and RERUN not in os.environ:

@@ -1,4 +1,9 @@
-"""What a sweep asks: over what, with what held fixed, to which end, how many times."""
+"""The search space of a study: what a sweep varies, what it fixes, and the directions of its objectives.
+
+`-m x=1,2 y=3,4` is a grid: every combination runs once. From `-m 'x=interval(0,1)'` a sampler draws.
+`hydra.sweeper.custom_search_space` names a function that suggests more parameters of each trial, as in
+Hydra's official Optuna sweeper.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,53 +29,64 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-UNEVEN = 0.382  # the point of a range that is looked at
-MANY = 8  # numbers in a list: of more, the ends are looked at, since each costs a tenth of a second
-TRUSTED = ("src.utils.*", "optuna.*", "hydra_plugins.*")
-Extend = Callable[[DictConfig, optuna.Trial], None]
+INNER_POINT = 0.382  # a point inside a range, as a share of its length
+MAX_CHECKED = 8  # numbers in a list; of more, the ends are checked: each takes 0.1 seconds
+TRUSTED = ("src.utils.*", "optuna.*", "hydra_plugins.*")  # where a custom search space may be
+CustomSearchSpace = Callable[[DictConfig, optuna.Trial], None]
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A search space and all that has to stay the same when a study goes on."""
+    """A search space, and all that has to stay the same when its study is resumed."""
 
-    space: dict[str, BaseDistribution]
+    distributions: dict[str, BaseDistribution]
     fixed: dict[str, str]  # overrides that are the same in every trial
-    rest: list[str]  # …and deletions (~key)
+    deletions: list[str]  # overrides that delete a setting (~key)
     directions: list[str]
-    grid: bool  # every combination once, instead of a sampler
+    is_grid: bool  # every combination runs once; no sampler draws
 
     @classmethod
-    def of(cls, arguments: Sequence[str], config: DictConfig, as_search: bool) -> "SearchSpace":
-        """From what was typed, and `hydra.sweeper.params` of the config.
+    def from_overrides(
+        cls, overrides: Sequence[str], config: DictConfig, use_sampler: bool
+    ) -> "SearchSpace":
+        """Parse the overrides of the command line and those of `hydra.sweeper.params`.
 
-        `as_search`: let the sampler choose even among plain lists of values.
+        Args:
+            use_sampler: let the sampler choose even where all ranges are plain lists of values.
+
+        Raises:
+            UserError: there is nothing to search, or an override or a direction is not valid.
         """
         settings = config.hydra.sweeper
         params = [f"{name}={value}" for name, value in (settings.params or {}).items()]
-        typed = [*params, *arguments]
-        space, fixed, rest = _parsed(typed)
-        space = {name: one for name, one in space.items() if name not in fixed}
-        if not space and not params and not settings.custom_search_space:
+        overrides = [*params, *overrides]
+        distributions, fixed, deletions = _parse(overrides)
+        distributions = {name: one for name, one in distributions.items() if name not in fixed}
+        if not distributions and not params and not settings.custom_search_space:
             raise UserError(
                 "there is nothing to search: give a range, as in -m 'learning_rate=interval(0.001,0.01)', "
                 "or put hydra.sweeper.params in config.yaml"
             )
         if settings.sampler._target_.endswith(".GridSampler"):
-            grid = True
+            is_grid = True
         else:
-            grid = not as_search and not settings.custom_search_space and _is_plain(typed)
-        return cls(space, fixed, rest, study_directions(config), grid)
+            is_sampled = use_sampler or settings.custom_search_space
+            is_grid = not is_sampled and _are_plain_lists(overrides)
+        return cls(distributions, fixed, deletions, study_directions(config), is_grid)
 
     @cached_property
-    def points(self) -> list[dict[str, Any]]:
-        """All combinations, of a grid."""
-        if not self.grid:
+    def grid_points(self) -> list[dict[str, Any]]:
+        """All combinations of a grid; empty where a sampler draws.
+
+        Raises:
+            UserError: a range has neither a list of values nor a step.
+        """
+        if not self.is_grid:
             return []
         try:
             choices = {
-                name: OptunaSweeperImpl._to_grid_sampler_choices(one)
-                for name, one in self.space.items()
+                name: OptunaSweeperImpl._to_grid_sampler_choices(distribution)
+                for name, distribution in self.distributions.items()
             }
         except ValueError:
             raise UserError(
@@ -78,126 +94,135 @@ class SearchSpace:
             ) from None
         return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
 
-    def samples(self) -> Iterator[dict[str, Any]]:
-        """Points that have the ends of each range, one between them and the choices in them: what can
-        be checked before a trial is run."""
-        values = {name: _samples(one) for name, one in self.space.items()}
+    def points_to_check(self) -> Iterator[dict[str, Any]]:
+        """Points that cover each choice, and the ends and an inner point of each range.
+
+        The sweep composes and checks their settings before it runs a trial.
+        """
+        values = {name: _values_to_check(one) for name, one in self.distributions.items()}
         for number in range(max(map(len, values.values()), default=0)):
             yield {name: some[number % len(some)] for name, some in values.items()}
 
     @contextmanager
-    def hints(self) -> Iterator[None]:
-        """Adds to what is wrong with a point how a range of whole numbers is written."""
+    def integer_hints(self) -> Iterator[None]:
+        """Add to an error about a range of floats how a range of integers is written.
+
+        Raises:
+            UserError: the one that is raised inside, with the hint where it fits.
+        """
         try:
             yield
         except UserError as error:
-            for name, one in self.space.items():
+            for name, one in self.distributions.items():
                 if isinstance(one, FloatDistribution) and f"{name}=" in str(error):
-                    whole = f"int(interval({one.low:g},{one.high:g}))"
+                    integers = f"int(interval({one.low:g},{one.high:g}))"
                     if "integer" in str(error):
-                        raise UserError(f"{error}; whole numbers are {name}={whole}") from None
+                        raise UserError(f"{error}; whole numbers are {name}={integers}") from None
             raise
 
-    def overrides(self, params: dict[str, Any]) -> list[str]:
-        """The command line of one trial."""
-        both = sorted(params.keys() & self.fixed.keys())
-        if both:
-            raise UserError(f"{', '.join(both)}: suggested by custom_search_space, but fixed too")
-        return [
-            *(f"{name}={value}" for name, value in {**params, **self.fixed}.items()),
-            *self.rest,
-        ]
+    def trial_overrides(self, params: dict[str, Any]) -> list[str]:
+        """Return the overrides of one trial.
+
+        Raises:
+            UserError: custom_search_space has suggested a parameter that an override fixes.
+        """
+        conflicts = sorted(params.keys() & self.fixed.keys())
+        if conflicts:
+            raise UserError(
+                f"{', '.join(conflicts)}: suggested by custom_search_space, but fixed too"
+            )
+        values = {**params, **self.fixed}
+        return [*(f"{name}={value}" for name, value in values.items()), *self.deletions]
 
     def describe(self) -> dict[str, str]:
-        """As text that can be compared."""
-        return {name: str(one) for name, one in self.space.items()} | {
+        """Return the search space as text, as it is stored with the study and compared on resume."""
+        return {
+            **{name: str(distribution) for name, distribution in self.distributions.items()},
             **{name: str(value) for name, value in self.fixed.items()},
             "hydra.sweeper.direction": ", ".join(self.directions),
         }
 
 
-def _is_plain(typed: list[str]) -> bool:
-    """`-m a=1,2 b=3,4` means every combination once, as anywhere in Hydra."""
-    sweeps = [
-        one for one in OverridesParser.create().parse_overrides(typed) if one.is_sweep_override()
-    ]
-    return bool(sweeps) and all(_is_list(one) for one in sweeps)
+def _parse(
+    overrides: list[str],
+) -> tuple[dict[str, BaseDistribution], dict[str, str], list[str]]:
+    """Parse each override alone first: an error then names the override."""
+    for override in OverridesParser.create().parse_overrides(overrides):
+        line = str(override.input_line)
+        if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+            raise UserError(f"{line}: a search needs the values themselves, as in a=x,y")
+        try:
+            create_params_from_overrides([line])
+        except (ValueError, AssertionError, NotImplementedError) as error:
+            raise UserError(f"{line} makes no sense: {error}") from None
+    return create_params_from_overrides(overrides)
 
 
-def _is_list(override: Override) -> bool:
+def _are_plain_lists(overrides: list[str]) -> bool:
+    """`-m a=1,2 b=3,4` runs every combination once, as everywhere in Hydra."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    sweeps = [override for override in parsed if override.is_sweep_override()]
+    return bool(sweeps) and all(_is_plain_list(override) for override in sweeps)
+
+
+def _is_plain_list(override: Override) -> bool:
     value = override.value()
     return isinstance(value, ChoiceSweep) and value.simple_form
 
 
-def _parsed(typed: list[str]) -> tuple[dict[str, BaseDistribution], dict[str, str], list[str]]:
-    for one in OverridesParser.create().parse_overrides(typed):
-        if one.value_type is ValueType.GLOB_CHOICE_SWEEP:
-            raise UserError(f"{one.input_line}: a search needs the values themselves, as in a=x,y")
-        try:
-            create_params_from_overrides([str(one.input_line)])
-        except (ValueError, AssertionError, NotImplementedError) as error:
-            raise UserError(f"{one.input_line} makes no sense: {error}") from None
-    return create_params_from_overrides(typed)
-
-
-def _samples(one: BaseDistribution) -> tuple[Any, ...]:
-    """Of numbers, the third is none of the whole ones if there are others."""
-    if isinstance(one, CategoricalDistribution):
-        numbers = all(type(choice) in (int, float) for choice in one.choices)
-        return _ends(one.choices) if numbers and len(one.choices) > MANY else one.choices
-    assert isinstance(one, IntDistribution | FloatDistribution)  # there are no others
-    if one.step is None:
-        return one.low, one.high, one.low + (one.high - one.low) * UNEVEN
-    return one.low, one.high, min(one.low + one.step, one.high)
+def _values_to_check(distribution: BaseDistribution) -> tuple[Any, ...]:
+    if isinstance(distribution, CategoricalDistribution):
+        choices = distribution.choices
+        numbers = all(type(choice) in (int, float) for choice in choices)
+        return _ends(choices) if numbers and len(choices) > MAX_CHECKED else choices
+    assert isinstance(distribution, IntDistribution | FloatDistribution)  # there are no others
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if step is None:  # the inner point is no integer, where the range has other numbers
+        return low, high, low + (high - low) * INNER_POINT
+    return low, high, min(low + step, high)
 
 
 def _ends(numbers: Sequence[Any]) -> tuple[Any, ...]:
-    """The least and the greatest, of the whole ones and of the others."""
-    kinds = ([one for one in numbers if type(one) is kind] for kind in (int, float))
+    """The least and the greatest integer, and the least and the greatest float."""
+    kinds = ([number for number in numbers if type(number) is kind] for kind in (int, float))
     return tuple(end(some) for some in kinds if some for end in (min, max))
 
 
-def custom_search_space(name: str | None, program: Any, experiment: Experiment) -> Extend | None:
-    """The function of that name, or dotted path, if one is set.
+def load_custom_search_space(
+    name: str | None, program: Any, experiment: Experiment
+) -> CustomSearchSpace | None:
+    """Load the function that `hydra.sweeper.custom_search_space` names; None where it is not set.
 
-    A name is enough in the experiment's own file. Otherwise only files of the experiment's folder are
-    imported, and what Hydra may call in any case.
+    Args:
+        name: the name of a function in the experiment's own file, or a dotted path. A dotted path may lead
+            into the experiment's folder and to the modules of `TRUSTED`, and nowhere else.
+        program: the experiment's `Program`; None for a program that is no experiment.
 
     Raises:
-        UserError: there is none, or it is not trusted.
+        UserError: the function does not exist, can't be imported, or is not trusted.
     """
     if not name:
         return None
     module, _, function = name.rpartition(".")
-    if program is not None and module in (
-        "",
-        "__main__",
-        program.file.stem,
-        _dotted(program, experiment),
-    ):
-        return _own(name, function, program)
-    own = [f"{file.stem}.*" for file in experiment.source.glob("*.py")]
-    trusted = [*TRUSTED, f"src.{experiment.stage}.{experiment.name}.*", *own]
+    if program is not None:
+        stem = program.file.stem
+        if module in ("", "__main__", stem, f"src.{experiment.stage}.{experiment.name}.{stem}"):
+            return _function_of_program(name, function, program)
+    siblings = [f"{file.stem}.*" for file in experiment.source.glob("*.py")]
+    trusted = [*TRUSTED, f"src.{experiment.stage}.{experiment.name}.*", *siblings]
     try:
-        found: Any = instantiate(
+        loaded: Any = instantiate(
             {"_target_": name, "_partial_": True}, _execution_whitelist_=trusted
         )
     except Exception as error:  # it can't be imported, or is not trusted
         why = one_line(error.__cause__ or error)
         raise UserError(f"hydra.sweeper.custom_search_space={name} can't be used: {why}") from None
-    return found.func if isinstance(found, partial) else found
+    return loaded.func if isinstance(loaded, partial) else loaded
 
 
-def _dotted(program: Any, experiment: Experiment) -> str:
-    return f"src.{experiment.stage}.{experiment.name}.{program.file.stem}"
-
-
-def _own(name: str, function: str, program: Any) -> Extend:
+def _function_of_program(name: str, function: str, program: Any) -> CustomSearchSpace:
     found = program.main.__globals__.get(function)
     if not callable(found):
         file = program.file.name
         raise UserError(f"hydra.sweeper.custom_search_space={name}: {file} has no such function")
-    return found  # type: ignore[no-any-return]  # whatever the person wrote
-
-
-# MERGED sweep/custom_search_space: `hydra.sweeper.custom_search_space`: a function that suggests more, as the official sweeper takes it.
+    return found  # type: ignore[no-any-return]  # its signature is the user's

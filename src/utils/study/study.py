@@ -1,4 +1,8 @@
-"""An Optuna study: what it asks, how far it has come, and what a killed sweep left behind."""
+"""What is stored with an Optuna study, how many trials remain, and how lost trials are queued again.
+
+All that a sweep needs to know is in the study itself: several processes may share one study, and a sweep that
+was killed resumes from it.
+"""
 
 import warnings
 from contextlib import suppress
@@ -16,27 +20,39 @@ from optuna.storages import BaseStorage
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-GRACE_PERIOD = 60  # seconds without a sign of life
+GRACE_PERIOD = 60  # seconds without a heartbeat, after which a trial is lost
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-# What is written on a study
-EXPERIMENT, QUESTION, ARGUMENTS, N_TRIALS = "experiment", "question", "arguments", "n_trials"
-SETTINGS, GRID = "settings", "grid"
-# … and on a trial: the process that runs it, and why it failed
-PROCESS, REASON, FAILURES = "owner", "reason", "failures"
-# Reasons that are no fault of a trial
+
+# User attributes of a study. «question» and «arguments» are as stored by earlier versions.
+EXPERIMENT, GRID, N_TRIALS = "experiment", "grid", "n_trials"
+SEARCH_SPACE = "question"  # `SearchSpace.describe`
+OVERRIDES = "arguments"  # the overrides of the experiment
+SETTINGS = "settings"  # the overrides of Hydra
+# User attributes of a trial, and a system attribute: how often its parameters have failed before
+PROCESS = "owner"  # the process that runs it, as stored by earlier versions
+REASON = "reason"  # why it failed
+FAILURES = "failures"
+# Values of REASON that do not count as a failure
 INTERRUPTED = "interrupted"
 REDUNDANT = "another process had finished the study"
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)  # the sweep tells the story
-warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats, and retries
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # the live table shows what Optuna would log
+warnings.filterwarnings("ignore", category=ExperimentalWarning)  # of heartbeats and retries
 
 
 def find_study(storage: BaseStorage, reference: str, experiment: Experiment) -> FrozenStudy:
-    """The study that `reference` means: the `latest` of an experiment, or one by its name."""
+    """Find a study of an experiment.
+
+    Args:
+        reference: the name of the study, or `latest`.
+
+    Raises:
+        UserError: there is no such study.
+    """
     studies = [
-        one
-        for one in storage.get_all_studies()
-        if one.user_attrs.get(EXPERIMENT) == str(experiment)
+        study
+        for study in storage.get_all_studies()
+        if study.user_attrs.get(EXPERIMENT) == str(experiment)
     ]
     for study in reversed(studies):
         if reference in ("latest", study.study_name):
@@ -48,135 +64,157 @@ def find_study(storage: BaseStorage, reference: str, experiment: Experiment) -> 
 
 
 def study_lock(study_name: str) -> FileLock:
-    """Held while a study is written down, so that processes that share it do not get in each other's way."""
+    """Return the lock of a study: of the processes that share it, one at a time writes about it."""
     STUDIES.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(STUDIES.with_name(f".{study_name.replace('/', '-')}.lock"))
 
 
-def begin(
+def initialize_study(
     study: optuna.Study,
     experiment: Experiment,
-    typed: list[str],
+    overrides: list[str],
     settings: list[str],
     space: SearchSpace,
     n_trials: int | None,
 ) -> None:
-    """Write down what is asked; on a study that has begun, refuse to ask anything else.
+    """Store the search space and the settings of a new study, or compare them with those of an old one.
 
-    `typed` are the overrides of the experiment, `settings` those of the sweep. `n_trials` is None where
-    it was not typed: a study that goes on keeps its total.
+    Args:
+        overrides: the overrides of the experiment.
+        settings: the overrides of Hydra.
+        n_trials: None keeps the number that is stored. A grid has as many trials as points.
+
+    Raises:
+        UserError: the study belongs to another experiment or has another search space, or a range of a grid
+            has no steps.
     """
-    asked, owner = space.describe(), study.user_attrs.get(EXPERIMENT, str(experiment))
+    owner = study.user_attrs.get(EXPERIMENT, str(experiment))
     if owner != str(experiment):
         raise UserError(f"{study.study_name} is a study of {owner}: take another study_name")
-    before = study.user_attrs.get(QUESTION) if EXPERIMENT in study.user_attrs else None
-    if before is not None and before != asked:
-        name = next(key for key in sorted(before | asked) if before.get(key) != asked.get(key))
-        old, new = before.get(name, "(not set)"), asked.get(name, "(not set)")
-        raise UserError(
-            f"{study.study_name} has {name}={old}, not {new}: that would be a new study"
-        )
-    n_trials = len(space.points) or n_trials
+    new = space.describe()
+    stored = study.user_attrs.get(SEARCH_SPACE) if EXPERIMENT in study.user_attrs else None
+    if stored is not None:
+        _check_unchanged(study.study_name, stored, new)
+    n_trials = len(space.grid_points) or n_trials
     if n_trials is not None:
         study.set_user_attr(N_TRIALS, n_trials)
     study.set_user_attr(SETTINGS, settings)
-    if before is None:
-        about = {QUESTION: asked, ARGUMENTS: typed, GRID: space.grid, EXPERIMENT: str(experiment)}
-        for name, value in about.items():  # the experiment last: now it can be resumed
-            study.set_user_attr(name, value)
+    if stored is None:
+        study.set_user_attr(SEARCH_SPACE, new)
+        study.set_user_attr(OVERRIDES, overrides)
+        study.set_user_attr(GRID, space.is_grid)
+        study.set_user_attr(EXPERIMENT, str(experiment))  # last: now the study can be resumed
 
 
-def total(study: optuna.Study) -> int:
-    """How many finished trials the study is to have."""
+def _check_unchanged(study_name: str, stored: dict[str, str], new: dict[str, str]) -> None:
+    for key in sorted(stored | new):
+        if stored.get(key) != new.get(key):
+            old_value, new_value = (space.get(key, "(not set)") for space in (stored, new))
+            raise UserError(
+                f"{study_name} has {key}={old_value}, not {new_value}: that would be a new study"
+            )
+
+
+def n_trials_of(study: optuna.Study) -> int:
+    """Return how many finished trials the study is to have."""
     return int(study.user_attrs[N_TRIALS])
 
 
-def count(study: optuna.Study, *states: TrialState) -> int:
-    """How many trials are in one of these states."""
+def count_trials(study: optuna.Study, *states: TrialState) -> int:
+    """Count the trials that are in one of these states."""
     return len(study.get_trials(deepcopy=False, states=states))
 
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial, or those of the Pareto front; none before the first is complete."""
-    if not count(study, TrialState.COMPLETE):
+    """Return the best trial, or those of the Pareto front; none before the first is complete."""
+    if not count_trials(study, TrialState.COMPLETE):
         return []
     return study.best_trials if len(study.directions) > 1 else [study.best_trial]
 
 
-def wanted(study: optuna.Study) -> int:
-    """How many trials are still to be started; of a grid, its other points and those that wait."""
+def remaining_trials(study: optuna.Study) -> int:
+    """Return how many trials are still to be started."""
     if study.user_attrs[GRID]:
-        begun = sum(not _history(one) for one in study.get_trials(deepcopy=False))
-        return max(0, total(study) - begun) + count(study, TrialState.WAITING)
-    return total(study) - count(study, *FINISHED, TrialState.RUNNING)
+        started = sum(not _earlier_attempts(one) for one in study.get_trials(deepcopy=False))
+        return max(0, n_trials_of(study) - started) + count_trials(study, TrialState.WAITING)
+    return n_trials_of(study) - count_trials(study, *FINISHED, TrialState.RUNNING)
 
 
-def point_of(trial: optuna.Trial) -> int:
-    """Which point of a grid a trial has: the first trials have one each, and one that runs again has the
-    point of the first of its attempts. Processes that share a study need not agree on more."""
-    others = trial.study.get_trials(deepcopy=False)
-    first = next(iter(_history(others[trial.number])), trial.number)
-    return sum(not _history(one) for one in others[:first])
+def grid_index(trial: optuna.Trial) -> int:
+    """Return which point of the grid a trial has.
 
-
-def _history(trial: FrozenTrial) -> list[int]:
-    """The earlier attempts of a trial, the first one first."""
-    return list(trial.system_attrs.get("retry_history", []))
+    The first trials have one point each. A trial that is tried again has the point of its first attempt.
+    Processes that share a study need no other agreement.
+    """
+    trials = trial.study.get_trials(deepcopy=False)
+    first = next(iter(_earlier_attempts(trials[trial.number])), trial.number)
+    return sum(not _earlier_attempts(one) for one in trials[:first])
 
 
 def is_redundant(trial: optuna.Trial) -> bool:
-    """Whether so many trials came before this one that its study needs no more: when several
-    processes start the last trials at the same moment."""
+    """Whether the study is complete without this trial.
+
+    This happens when several processes start the last trials at the same moment.
+    """
     if trial.study.user_attrs[GRID]:
-        return point_of(trial) >= total(trial.study)
-    others = trial.study.get_trials(deepcopy=False)
-    before = [one for one in others if one.number < trial.number]
-    return sum(one.state is not TrialState.FAIL for one in before) >= total(trial.study)
+        return grid_index(trial) >= n_trials_of(trial.study)
+    trials = trial.study.get_trials(deepcopy=False)
+    before = [one for one in trials if one.number < trial.number]
+    return sum(one.state is not TrialState.FAIL for one in before) >= n_trials_of(trial.study)
 
 
 def requeue_lost_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Fail and queue again the trials of sweeps that are gone; returns those.
+    """Fail the trials of sweeps that were killed, queue them again, and return them.
 
-    On this machine they are known by their process, at once; those of other machines by their
-    heartbeat.
+    A trial of this machine is lost as soon as its process is gone, one of another machine when its heartbeat
+    is stale.
     """
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     optuna.storages.fail_stale_trials(study)
     for trial in filter(_is_lost, running):
         with suppress(UpdateFinishedTrialError):  # another process was faster
             study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
-            interrupted(study, trial)
-    now = study.get_trials(deepcopy=False)
-    return [now[one.number] for one in running if now[one.number].state is TrialState.FAIL]
+            requeue_stale_trial(study, trial)
+    trials = study.get_trials(deepcopy=False)
+    return [trials[one.number] for one in running if trials[one.number].state is TrialState.FAIL]
 
 
 def _is_lost(trial: FrozenTrial) -> bool:
-    owner = trial.user_attrs.get(PROCESS)
-    if owner is None:  # just begun; or killed then, before its first heartbeat
-        began = trial.datetime_start or datetime.now()
-        return datetime.now() - began > timedelta(seconds=GRACE_PERIOD)
-    return is_gone(owner)
+    process = trial.user_attrs.get(PROCESS)
+    if process is None:  # just started; or its sweep was killed before the first heartbeat
+        start = trial.datetime_start or datetime.now()
+        return datetime.now() - start > timedelta(seconds=GRACE_PERIOD)
+    return is_gone(process)
 
 
-def interrupted(study: optuna.Study, trial: FrozenTrial) -> None:
-    """What a trial's sweep would have done, had it not been killed."""
-    queue_again(study, trial, failures(trial))
+def requeue_stale_trial(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue a lost trial again, without counting it as a failure; Optuna's callback for stale heartbeats."""
+    requeue_trial(study, trial, count_failures(trial))
 
 
-def queue_again(study: optuna.Study, trial: FrozenTrial, failures: int) -> None:
-    """Let a new trial run with the parameters of one that failed, as far as it had any."""
-    history = [*_history(trial), trial.number]
-    known = {"failed_trial": trial.number, **trial.system_attrs}
+def requeue_trial(study: optuna.Study, trial: FrozenTrial, failures: int) -> None:
+    """Queue a new trial with the parameters that a failed one had.
+
+    Args:
+        failures: how often these parameters have failed until now.
+    """
+    history = [*_earlier_attempts(trial), trial.number]
+    attributes = {"failed_trial": trial.number, **trial.system_attrs}
     study.add_trial(
         optuna.create_trial(
             state=TrialState.WAITING,
             params=trial.params,
             distributions=trial.distributions,
-            system_attrs={**known, "retry_history": history, FAILURES: failures},
+            system_attrs={**attributes, "retry_history": history, FAILURES: failures},
         )
     )
 
 
-def failures(trial: FrozenTrial) -> int:
-    """How often its parameters had failed before it, by no fault of the sweep."""
+def count_failures(trial: FrozenTrial) -> int:
+    """Return how often the parameters of a trial have failed before it; interruptions do not count."""
     return int(trial.system_attrs.get(FAILURES, 0))
+
+
+def _earlier_attempts(trial: FrozenTrial) -> list[int]:
+    """The numbers of the earlier attempts of a trial, the first one first."""
+    return list(trial.system_attrs.get("retry_history", []))

@@ -1,4 +1,7 @@
-"""Which trial of which study this process runs. It travels in the environment, not in the config."""
+"""The link from a run to its trial: which trial of which study this process runs, and how a trial is pruned.
+
+The sweep sets the link in the environment of the job, not in its config.
+"""
 
 import os
 import sys
@@ -17,24 +20,28 @@ from hydra.core.hydra_config import HydraConfig
 if TYPE_CHECKING:
     import optuna
 
-ENV = "JIKKEN_TRIAL"
+TRIAL = "JIKKEN_TRIAL"  # environment variable
 SEPARATOR = " | "
-LONGEST = 60  # letters of a run's name
-REFUSED = "refused"  # attribute of a trial: why no trial of its study can be right
+MAX_NAME = 60  # characters of a run's name
+REFUSED = "refused"  # user attribute of a trial: why every trial of its study must fail
 PRUNED = "pruned"  # what a program returns, instead of a value, when its trial was pruned
 
 
 class Pruned(Exception):
-    """Raised inside a training to end a trial that the pruner gives up."""
+    """Raised inside a training when the pruner stops its trial."""
 
 
 @contextmanager
-def optuna_pruned() -> Iterator[None]:
-    """optuna.TrialPruned, which the callbacks of other libraries raise, as our own Pruned."""
+def convert_trial_pruned() -> Iterator[None]:
+    """Convert optuna.TrialPruned, which callbacks of other libraries raise, to `Pruned`.
+
+    Raises:
+        Pruned: optuna.TrialPruned was raised inside.
+    """
     try:
         yield
     except Exception as error:
-        optuna = sys.modules.get("optuna")  # else nobody can have raised it
+        optuna = sys.modules.get("optuna")  # if it is not imported, the error is another one
         if optuna is not None and isinstance(error, optuna.TrialPruned):
             raise Pruned(str(error)) from error
         raise
@@ -42,66 +49,73 @@ def optuna_pruned() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class TrialLink:
-    """How a job finds its trial, and its place under the study's run."""
+    """Identifies the trial of a job, and the run of its study."""
 
     study: str
     number: int
     trial_id: int
     parent_run: str
-    objectives: int  # with several, nothing is pruned
+    n_objectives: int  # with several, nothing is pruned
 
     @classmethod
     def current(cls) -> "TrialLink | None":
-        if ENV not in os.environ:
+        """Return the trial of this process; None outside a study."""
+        if TRIAL not in os.environ:
             return None
-        number, trial_id, objectives, parent_run, study = os.environ[ENV].split(SEPARATOR, 4)
-        return cls(study, int(number), int(trial_id), parent_run, int(objectives))
+        number, trial_id, n_objectives, parent_run, study = os.environ[TRIAL].split(SEPARATOR, 4)
+        return cls(study, int(number), int(trial_id), parent_run, int(n_objectives))
 
-    def override(self) -> str:
-        """How Hydra hands it to the job, whatever launches that."""
-        values = (self.number, self.trial_id, self.objectives, self.parent_run, self.study)
+    def to_override(self) -> str:
+        """Return the override by which Hydra sets the environment variable, with any launcher."""
+        values = (self.number, self.trial_id, self.n_objectives, self.parent_run, self.study)
         text = SEPARATOR.join(map(str, values)).replace("'", r"\'")
-        return f"+hydra.job.env_set.{ENV}='{text}'"
+        return f"+hydra.job.env_set.{TRIAL}='{text}'"
 
     @property
     def name(self) -> str:
-        """`trial 7 learning_rate=0.002 hidden=64`, or the number alone where that gets long."""
+        """The run's name: `trial 7 learning_rate=0.002 hidden=64`, or `trial 7` where that is too long."""
         params = {name.lstrip("+"): value for name, value in self.open().params.items()}
-        tried = f"trial {self.number} {format_settings(params)}"
-        return tried if len(tried) <= LONGEST else f"trial {self.number}"
+        name = f"trial {self.number} {format_settings(params)}"
+        return name if len(name) <= MAX_NAME else f"trial {self.number}"
 
     def tags(self) -> dict[str, str]:
+        """Return the tags of the run."""
         return {
             "mlflow.parentRunId": self.parent_run,
             "optuna.study": self.study,
             "optuna.trial": str(self.number),
         }
 
-    def set_attribute(self, name: str, value: str) -> None:
-        """Set an attribute of the trial."""
+    def set_user_attr(self, name: str, value: str) -> None:
+        """Set a user attribute of the trial."""
         self.open().set_user_attr(name, value)
 
     def check_direction(self, mode: Mode) -> None:
-        """A study goes the way in which the monitored metric is good, or ends with this trial.
+        """Compare the direction of the study with the mode of the monitored metric.
+
+        A contradiction also ends the study, since each of its trials would fail.
 
         Raises:
-            UserError: it goes the other way.
+            UserError: they contradict each other.
         """
         direction = self.open().study.direction.name.lower()
-        if self.objectives == 1 and direction != DIRECTIONS[mode]:
-            text = direction_conflict(mode, direction)
-            self.set_attribute(REFUSED, text)
+        if self.n_objectives == 1 and direction != DIRECTIONS[mode]:
+            text = f"hydra.sweeper.direction={direction} {direction_conflict(mode, direction)}"
+            self.set_user_attr(REFUSED, text)
             raise UserError(text)
 
     def open(self) -> "optuna.Trial":
-        """The trial itself, with the sweep's pruner."""
-        return _opened(self)
+        """Open the trial in the study's storage, with the pruner of the sweep.
+
+        Raises:
+            UserError: the storage can't be opened.
+        """
+        return _open_trial(self)
 
 
 @lru_cache(maxsize=1)
-def _opened(link: TrialLink) -> "optuna.Trial":
-    """With a cheap sampler, since nothing is suggested; the sweep has looked after the tables."""
-    from src.utils.study.samplers import pruner_of
+def _open_trial(link: TrialLink) -> "optuna.Trial":
+    from src.utils.study.samplers import create_pruner  # late: most runs need no Optuna
     from src.utils.study.storage import open_storage
 
     import optuna
@@ -109,8 +123,8 @@ def _opened(link: TrialLink) -> "optuna.Trial":
     settings = HydraConfig.get().sweeper
     study = optuna.load_study(
         study_name=link.study,
-        storage=open_storage(settings.storage, ready=True),
-        sampler=optuna.samplers.RandomSampler(),
-        pruner=pruner_of(settings),
+        storage=open_storage(settings.storage, tables_exist=True),
+        sampler=optuna.samplers.RandomSampler(),  # a cheap one: nothing is suggested here
+        pruner=create_pruner(settings),
     )
     return optuna.Trial(study, link.trial_id)

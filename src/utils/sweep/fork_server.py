@@ -1,8 +1,16 @@
-"""What a sweep's fork server does once, so that no job has to: it imports, sees what code this is, and
-uses for the first time what is slow only then. It starts no thread, and keeps no file open.
+"""The fork server of a sweep: multiprocessing imports this module once, in the process that forks the jobs.
+
+Everything slow happens here, so that no job has to wait for it:
+
+- it imports torch, Lightning, MLflow, Optuna and the experiment's program;
+- it reads the experiment's code and the state of git, which all trials then record, even if files are edited
+  while the sweep runs;
+- it uses once what is slow at the first use: Hydra's parser, matplotlib's fonts, the tables of both stores.
+
+It starts no thread and keeps no file open, since a fork would inherit them.
 """
 
-# ruff: noqa: E402  the garbage collector rests while all this is imported
+# ruff: noqa: E402  the garbage collector is off while all this is imported
 import gc
 
 gc.disable()
@@ -14,16 +22,16 @@ import signal
 import string
 from multiprocessing import spawn
 
-SWEEP = os.getppid()
+SWEEP = os.getppid()  # the process of the sweep
 
 
-def leave_with_sweep(*_: object) -> None:
-    """A sweep that was refused, or killed, while this was still importing."""
+def exit_with_sweep(*_: object) -> None:
+    """End when the sweep has ended, or was killed, while this process is still importing."""
     if os.getppid() != SWEEP:
         os._exit(1)
 
 
-signal.signal(signal.SIGALRM, leave_with_sweep)
+signal.signal(signal.SIGALRM, exit_with_sweep)
 signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
 
 import src.utils.runs.execute
@@ -31,8 +39,7 @@ import src.utils.sweep.sweeper
 import src.utils.tracking  # noqa: F401
 from src.utils.config import composition
 from src.utils.paths import Experiment
-from src.utils.runs import provenance
-from src.utils.runs import source_code as snapshot
+from src.utils.runs import provenance, source_code
 from src.utils.store import mlflow as store
 from src.utils.store.location import local_database
 from src.utils.sweep import job
@@ -46,17 +53,17 @@ from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
 
 
 def import_program(file: str) -> None:
-    """As jobs do it; theirs is the code of now, whatever is edited while the sweep runs."""
-    spawn.import_main_path(file)  # Python's own preloading has a bug
+    """Import the program as each job does, and read its code and its settings."""
+    spawn.import_main_path(file)  # the preloading of `__main__` in Python itself has a bug
     experiment = Experiment.of(file)
     if experiment is not None:
-        snapshot.source_files(experiment.source)
+        source_code.source_files(experiment.source)
         provenance.git_state()
-        compose(experiment)
+        compose_once(experiment)
 
 
-def compose(experiment: Experiment) -> None:
-    """Hydra's grammars are slow until they have seen each of their rules and letters."""
+def compose_once(experiment: Experiment) -> None:
+    """Fill the caches of Hydra's parsers, with each of their rules and letters."""
     composition.default_values(experiment)
     word = string.ascii_letters + string.digits + "_"
     texts = (f"{word}/{word}=0.{string.digits}", f"+a.b='{word} | -'", f"c={word}-")
@@ -65,26 +72,26 @@ def compose(experiment: Experiment) -> None:
 
 
 def draw_once() -> None:
-    """Fonts have to be found."""
+    """Let matplotlib find its fonts."""
     figure = Figure()
     figure.subplots().set_title("0 → 1")
     FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
 
 
 def open_stores_once() -> None:
-    """Tables have to be mapped; SQLite's files must be closed again before the first fork."""
+    """Let SQLAlchemy map the tables, and close the SQLite files again before the first fork."""
     optuna.storages.RDBStorage("sqlite://").engine.dispose()
     database = local_database()
-    if database is not None and database.exists():  # a search that is refused makes none
+    if database is not None and database.exists():  # not created: a refused sweep writes nothing
         store.open_store()._tracking_client.store.engine.dispose()
 
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep to handle
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep handles Ctrl-C
 import_program(os.environ[PROGRAM])
 job.START_METHOD = multiprocessing.get_start_method(allow_none=True)
 draw_once()
 open_stores_once()
-signal.setitimer(signal.ITIMER_REAL, 0)  # from here on Python's own server watches
+signal.setitimer(signal.ITIMER_REAL, 0)  # multiprocessing ends the server from here on
 signal.signal(signal.SIGALRM, signal.SIG_DFL)
 gc.enable()
 gc.freeze()  # jobs share this memory as long as nothing writes to it

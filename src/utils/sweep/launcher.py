@@ -1,8 +1,10 @@
-"""`hydra/launcher=fork`: every job in a fresh process, forked from a server that has torch imported.
+"""`hydra/launcher=fork`: runs every job in a fresh process, forked from a server that has torch imported.
 
-A job that crashes, is killed or runs out of memory ends alone, and its process costs a fork instead
-of seconds of imports. The server starts no thread and touches no GPU. Each job gets its share of the
-cores, and with GPUs the lease of one. What happens inside a job is in `src/utils/sweep/job.py`.
+A job that crashes, is killed or runs out of memory ends alone, and its process costs a fork instead of
+seconds of imports. Each job gets its share of the cores and, with GPUs, the lease of one.
+
+The server (`src/utils/sweep/fork_server.py`) starts no thread and touches no GPU.
+What happens inside a job is in `src/utils/sweep/job.py`.
 """
 
 import gc
@@ -21,7 +23,13 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from src.utils.sweep.job import GRACE, Jobs, death, failure, run_job_sent
+from src.utils.sweep.job import (
+    STOP_TIMEOUT,
+    JobRunner,
+    exit_reason,
+    failed_result,
+    run_job_process,
+)
 
 import cloudpickle
 import pynvml
@@ -32,47 +40,47 @@ from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 FORK = multiprocessing.get_context("forkserver")
+PROGRAM = "JIKKEN_PROGRAM"  # environment variable: the program whose jobs the fork server runs
+MAX_JOBS = 4  # at the same time on a machine without GPUs, unless n_jobs is set
 STOPPED = "stopped before it ended"
-PROGRAM = "JIKKEN_PROGRAM"  # tells the server which file it serves
-MOST_JOBS = 4  # at a time on a machine without GPUs, unless n_jobs says more
 
 
 class Slots:
-    """Places for jobs: each has its share of the cores, and with GPUs the lease of one."""
+    """The slots in which jobs run at the same time: each has its share of the cores, and may lease a GPU."""
 
     def __init__(self, n_jobs: int | None, jobs_per_gpu: int) -> None:
         leases = visible_gpus() * jobs_per_gpu
-        self.number = n_jobs or len(leases) or min(cores(), MOST_JOBS)
-        self.gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for gpu in leases:
-            self.gpus.put(gpu)
+        self.count = n_jobs or len(leases) or min(count_cores(), MAX_JOBS)
         self.has_gpus = bool(leases)
+        self.free_gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for gpu in leases:
+            self.free_gpus.put(gpu)
 
     @contextmanager
     def lease(self) -> Iterator[dict[str, str]]:
-        """The environment of one job, which waits until a GPU is free."""
-        threads = max(1, cores() // self.number)
+        """Wait until a GPU is free, and lease it; gives the environment variables of the job."""
+        threads = max(1, count_cores() // self.count)
         environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
         if not self.has_gpus:
             yield environment
             return
-        gpu = self.gpus.get()
+        gpu = self.free_gpus.get()
         try:
             yield environment | {"CUDA_VISIBLE_DEVICES": gpu}
         finally:
-            self.gpus.put(gpu)
+            self.free_gpus.put(gpu)
 
 
-def cores() -> int:
-    """How many cores."""
+def count_cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:
-    """Which GPUs, without touching them."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [gpu for gpu in chosen.split(",") if gpu not in ("", "-1")]
+    """Return the GPUs that this process may use, without touching them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
     try:
         pynvml.nvmlInit()
         return [str(gpu) for gpu in range(pynvml.nvmlDeviceGetCount())]
@@ -80,42 +88,43 @@ def visible_gpus() -> list[str]:
         return []
 
 
-def start_server() -> None:
-    """Start importing what jobs need, while this process goes on importing it for itself."""
+def start_fork_server() -> None:
+    """Start the fork server: it imports what jobs need while this process does its own imports."""
     os.environ[PROGRAM] = str(sys.modules["__main__"].__file__)
     FORK.set_forkserver_preload(["src.utils.sweep.fork_server"])
-    chosen = multiprocessing.get_start_method(allow_none=True)
+    start_method = multiprocessing.get_start_method(allow_none=True)
     forkserver.ensure_running()
-    multiprocessing.set_start_method(chosen, force=True)  # the program may still choose one
+    multiprocessing.set_start_method(start_method, force=True)  # the program may still choose one
 
 
 class ForkLauncher(Launcher):
-    """Thread-safe: the sweeper launches one job from each of its threads."""
+    """Hydra's launcher. It is thread-safe: the sweeper launches one job from each of its threads."""
 
     timeout: float | None = None  # seconds; a job that takes longer is killed
 
     def __init__(self, n_jobs: int | None, jobs_per_gpu: int) -> None:
         self.slots = Slots(n_jobs, jobs_per_gpu)
-        self.jobs: set[BaseProcess] = set()
+        self.processes: set[BaseProcess] = set()
         self.stopped = threading.Event()
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self.common = (task_function, hydra_context, config)
+        self.runner_arguments = (task_function, hydra_context, config)
         # Jobs know the program's file by this name; so do the exceptions that they send.
         sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
 
     @cached_property
-    def _sent(self) -> bytes:
-        return bytes(cloudpickle.dumps(Jobs(*self.common)))  # Hydra's state has lambdas in it
+    def _runner(self) -> bytes:
+        """By cloudpickle: Hydra's state has lambdas in it."""
+        return bytes(cloudpickle.dumps(JobRunner(*self.runner_arguments)))
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         setup_globals()
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        with ThreadPoolExecutor(min(self.slots.number, len(numbers) or 1)) as pool:
+        with ThreadPoolExecutor(min(self.slots.count, len(numbers) or 1)) as pool:
             try:
                 return list(pool.map(self._launch, job_overrides, numbers))
             except KeyboardInterrupt:
@@ -123,17 +132,17 @@ class ForkLauncher(Launcher):
                 self.stop()
                 raise
 
-    def wait(self) -> None:
-        """Until the server is ready: the first job's time is its own, too."""
-        process = FORK.Process(target=gc.collect)  # anything
+    def wait_for_server(self) -> None:
+        """Wait until the server can fork: the duration of the first trial must not include its imports."""
+        process = FORK.Process(target=gc.collect)  # any function will do
         process.start()
         process.join()
 
     def stop(self) -> None:
-        """Tell all running jobs to save their state and end; those that don't are killed."""
+        """Stop all running jobs; those that do not save their state and end in time are killed."""
         self.stopped.set()
-        for job in list(self.jobs):
-            _end(job)
+        for process in list(self.processes):
+            _terminate(process)
 
     def _launch(self, overrides: Sequence[str], number: int) -> JobReturn:
         with self.slots.lease() as environment:
@@ -143,39 +152,36 @@ class ForkLauncher(Launcher):
 
     def _run(self, overrides: Sequence[str], number: int, environment: dict[str, str]) -> JobReturn:
         if self.stopped.is_set():
-            return failure(STOPPED)
+            return failed_result(STOPPED)
         receiver, sender = FORK.Pipe(duplex=False)
-        job = (self._sent, list(overrides), number, environment, sender)
-        process = FORK.Process(target=run_job_sent, args=job, name=f"job {number}")
+        arguments = (self._runner, list(overrides), number, environment, sender)
+        process = FORK.Process(target=run_job_process, args=arguments, name=f"job {number}")
         with receiver:
             process.start()
             sender.close()
-            self.jobs.add(process)
+            self.processes.add(process)
             try:
-                if self.stopped.is_set():  # meanwhile
-                    _end(process)
-                return self._wait(process, receiver)
+                if self.stopped.is_set():  # while the process started
+                    _terminate(process)
+                return self._receive(process, receiver)
             finally:
-                self.jobs.discard(process)
+                self.processes.discard(process)
 
-    def _wait(self, process: BaseProcess, receiver: Connection) -> JobReturn:
+    def _receive(self, process: BaseProcess, receiver: Connection) -> JobReturn:
         result = None
         if receiver.poll(self.timeout):
-            with suppress(EOFError, ConnectionResetError):  # it died without a word
+            with suppress(EOFError, ConnectionResetError):  # the process ended without a result
                 result = pickle.loads(receiver.recv_bytes())
         else:
-            _end(process)
-            result = failure(f"timed out after {self.timeout:g} s")
+            _terminate(process)
+            result = failed_result(f"timed out after {self.timeout:g} s")
         process.join()
-        return result or death(process.exitcode)
+        return result or failed_result(exit_reason(process.exitcode))
 
 
-def _end(job: BaseProcess) -> None:
-    """Ask it to end, and kill it where it does not."""
-    job.terminate()
-    killer = threading.Timer(GRACE, job.kill)
+def _terminate(process: BaseProcess) -> None:
+    """Ask a job to end, and kill it when it has not after `STOP_TIMEOUT`."""
+    process.terminate()
+    killer = threading.Timer(STOP_TIMEOUT, process.kill)
     killer.daemon = True
     killer.start()
-
-
-# MERGED sweep/machine: What this process may use of the machine, and how jobs share that.

@@ -1,4 +1,13 @@
-"""The loop of a sweep: Optuna asks, a launcher runs, until as many trials are finished as were wanted."""
+"""The optimization of a study: `study.optimize` with a launcher, until the study has all its trials.
+
+| a trial …                                        | consequence                                        |
+|--------------------------------------------------|----------------------------------------------------|
+| fails                                            | it is tried again, `max_retries` times             |
+| fails for good                                   | it counts for `max_failure_rate`                   |
+| is interrupted, or its sweep was killed          | it is always tried again                           |
+| is redundant: other processes have done the last | it fails, and does not count                       |
+| finds that direction and `mode` are opposite     | the sweep ends                                     |
+"""
 
 import logging
 import math
@@ -12,11 +21,24 @@ from typing import Any
 
 from src.utils.errors import UserError, one_line
 from src.utils.process import this_process
-from src.utils.study import study as studies
-from src.utils.study.search_space import SearchSpace
-from src.utils.study.study import INTERRUPTED, REASON, REDUNDANT
+from src.utils.study.search_space import CustomSearchSpace, SearchSpace
+from src.utils.study.study import (
+    FINISHED,
+    INTERRUPTED,
+    PROCESS,
+    REASON,
+    REDUNDANT,
+    count_failures,
+    count_trials,
+    grid_index,
+    is_redundant,
+    n_trials_of,
+    remaining_trials,
+    requeue_lost_trials,
+    requeue_trial,
+)
 from src.utils.study.trial import PRUNED, REFUSED, TrialLink
-from src.utils.sweep.job import JobFailed, described, format_error, plain
+from src.utils.sweep.job import JobFailed, convert_result, failure_reason, format_error
 from src.utils.sweep.launcher import ForkLauncher
 
 import optuna
@@ -27,15 +49,14 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 log = logging.getLogger(__name__)
-TrialEnded = Callable[[FrozenTrial], None]
-Interrupted = Callable[[int], None]  # how often there was a Ctrl-C; called in a signal handler
-LOST = re.compile(
-    "Cannot tell a|Should not reach"
-)  # what Optuna says of a trial that has ended meanwhile
+OnTrialEnd = Callable[[FrozenTrial], None]
+OnInterrupt = Callable[[int], None]  # the number of Ctrl-C; called in a signal handler
+# Optuna's messages where a trial that it runs has been finished by another process
+TAKEN_OVER = re.compile("Cannot tell a|Should not reach")
 
 
-class Search:
-    """One process's part in a study."""
+class Optimization:
+    """Optimizes a study in this process; others may do so at the same time."""
 
     def __init__(
         self,
@@ -44,60 +65,54 @@ class Search:
         launcher: Launcher,
         parent_run: str,
         config: DictConfig,
-        extend: Callable[[DictConfig, optuna.Trial], None] | None,
+        custom_search_space: CustomSearchSpace | None,
     ) -> None:
         self.study, self.space, self.launcher = study, space, launcher
-        self.parent_run, self.config, self.extend = parent_run, config, extend
+        self.parent_run, self.config = parent_run, config
+        self.custom_search_space = custom_search_space
         self.settings: DictConfig = config.hydra.sweeper
-        self.n_trials = studies.total(study)
-        self.failures: list[FrozenTrial] = []  # for good: not tried again
-        self.refused = ""  # why no trial of this study can be right
+        self.n_trials = n_trials_of(study)
+        self.failures: list[FrozenTrial] = []  # trials that have failed for good
+        self.refusal = ""  # why every trial of this study must fail
         self.interrupts = 0
-        self.listeners: Sequence[TrialEnded] = ()
 
-    def run(self, n_jobs: int, listeners: Sequence[TrialEnded], interrupted: Interrupted) -> None:
-        """Until `n_trials` are finished, too many have failed, or Ctrl-C."""
-        self.listeners, self.interrupted = listeners, interrupted
+    def run(self, n_jobs: int, callbacks: Sequence[OnTrialEnd], on_interrupt: OnInterrupt) -> None:
+        """Run trials until `n_trials` are finished, too many have failed, or Ctrl-C.
+
+        Args:
+            n_jobs: how many trials run at the same time.
+            callbacks: called with each trial that has ended.
+            on_interrupt: called at each Ctrl-C.
+        """
+        self.callbacks, self.on_interrupt = callbacks, on_interrupt
         previous = signal.signal(signal.SIGINT, self._interrupt)
         try:
             if isinstance(self.launcher, ForkLauncher):
-                self.launcher.wait()
-            while self._goes_on():
-                for lost in studies.requeue_lost_trials(self.study):
-                    self._tell(lost)
-                wanted = studies.wanted(self.study)
-                if wanted <= 0:  # other processes are at the last ones
+                self.launcher.wait_for_server()
+            while not self._is_done():
+                for trial in requeue_lost_trials(self.study):
+                    self._call_back(trial)
+                remaining = remaining_trials(self.study)
+                if remaining <= 0:  # other processes run the last trials
                     time.sleep(1)
                     continue
-                self._optimize(wanted, min(n_jobs, wanted))
+                self._optimize(remaining, min(n_jobs, remaining))
         finally:
             signal.signal(signal.SIGINT, previous)
 
-    def _optimize(self, wanted: int, n_jobs: int) -> None:
-        try:
-            self.study.optimize(
-                self._objective,
-                wanted,
-                n_jobs=n_jobs,
-                catch=(Exception,),
-                callbacks=[self._after_trial],
-            )
-        except (AssertionError, ValueError, UpdateFinishedTrialError) as error:
-            if not isinstance(error, UpdateFinishedTrialError) and LOST.match(str(error)) is None:
-                raise
-            log.warning(
-                "another process had taken over a trial of this one: its result is not used"
-            )
+    def exit_unless_successful(self) -> None:
+        """Exit with code 130 after Ctrl-C.
 
-    def verdict(self) -> None:
-        """Ends the program as what happened asks for."""
-        if self.refused:
-            raise UserError(self.refused)
+        Raises:
+            UserError: every trial must fail, or more have failed than `max_failure_rate` allows.
+        """
+        if self.refusal:
+            raise UserError(self.refusal)
         if self.too_many_failures:
             reasons = {trial.user_attrs[REASON] for trial in self.failures}
-            tried = len(self.failures) + studies.count(self.study, *studies.FINISHED)
+            trials = len(self.failures) + count_trials(self.study, *FINISHED)
             raise UserError(
-                f"{len(self.failures)} of {max(tried, self.n_trials)} trials failed, more than "
+                f"{len(self.failures)} of {max(trials, self.n_trials)} trials failed, more than "
                 f"hydra.sweeper.max_failure_rate={self.settings.max_failure_rate} allows: "
                 + "; ".join(sorted(reasons))
             )
@@ -110,100 +125,117 @@ class Search:
         return len(self.failures) > allowed
 
     @property
-    def is_over(self) -> bool:
-        """Before its study has all its trials: Ctrl-C, too many failures, or none that can be right."""
-        used_up = len(self.failures) >= self.n_trials  # where all may fail, there would be no end
-        return bool(self.interrupts or self.refused or self.too_many_failures or used_up)
+    def must_stop(self) -> bool:
+        """Whether the sweep ends although its study lacks trials."""
+        # With max_failure_rate=1.0 there would be no other end.
+        all_failed = len(self.failures) >= self.n_trials
+        return bool(self.interrupts or self.refusal or self.too_many_failures or all_failed)
 
-    def _goes_on(self) -> bool:
-        if self.is_over:
-            return False
-        if self.space.grid:
-            running = studies.count(self.study, TrialState.RUNNING)
-            return studies.wanted(self.study) > 0 or running > 0
-        return studies.count(self.study, *studies.FINISHED) < self.n_trials
+    def _is_done(self) -> bool:
+        if self.must_stop:
+            return True
+        if self.space.is_grid:
+            running = count_trials(self.study, TrialState.RUNNING)
+            return remaining_trials(self.study) <= 0 and running == 0
+        return count_trials(self.study, *FINISHED) >= self.n_trials
+
+    def _optimize(self, n_trials: int, n_jobs: int) -> None:
+        try:
+            self.study.optimize(
+                self._objective,
+                n_trials,
+                n_jobs=n_jobs,
+                catch=(Exception,),
+                callbacks=[self._on_trial_end],
+            )
+        except (AssertionError, ValueError, UpdateFinishedTrialError) as error:
+            is_known = isinstance(error, UpdateFinishedTrialError) or TAKEN_OVER.match(str(error))
+            if not is_known:
+                raise
+            log.warning(
+                "another process had taken over a trial of this one: its result is not used"
+            )
 
     def _objective(self, trial: optuna.Trial) -> float | list[float]:
-        trial.set_user_attr(studies.PROCESS, this_process())
-        if studies.is_redundant(trial):
+        trial.set_user_attr(PROCESS, this_process())
+        if is_redundant(trial):
             raise self._failure(trial, REDUNDANT)
         try:
-            result = self._launched(trial)
+            self._suggest(trial)
+            result = self._launch(trial)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            # before or beside the job, or Ctrl-C in it; what else it raises is in its result
-            raise self._failure(trial, self._cause(format_error(error))) from error
+            # Not an error of the job, which is in its result: before it, in the launcher, or Ctrl-C
+            raise self._job_failure(trial, format_error(error)) from error
         if self.study._storage.get_trial(trial._trial_id).state.is_finished():
             log.warning("trial %d was taken over: its result is not used", trial.number)
-        return self._value(trial, plain(result))
+        return self._values(trial, convert_result(result))
 
-    def _launched(self, trial: optuna.Trial) -> JobReturn:
-        if self.space.grid:
-            trial._fixed_params = self.space.points[studies.point_of(trial)]
-        for name, distribution in self.space.space.items():
+    def _suggest(self, trial: optuna.Trial) -> None:
+        if self.space.is_grid:
+            trial._fixed_params = self.space.grid_points[grid_index(trial)]
+        for name, distribution in self.space.distributions.items():
             trial._suggest(name, distribution)
-        if self.extend is not None:
-            self.extend(self.config, trial)
-        link = TrialLink(
-            self.study.study_name,
-            trial.number,
-            trial._trial_id,
-            self.parent_run,
-            len(self.study.directions),
-        )
-        overrides = [*self.space.overrides(trial.params), link.override()]
+        if self.custom_search_space is not None:
+            self.custom_search_space(self.config, trial)
+
+    def _launch(self, trial: optuna.Trial) -> JobReturn:
+        n_objectives = len(self.study.directions)
+        name, trial_id = self.study.study_name, trial._trial_id
+        link = TrialLink(name, trial.number, trial_id, self.parent_run, n_objectives)
+        overrides = [*self.space.trial_overrides(trial.params), link.to_override()]
         (result,) = self.launcher.launch([overrides], initial_job_idx=trial.number)
         return result
 
-    def _value(self, trial: optuna.Trial, result: JobReturn) -> float | list[float]:
-        value = result._return_value  # the property would print, and raise what is no surprise here
+    def _values(self, trial: optuna.Trial, result: JobReturn) -> list[float]:
+        value = result._return_value  # the property would raise the error of a failed job
         if result.status is not JobStatus.COMPLETED:
-            raise self._failure(trial, self._cause(described(result)))
+            raise self._job_failure(trial, failure_reason(result))
         if isinstance(value, str) and value == PRUNED:
             raise optuna.TrialPruned
         values = list(value) if isinstance(value, list | tuple) else [value]
-        if len(values) != len(self.study.directions):
-            asked = len(self.study.directions)
-            raise self._failure(trial, f"main returned {value}, not {asked} number(s)")
+        expected = len(self.study.directions)
+        if len(values) != expected:
+            raise self._failure(trial, f"main returned {value}, not {expected} number(s)")
         if not all(isinstance(one, Real) and math.isfinite(one) for one in values):
             raise self._failure(trial, f"main returned {value}: no finite number")
         return [float(one) for one in values]
 
-    def _cause(self, reason: str) -> str:
-        """After a second Ctrl-C jobs end by that; where others launch them, the first reaches them, too."""
-        stopped = self.interrupts > (1 if isinstance(self.launcher, ForkLauncher) else 0)
-        return INTERRUPTED if stopped else reason
+    def _job_failure(self, trial: optuna.Trial, reason: str) -> JobFailed:
+        """Jobs of the fork launcher are interrupted by the second Ctrl-C, those of others by the first."""
+        first = 2 if isinstance(self.launcher, ForkLauncher) else 1
+        return self._failure(trial, INTERRUPTED if self.interrupts >= first else reason)
 
     def _failure(self, trial: optuna.Trial, reason: str) -> JobFailed:
         trial.set_user_attr(REASON, one_line(reason))
         return JobFailed(reason)
 
-    def _after_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+    def _on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
         if trial.state is TrialState.FAIL:
-            self._failed(trial)
-        self._tell(trial)
-        if self.is_over or studies.wanted(study) <= 0:
+            self._handle_failure(trial)
+        self._call_back(trial)
+        if self.must_stop or remaining_trials(study) <= 0:
             study.stop()
 
-    def _failed(self, trial: FrozenTrial) -> None:
-        """What failed is tried again; `max_retries` times where it was its own fault."""
-        reason, before = trial.user_attrs[REASON], studies.failures(trial)
+    def _handle_failure(self, trial: FrozenTrial) -> None:
+        """See the table at the top of this file."""
+        reason, failures = trial.user_attrs[REASON], count_failures(trial)
         if REFUSED in trial.user_attrs:
-            self.refused = trial.user_attrs[REFUSED]
+            self.refusal = trial.user_attrs[REFUSED]
         elif reason == INTERRUPTED:
-            studies.queue_again(self.study, trial, before)
-        elif reason != REDUNDANT and before < self.settings.max_retries:
-            studies.queue_again(self.study, trial, before + 1)
+            requeue_trial(self.study, trial, failures)
+        elif reason != REDUNDANT and failures < self.settings.max_retries:
+            requeue_trial(self.study, trial, failures + 1)
         elif reason != REDUNDANT:
             self.failures.append(trial)
 
-    def _tell(self, trial: FrozenTrial) -> None:
-        for listener in self.listeners:
-            listener(trial)
+    def _call_back(self, trial: FrozenTrial) -> None:
+        for callback in self.callbacks:
+            callback(trial)
 
     def _interrupt(self, *_: Any) -> None:
-        """Ctrl-C: once, let the running trials finish; twice, stop them."""
+        """The first Ctrl-C lets the running trials finish, the second one stops them."""
         self.interrupts += 1
-        self.interrupted(self.interrupts)
+        self.on_interrupt(self.interrupts)
         if self.interrupts == 1:
             return
         if isinstance(self.launcher, ForkLauncher):

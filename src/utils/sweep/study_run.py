@@ -1,4 +1,9 @@
-"""A study in MLflow: one parent run with the best, the table of trials and the plots; a child a trial."""
+"""The run of a study in MLflow: the parent of the runs of its trials.
+
+It has the best value and its parameters, the table of trials and the plots, and is updated while the sweep
+runs. This file also names the objective, writes the state of each trial to its run, and writes the note that
+optuna-dashboard shows, with links to the runs in MLflow.
+"""
 
 import logging
 import math
@@ -9,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from src.utils.config.sweep_settings import MODES
 from src.utils.paths import Experiment
 from src.utils.run import Run, create_run
 from src.utils.runs.artifacts import record_run
@@ -20,12 +26,12 @@ from src.utils.study.study import (
     INTERRUPTED,
     REASON,
     best_trials,
-    count,
+    count_trials,
+    n_trials_of,
     study_lock,
-    total,
 )
 from src.utils.sweep.live_table import print_study_summary
-from src.utils.sweep.plots import draw
+from src.utils.sweep.plots import draw_plots
 from src.utils.terminal import format_metric, format_settings
 
 import optuna
@@ -39,35 +45,40 @@ from optuna.trial import FrozenTrial, TrialState
 
 log = logging.getLogger(__name__)
 RUN_ID = "run_id"  # user attribute of the study, and of each trial
-MOST_RUNS = 50_000  # MLflow's limit for one search
-REFRESH = 20.0  # seconds between two redrawings while the sweep runs
-SHARE = 0.05  # of the time, at most, is spent on drawing
-PRUNED = "(pruned)"
-MOST_LINKS = 20  # to trials, of a Pareto front
-OBJECTIVE = "objective"  # what main returned, where that is no metric of the run
-MODES = {"MAXIMIZE": "max", "MINIMIZE": "min"}
-# optuna_dashboard.save_note writes the same, and takes a second to import.
-VERSION, TEXT, LONGEST = "dashboard:note_ver", "dashboard:note_str:", 2045
-LOCAL = "http://127.0.0.1:5000"  # where scripts/mlflow_ui.sh serves by default
+OBJECTIVE = "objective"  # metric: what main returned, where that is no metric of the run
+MAX_RUNS = 50_000  # MLflow's limit for one search
+PRUNED = "(pruned)"  # in the name of a trial's run
+REFRESH = 20.0  # seconds between two updates while the sweep runs
+MAX_REFRESH_SHARE = 0.05  # of the time; with many trials, the plots take long
+# The note of optuna-dashboard. optuna_dashboard.save_note writes the same, and takes a second to import.
+NOTE_VERSION, NOTE_TEXT, NOTE_LENGTH = "dashboard:note_ver", "dashboard:note_str:", 2045
+MAX_LINKS = 20  # to trials of a Pareto front
+LOCAL_SERVER = "http://127.0.0.1:5000"  # where scripts/mlflow_ui.sh serves by default
 
 
-class StudyReport:
-    """Opened for the time of a sweep; writes in a thread of its own, which no trial waits for."""
+class StudyRun:
+    """Creates or reopens the run of a study, updates it during the sweep, and closes it.
+
+    A thread of its own writes, so that no trial waits for it.
+
+    Raises:
+        UserError: the MLflow store can't be opened.
+    """
 
     def __init__(self, study: optuna.Study, experiment: Experiment, config: DictConfig) -> None:
         self.study, self.experiment, self.config = study, experiment, config
         self.folder = Path(config.hydra.sweep.dir)
         self.client = open_store()
-        self.run = self._parent()
-        self._ended: queue.SimpleQueue[FrozenTrial | None] = queue.SimpleQueue()
+        self.run = self._open_run()
+        self._ended_trials: queue.SimpleQueue[FrozenTrial | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, daemon=True)
 
-    def _parent(self) -> Run:
-        """The run of the study: a new one, or, on resume, the one it had."""
-        known = self.study.user_attrs.get(RUN_ID)
-        if known is not None:
-            self.client.update_run(known, status="RUNNING")
-            return Run(self.client, known, self.experiment, [])
+    def _open_run(self) -> Run:
+        """On resume, the run that the study already has."""
+        run_id = self.study.user_attrs.get(RUN_ID)
+        if run_id is not None:
+            self.client.update_run(run_id, status="RUNNING")
+            return Run(self.client, run_id, self.experiment, [])
         name = self.study.study_name
         run = create_run(self.experiment, {"optuna.study": name}, [], name)
         note, labels = str(self.config.get("note", "")), list(self.config.get("tags", []))
@@ -79,7 +90,7 @@ class StudyReport:
         self.study.set_user_attr(RUN_ID, run.id)
         return run
 
-    def __enter__(self) -> "StudyReport":
+    def __enter__(self) -> "StudyRun":
         self._writer.start()
         return self
 
@@ -89,37 +100,41 @@ class StudyReport:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ended.put(None)
+        self._ended_trials.put(None)
         self._writer.join()
         with study_lock(self.study.study_name):
-            self._settle()
+            self._close_trial_runs()
             self._refresh()
-        self._summarise()
+        self._save_results()
+        overrides: Any = OmegaConf.to_container(self.config.hydra.overrides.hydra, resolve=False)
+        print_study_summary(self.study, self.experiment, overrides)
         stopped = isinstance(error, SystemExit | KeyboardInterrupt)
         self.run.close("KILLED" if stopped else "FAILED" if error else "FINISHED")
 
-    def trial_ended(self, trial: FrozenTrial) -> None:
-        """Take note of how a trial ended."""
-        self._ended.put(trial)
+    def on_trial_end(self, trial: FrozenTrial) -> None:
+        """Let the writer's thread record how a trial has ended."""
+        self._ended_trials.put(trial)
 
     def _write(self) -> None:
         due = time.monotonic() + REFRESH
-        while (trial := self._ended.get()) is not None:
+        while (trial := self._ended_trials.get()) is not None:
             if RUN_ID in trial.user_attrs:
                 with study_lock(self.study.study_name):
-                    self._close(trial.user_attrs[RUN_ID], trial)
-            began = time.monotonic()
-            if began > due:
-                self.refresh()
-                due = time.monotonic() + max(REFRESH, (time.monotonic() - began) / SHARE)
+                    self._close_trial_run(trial.user_attrs[RUN_ID], trial)
+            start = time.monotonic()
+            if start > due:
+                with study_lock(self.study.study_name):
+                    self._refresh()
+                duration = time.monotonic() - start
+                due = time.monotonic() + max(REFRESH, duration / MAX_REFRESH_SHARE)
 
-    def _close(self, run_id: str, trial: FrozenTrial) -> None:
-        """Say on a trial's run how it ended, and end the run where its process could not."""
+    def _close_trial_run(self, run_id: str, trial: FrozenTrial) -> None:
+        """Tag the run of a trial with its state, and end it where its own process could not."""
         self.client.set_tag(run_id, "optuna.state", trial.state.name.lower())
-        add_inputs(self.client, self.run.id, run_id)
+        log_inputs(self.client, self.run.id, run_id)
         if trial.state is TrialState.COMPLETE:
             name_objective(self.client, self.study, trial)
-        if trial.state is TrialState.PRUNED:  # MLflow knows no such status: finished
+        if trial.state is TrialState.PRUNED:  # for MLflow it is a finished run
             self._mark_pruned(run_id, f"trial {trial.number}")
         if trial.state is TrialState.FAIL:
             reason = trial.user_attrs.get(REASON, INTERRUPTED)
@@ -129,89 +144,82 @@ class StudyReport:
                 self.client.set_terminated(run_id, status)
 
     def _mark_pruned(self, run_id: str, trial: str) -> None:
-        """In its name, `trial 7 (pruned) …`, which every table and chart shows."""
+        """In the run's name, `trial 7 (pruned) …`: every table and chart shows it."""
         name = self.client.get_run(run_id).info.run_name
         if PRUNED not in name:
             self.client.update_run(run_id, name=name.replace(trial, f"{trial} {PRUNED}", 1))
 
-    def _settle(self) -> None:
-        """Close what a killed sweep had no time to: runs that still run, or don't say how they ended."""
+    def _close_trial_runs(self) -> None:
+        """Close the runs that a killed sweep left open or without the state of their trial."""
         ended = {str(one.number): one for one in self.study.get_trials() if one.state.is_finished()}
-        children = self.client.search_runs(
+        runs = self.client.search_runs(
             [experiment_id(self.client, str(self.experiment))],
             f"tags.`mlflow.parentRunId` = '{self.run.id}'",
-            max_results=MOST_RUNS,
+            max_results=MAX_RUNS,
         )
-        for run in children:
-            open_ended = run.info.status == "RUNNING" or "optuna.state" not in run.data.tags
-            if open_ended and run.data.tags["optuna.trial"] in ended:
-                self._close(run.info.run_id, ended[run.data.tags["optuna.trial"]])
-
-    def _summarise(self) -> None:
-        """Print what was found and what comes next, and write Hydra's `optimization_results.yaml`."""
-        results = results_of(self.study)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for place in (self.folder, self.run.folder):
-            OmegaConf.save(results, place / "optimization_results.yaml")
-        typed: Any = OmegaConf.to_container(self.config.hydra.overrides.hydra, resolve=False)
-        print_study_summary(self.study, self.experiment, typed)
-
-    def refresh(self) -> None:
-        """Write the best so far, the table and the plots; one process of those that share it at a time:
-        MLflow fails where two set the same tag."""
-        with study_lock(self.study.study_name):
-            self._refresh()
+        for run in runs:
+            is_open = run.info.status == "RUNNING" or "optuna.state" not in run.data.tags
+            number = run.data.tags["optuna.trial"]
+            if is_open and number in ended:
+                self._close_trial_run(run.info.run_id, ended[number])
 
     def _refresh(self) -> None:
-        frame = self.study.trials_dataframe()
-        frame.to_csv(self.run.folder / "trials.csv", index=False)
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if not done:
+        """Update the best value, the table of trials and the plots.
+
+        The caller holds the lock of the study: MLflow fails where two processes set the same tag.
+        """
+        self.study.trials_dataframe().to_csv(self.run.folder / "trials.csv", index=False)
+        complete = count_trials(self.study, TrialState.COMPLETE)
+        if not complete:
             return
         best = best_trials(self.study)
-        self._log_best(best, len(done))
-        save_note(self.study, self.client.get_run(self.run.id), best[:MOST_LINKS])
-        draw(self.study, self.run.folder / "plots")
+        self._log_best(best, complete)
+        save_dashboard_note(self.study, self.client.get_run(self.run.id), best[:MAX_LINKS])
+        draw_plots(self.study, self.run.folder / "plots")
 
     def _log_best(self, best: list[FrozenTrial], step: int) -> None:
-        """The best value under the objective's own name, and as tags what it was reached with; as
-        parameters, too, once all trials are done."""
-        single = len(self.study.directions) == 1
+        """Log the best value by the name of the objective, and its parameters as tags; once all trials are
+        finished, as parameters, too."""
+        has_one_objective = len(self.study.directions) == 1
         tags = {
-            f"best.{name.lstrip('+')}": str(value)  # MLflow takes no +, as typed for an added key
+            f"best.{name.lstrip('+')}": str(value)  # MLflow takes no +, which adds a setting
             for name, value in best[0].params.items()
         }
         best_run = best[0].user_attrs.get(RUN_ID, "")
         tags |= {"best.value": str(best[0].values), "best.run_id": best_run}
-        if single:
+        if has_one_objective:
             (name,) = self.study.metric_names or [OBJECTIVE]
             self.run.log(dict.fromkeys(("best_value", name), best[0].value or 0.0), step)
             self.run.metrics.flush()
-            tags["monitor"] = f"{name} {MODES[self.study.direction.name]}"
+            tags["monitor"] = f"{name} {_mode(self.study)}"
         self.run.tag(tags)
-        if single and best_run and count(self.study, *FINISHED) >= total(self.study):
-            log_best_settings(self.run, best_run)
+        is_finished = count_trials(self.study, *FINISHED) >= n_trials_of(self.study)
+        if has_one_objective and best_run and is_finished:
+            log_best_params(self.run, best_run)
+
+    def _save_results(self) -> None:
+        """Save `optimization_results.yaml`, as Hydra's official Optuna sweeper does."""
+        results = optimization_results(self.study)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder, self.run.folder):
+            OmegaConf.save(results, folder / "optimization_results.yaml")
 
 
-def results_of(study: optuna.Study) -> dict[str, Any]:
-    """In the form of the official sweeper."""
-    best = best_trials(study)
-    if len(study.directions) > 1:
-        solutions = [{"params": one.params, "values": one.values} for one in best]
-        return {"name": "optuna", "solutions": solutions}
-    if not best:
-        return {"name": "optuna", "best_params": None, "best_value": None}
-    return {"name": "optuna", "best_params": best[0].params, "best_value": best[0].value}
+def _mode(study: optuna.Study) -> str:
+    return MODES[study.direction.name.lower()]
 
 
 def name_objective(client: MlflowClient, study: optuna.Study, trial: FrozenTrial) -> None:
-    """Give the objective its name with the first complete trial: the metric that it monitored, if
-    that is what its main returned. Where it isn't, the run has the value as `objective`."""
+    """Name the objective of a study after the metric that its first complete trial monitored.
+
+    That metric must be what main returned. Otherwise the name is `objective`, and each trial's run gets its
+    value as a metric of that name.
+    """
     if len(study.directions) > 1 or trial.value is None:
         return
-    run, mode = client.get_run(trial.user_attrs["run_id"]), MODES[study.direction.name]
-    monitor, _, monitored_mode = run.data.tags.get("monitor", "").rpartition(" ")
-    is_monitored = monitored_mode == mode and _logged(client, run, monitor, trial.value)
+    run, mode = client.get_run(trial.user_attrs[RUN_ID]), _mode(study)
+    monitor, _, monitor_mode = run.data.tags.get("monitor", "").rpartition(" ")
+    is_monitored = monitor_mode == mode and _has_value(client, run, monitor, trial.value)
     if study.metric_names is None:
         study.set_metric_names([monitor if is_monitored else OBJECTIVE])
     if study.metric_names == [OBJECTIVE]:
@@ -220,76 +228,82 @@ def name_objective(client: MlflowClient, study: optuna.Study, trial: FrozenTrial
             client.set_tag(run.info.run_id, "monitor", f"{OBJECTIVE} {mode}")
 
 
-def _logged(client: MlflowClient, run: StoredRun, metric: str, value: float) -> bool:
+def _has_value(client: MlflowClient, run: StoredRun, metric: str, value: float) -> bool:
     history = client.get_metric_history(run.info.run_id, metric)
     return any(math.isclose(one.value, value, rel_tol=1e-6) for one in history)
 
 
-def add_inputs(client: MlflowClient, study_run: str, trial_run: str) -> None:
-    """What a trial has read, its study has read too; MLflow keeps each data set once."""
+def log_inputs(client: MlflowClient, study_run: str, trial_run: str) -> None:
+    """Log the inputs of a trial on the run of its study, too; MLflow stores each dataset once."""
     inputs = client.get_run(trial_run).inputs
     if inputs and inputs.dataset_inputs:
         client.log_inputs(study_run, inputs.dataset_inputs)
 
 
-def log_best_settings(run: Run, best_run: str) -> None:
-    """The settings of the best trial as parameters of the study.
+def log_best_params(run: Run, best_run: str) -> None:
+    """Log the parameters of the best trial on the run of the study.
 
-    MLflow refuses to change a parameter. A study that goes on may find a better trial: its old
-    parameters are deleted from the database first. A server does not allow that either.
+    A resumed study may find a better trial, and MLflow refuses to change a parameter. So the old parameters
+    are first deleted from the database. A server does not allow that: the parameters then stay.
     """
-    settings = run.client.get_run(best_run).data.params
-    before = run.client.get_run(run.id).data.params
-    if before == settings:
+    params = run.client.get_run(best_run).data.params
+    old_params = run.client.get_run(run.id).data.params
+    if old_params == params:
         return
     store = run.client._tracking_client.store
     if isinstance(store, SqlAlchemyStore):
         with store.ManagedSessionMaker() as session:
             session.query(SqlParam).filter(SqlParam.run_uuid == run.id).delete()
-    elif before:
+    elif old_params:
         log.warning("the server keeps the study's old parameters; its tags best.… are up to date")
         return
-    rows = [Param(name, value) for name, value in settings.items()]
-    run.client.log_batch(run.id, params=rows)
+    run.client.log_batch(run.id, params=[Param(name, value) for name, value in params.items()])
 
 
-def save_note(study: optuna.Study, run: StoredRun, best: list[FrozenTrial]) -> None:
-    """Write the note anew, in Markdown."""
-    text = _note(study, run, best)
+def optimization_results(study: optuna.Study) -> dict[str, Any]:
+    """Return the results in the format of Hydra's official Optuna sweeper."""
+    best = best_trials(study)
+    if len(study.directions) > 1:
+        solutions = [{"params": trial.params, "values": trial.values} for trial in best]
+        return {"name": "optuna", "solutions": solutions}
+    if not best:
+        return {"name": "optuna", "best_params": None, "best_value": None}
+    return {"name": "optuna", "best_params": best[0].params, "best_value": best[0].value}
+
+
+def save_dashboard_note(study: optuna.Study, run: StoredRun, best: list[FrozenTrial]) -> None:
+    """Save the note of a study for optuna-dashboard, in Markdown."""
+    text = _dashboard_note(study, run, best)
     attributes = {
-        f"{TEXT}{number}": text[start : start + LONGEST]
-        for number, start in enumerate(range(0, len(text), LONGEST))
+        f"{NOTE_TEXT}{number}": text[start : start + NOTE_LENGTH]
+        for number, start in enumerate(range(0, len(text), NOTE_LENGTH))
     }
     storage, study_id = study._storage, study._study_id
-    version = storage.get_study_system_attrs(study_id).get(VERSION, 0) + 1
-    for name, value in ({VERSION: version} | attributes).items():
+    version = storage.get_study_system_attrs(study_id).get(NOTE_VERSION, 0) + 1
+    for name, value in ({NOTE_VERSION: version} | attributes).items():
         storage.set_study_system_attr(study_id, name, value)
 
 
-def _note(study: optuna.Study, run: StoredRun, best: list[FrozenTrial]) -> str:
-    lines = [
+def _dashboard_note(study: optuna.Study, run: StoredRun, best: list[FrozenTrial]) -> str:
+    needs_ui = not is_server(tracking_uri())
+    paragraphs = [
         f"**{study.user_attrs[EXPERIMENT]}** {run.data.tags.get('mlflow.note.content', '')}",
-        f"[The study in MLflow]({page(run, run.info.run_id)})"
-        + ("" if is_server(tracking_uri()) else ", while `bash scripts/mlflow_ui.sh` runs"),
-        *(f"- {_linked(run, one)}" for one in best),
+        f"[The study in MLflow]({run_url(run, run.info.run_id)})"
+        + (", while `bash scripts/mlflow_ui.sh` runs" if needs_ui else ""),
+        *(f"- {_trial_link(run, trial)}" for trial in best),
         f"`{run.data.tags.get('command', '')}`",
     ]
-    return "\n\n".join(lines)
+    return "\n\n".join(paragraphs)
 
 
-def _linked(run: StoredRun, trial: FrozenTrial) -> str:
+def _trial_link(run: StoredRun, trial: FrozenTrial) -> str:
     values = ", ".join(map(format_metric, trial.values))
-    link = f"[trial {trial.number}]({page(run, trial.user_attrs.get('run_id', ''))})"
-    return f"{link}: {values} with {format_settings(trial.params)}"
+    url = run_url(run, trial.user_attrs.get(RUN_ID, ""))
+    return f"[trial {trial.number}]({url}): {values} with {format_settings(trial.params)}"
 
 
-def page(run: StoredRun, run_id: str) -> str:
-    """The address of a run of the same MLflow experiment."""
-    server = tracking_uri() if is_server(tracking_uri()) else LOCAL
-    place = f"#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
-    return f"{server.rstrip('/')}/{place}"
-
-
-# MERGED sweep/study_run: What a study's MLflow run takes from its trials: the objective's name, the best settings, the data.
-
-# MERGED sweep/dashboard: What optuna-dashboard shows of a study beside its trials: a note, with links to the runs in MLflow.
+def run_url(run: StoredRun, run_id: str) -> str:
+    """Return the address, in MLflow's web page, of a run in the same MLflow experiment as `run`."""
+    server = tracking_uri() if is_server(tracking_uri()) else LOCAL_SERVER
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    return f"{server.rstrip('/')}/{page}"

@@ -1,8 +1,12 @@
-"""`-m`: Hydra sweeps as Optuna's own loop, `study.optimize`, each trial in a process of its own.
+"""`-m`: Hydra's sweeper, as Optuna's own loop `study.optimize` with each trial in a process of its own.
 
-Takes what the official Optuna sweeper takes, and adds a pruner and resuming. A trial starts the moment
-one ends; a sweep that was killed goes on with `resume_study=latest`; several processes on one storage share
-one study. Any of Hydra's launchers runs the trials, by default ours (`src/utils/sweep/launcher.py`).
+It has the settings of Hydra's official Optuna sweeper, and adds a pruner, resuming, retries and limits
+(`src/utils/config/sweep_settings.py`). A trial starts the moment another one ends. A sweep that was killed is
+resumed with `resume_study=latest`. Several processes on one storage can share one study. Any of Hydra's
+launchers runs the trials; the default is `src/utils/sweep/launcher.py`.
+
+This file turns the command line into a study: which study is resumed, its overrides, its search space, its
+name. `src/utils/sweep/optimize.py` runs the trials.
 """
 
 import re
@@ -16,14 +20,27 @@ from src.utils.errors import UserError
 from src.utils.paths import STUDIES, Experiment
 from src.utils.pipeline.inputs import prepare_inputs_of_sweep
 from src.utils.settings import Settings
-from src.utils.study import study as studies
-from src.utils.study.samplers import advance, is_default_pruner, pruner_of, sampler_of
-from src.utils.study.search_space import SearchSpace, custom_search_space
+from src.utils.study.samplers import (
+    create_pruner,
+    create_sampler,
+    is_default_pruner,
+    reseed_sampler,
+)
+from src.utils.study.search_space import SearchSpace, load_custom_search_space
 from src.utils.study.storage import open_storage
+from src.utils.study.study import (
+    GRID,
+    OVERRIDES,
+    SETTINGS,
+    count_trials,
+    find_study,
+    initialize_study,
+    study_lock,
+)
 from src.utils.sweep.launcher import ForkLauncher
 from src.utils.sweep.live_table import LiveTable
-from src.utils.sweep.optimize import Search
-from src.utils.sweep.study_run import StudyReport
+from src.utils.sweep.optimize import Optimization
+from src.utils.sweep.study_run import StudyRun
 
 import optuna
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -36,14 +53,17 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from optuna.storages import BaseStorage
 from optuna.study._frozen import FrozenStudy
+from optuna.trial import TrialState
 
 NO_PRUNER = "hydra/sweeper/pruner=none"
-POSITIVE = ("n_trials", "n_jobs", "trial_timeout")
-MOMENT = re.compile(r"\d{4}-(\d\d-\d\d)/(\d\d-\d\d)-\d\d-(\w+)")  # as in config/utils/hydra.yaml
-MOST = 2  # names of settings
-# Of the process that joins a study, or of the way to it, and not of the study
-NOT_KEPT = (
-    "hydra.sweeper.n_trials",  # has a place of its own
+AT_LEAST_ONE = ("n_trials", "n_jobs", "trial_timeout")
+SEED_STEP = 7919  # a prime: the seed of a resumed study is far from that of any other
+# The folder of a sweep, as in config/utils/hydra.yaml: 2026-11-24/17-22-08-688d
+SWEEP_FOLDER = re.compile(r"\d{4}-(\d\d-\d\d)/(\d\d-\d\d)-\d\d-(\w+)")
+MAX_NAMES = 2  # parameters in the name of a study
+# Overrides of Hydra that belong to one process of a study, or are stored by other means
+NOT_STORED = (
+    "hydra.sweeper.n_trials",  # a user attribute of the study
     "hydra.sweeper.n_jobs",
     "hydra.sweeper.storage",
     "hydra.sweeper.study_name",
@@ -54,153 +74,186 @@ NOT_KEPT = (
 
 
 class SearchSweeper(Sweeper):
-    """Settings are those of `src/utils/config/sweep_settings.py`; Hydra makes it, sets it up, and sweeps."""
+    """Hydra creates it, calls `setup` with the composed config, and then `sweep` with the overrides."""
 
     def __init__(self, **_: Any) -> None:
-        """Hydra hands the settings over here, and again, with all others, to `setup`."""
+        """Ignores the settings: `setup` gets the whole config."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        """Create the launcher.
+
+        Raises:
+            UserError: a number among the settings is out of its range, or the launcher has no time limit.
+        """
         self.context, self.task = hydra_context, task_function
         self.program: Any = getattr(task_function, "__self__", None)  # the experiment's Program
-        self._use(config)
-
-    def _use(self, config: DictConfig) -> None:
-        self.cfg, self.settings = config, config.hydra.sweeper
-        self.typed: list[str] = OmegaConf.to_container(  # type: ignore[assignment]  # strings
-            config.hydra.overrides.hydra, resolve=False
-        )
-        check_limits(self.settings)
-        self.jobs: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=self.context, task_function=self.task, config=config
-        )
-        if isinstance(self.jobs, ForkLauncher):
-            self.jobs.timeout = self.settings.trial_timeout
-            self.jobs.slots.number = self.settings.n_jobs or self.jobs.slots.number
-            self.n_jobs = self.jobs.slots.number
-            return
-        if self.settings.trial_timeout:
-            raise UserError("hydra.sweeper.trial_timeout needs hydra/launcher=fork")
-        in_this_process = isinstance(self.jobs, BasicLauncher)  # one after the other
-        self.n_jobs = 1 if in_this_process else self.settings.n_jobs or 1
-
-    def _recompose(self, more: list[str], arguments: list[str]) -> None:
-        """Use the settings that there would be, had this been typed."""
-        config = self.context.config_loader.load_configuration(
-            config_name=self.cfg.hydra.job.config_name,
-            overrides=[*more, *arguments],
-            run_mode=RunMode.MULTIRUN,
-        )
-        config.hydra.mode = RunMode.MULTIRUN
-        OmegaConf.copy_cache(from_config=self.cfg, to_config=config)
-        HydraConfig.instance().set_config(config)
-        self._use(config)
+        self._use_config(config)
 
     def sweep(self, arguments: list[str]) -> None:
+        """Run the whole sweep. All settings are checked before anything is written.
+
+        Raises:
+            UserError: a setting, the search space or the study store is refused, or too many trials fail.
+        """
         configure_log(self.cfg.hydra.hydra_logging, self.cfg.hydra.verbose)
-        experiment = (
-            self.program.experiment if self.program else Experiment.named(self.cfg.hydra.job.name)
-        )
-        typed = [one for one in arguments if name_of(one) != "resume_study"]
-        known = self._known(experiment)
-        if known:
-            attributes = known.user_attrs
-            typed = merged(attributes[studies.ARGUMENTS], typed)
-            before = merged(attributes.get(studies.SETTINGS, []), self.typed)
-            self._recompose(before, [*typed, f"resume_study={known.study_name}"])
-        space = self._question(typed, known)
-        if space.grid and is_default_pruner(self.cfg):
-            self._recompose([*self.typed, NO_PRUNER], arguments if not known else typed)
-        checked = self._check(space)
-        extend = custom_search_space(self.settings.custom_search_space, self.program, experiment)
-        sampler = sampler_of(self.settings, space, self.cfg.get("seed"))
-        pruner = pruner_of(self.settings)
-        make_folder(self.cfg.hydra.sweep.dir)
+        experiment = self._experiment()
+        resumed = self._find_resumed_study(experiment)
+        overrides = self._compose(arguments, resumed)
+        space = self._search_space(overrides, resumed)
+        if space.is_grid and is_default_pruner(self.cfg):
+            self._recompose([*self.hydra_overrides, NO_PRUNER], overrides if resumed else arguments)
+        checked = self._check_points(space)
+        custom_name = self.settings.custom_search_space
+        custom_search_space = load_custom_search_space(custom_name, self.program, experiment)
+        options = self._study_options(space)
+        check_folder(self.cfg.hydra.sweep.dir)
         storage = open_storage(self.settings.storage)
-        name = known.study_name if known else self._new_name(experiment, storage, space)
+        name = resumed.study_name if resumed else self._new_name(experiment, storage, space)
         prepare_inputs_of_sweep(checked)
-
-        with studies.study_lock(name):
+        with study_lock(name):
             study = optuna.create_study(
-                storage=storage,
-                sampler=sampler,
-                pruner=pruner,
-                study_name=name,
-                directions=space.directions,  # type: ignore[arg-type]  # checked before
-                load_if_exists=True,
+                storage=storage, study_name=name, load_if_exists=True, **options
             )
-            if not space.grid and study.get_trials(deepcopy=False):
-                study.sampler = advance(sampler, self.settings, self._next_seed(study))
-            keep = known is not None and not self._chose("hydra.sweeper.n_trials")
-            n_trials = None if keep else self.settings.n_trials
-            studies.begin(study, experiment, typed, kept(self.typed), space, n_trials)
+            self._initialize(study, experiment, overrides, space, resumed is not None)
             live_table = LiveTable(study, self.n_jobs)
-            report = StudyReport(study, experiment, self.cfg)
-        with report, live_table:
-            search = Search(study, space, self.jobs, report.run.id, self.cfg, extend)
-            search.run(
-                self.n_jobs, [live_table.trial_ended, report.trial_ended], live_table.interrupted
+            study_run = StudyRun(study, experiment, self.cfg)
+        with study_run, live_table:
+            optimization = Optimization(
+                study, space, self.launcher, study_run.run.id, self.cfg, custom_search_space
             )
-            search.verdict()
+            callbacks = [live_table.on_trial_end, study_run.on_trial_end]
+            optimization.run(self.n_jobs, callbacks, live_table.on_interrupt)
+            optimization.exit_unless_successful()
 
-    def _known(self, experiment: Experiment) -> FrozenStudy | None:
-        """The study that is to go on, if any."""
+    def _experiment(self) -> Experiment:
+        program = self.program
+        return program.experiment if program else Experiment.named(self.cfg.hydra.job.name)
+
+    def _find_resumed_study(self, experiment: Experiment) -> FrozenStudy | None:
         reference = self.cfg.get("resume_study")
         if not reference:
             return None
         if self.settings.storage is None and not STUDIES.exists():
             raise UserError(f"there is no study of {experiment} to resume yet")
-        return studies.find_study(open_storage(self.settings.storage), str(reference), experiment)
+        return find_study(open_storage(self.settings.storage), str(reference), experiment)
 
-    def _question(self, typed: list[str], known: FrozenStudy | None) -> SearchSpace:
-        if known is not None:
-            return SearchSpace.of(typed, self.cfg, as_search=not known.user_attrs[studies.GRID])
-        as_search = any(map(self._chose, ("hydra.sweeper.sampler", "hydra.sweeper.n_trials")))
-        return SearchSpace.of(typed, self.cfg, as_search)
+    def _compose(self, arguments: list[str], resumed: FrozenStudy | None) -> list[str]:
+        """The overrides of the experiment; on resume, all overrides that the study stores are applied."""
+        overrides = [one for one in arguments if override_key(one) != "resume_study"]
+        if resumed is None:
+            return overrides
+        stored = resumed.user_attrs
+        overrides = merge_overrides(stored[OVERRIDES], overrides)
+        hydra_overrides = merge_overrides(stored.get(SETTINGS, []), self.hydra_overrides)
+        self._recompose(hydra_overrides, [*overrides, f"resume_study={resumed.study_name}"])
+        return overrides
 
-    def _new_name(self, experiment: Experiment, storage: BaseStorage, space: SearchSpace) -> str:
-        """As typed, for processes that share a study; else one that no study has."""
-        if self.settings.study_name:
-            return str(self.settings.study_name)
-        name = first = study_name(experiment, Path(self.cfg.hydra.sweep.dir), space.space)
-        taken, number = {one.study_name for one in storage.get_all_studies()}, 1
-        while name in taken:
-            number += 1
-            name = f"{first}-{number}"
-        return name
+    def _recompose(self, hydra_overrides: list[str], overrides: list[str]) -> None:
+        """Use the config that these overrides would give on the command line."""
+        config = self.context.config_loader.load_configuration(
+            config_name=self.cfg.hydra.job.config_name,
+            overrides=[*hydra_overrides, *overrides],
+            run_mode=RunMode.MULTIRUN,
+        )
+        config.hydra.mode = RunMode.MULTIRUN
+        OmegaConf.copy_cache(from_config=self.cfg, to_config=config)
+        HydraConfig.instance().set_config(config)
+        self._use_config(config)
 
-    def _next_seed(self, study: optuna.Study) -> int | None:
-        """For what goes on: another one; for what joins others that are at work: none at all."""
-        if studies.count(study, optuna.trial.TrialState.RUNNING):
-            return None
-        seed = self.settings.sampler.get("seed")
-        seed = self.cfg.get("seed") if seed is None else seed
-        return None if seed is None else (seed + 7919 * len(study.trials)) % 2**32
+    def _use_config(self, config: DictConfig) -> None:
+        self.cfg, self.settings = config, config.hydra.sweeper
+        self.hydra_overrides: list[str] = OmegaConf.to_container(  # type: ignore[assignment]
+            config.hydra.overrides.hydra, resolve=False
+        )
+        check_limits(self.settings)
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self.context, task_function=self.task, config=config
+        )
+        if isinstance(self.launcher, ForkLauncher):
+            self.launcher.timeout = self.settings.trial_timeout
+            self.n_jobs = self.settings.n_jobs or self.launcher.slots.count
+            self.launcher.slots.count = self.n_jobs
+            return
+        if self.settings.trial_timeout:
+            raise UserError("hydra.sweeper.trial_timeout needs hydra/launcher=fork")
+        is_serial = isinstance(self.launcher, BasicLauncher)  # it runs jobs in this process
+        self.n_jobs = 1 if is_serial else self.settings.n_jobs or 1
 
-    def _chose(self, setting: str) -> bool:
-        """Whether a setting of the sweep was typed."""
-        return any(name_of(one) == setting for one in self.typed)
+    def _search_space(self, overrides: list[str], resumed: FrozenStudy | None) -> SearchSpace:
+        if resumed is not None:
+            use_sampler = not resumed.user_attrs[GRID]
+        else:
+            keys = ("hydra.sweeper.sampler", "hydra.sweeper.n_trials")
+            use_sampler = any(self._is_set(key) for key in keys)
+        return SearchSpace.from_overrides(overrides, self.cfg, use_sampler)
 
-    def _check(self, space: SearchSpace) -> list[Settings]:
-        """Compose and check what may be tried, before anything is written; returns it."""
+    def _is_set(self, key: str) -> bool:
+        """Whether an override of Hydra sets it."""
+        return any(override_key(one) == key for one in self.hydra_overrides)
+
+    def _check_points(self, space: SearchSpace) -> list[Settings]:
+        """Compose and check points of the search space; returns their settings."""
         checked = []
-        for point in list(space.samples()) or [{}]:
-            overrides = space.overrides(point)
+        for point in list(space.points_to_check()) or [{}]:
+            overrides = space.trial_overrides(point)
             config = self.context.config_loader.load_sweep_config(self.cfg, overrides)
             if self.program is not None:
-                with space.hints():
+                with space.integer_hints():
                     checked.append(self.program.check(config))
         return checked
 
+    def _study_options(self, space: SearchSpace) -> dict[str, Any]:
+        return {
+            "sampler": create_sampler(self.settings, space, self.cfg.get("seed")),
+            "pruner": create_pruner(self.settings),
+            "directions": space.directions,
+        }
+
+    def _new_name(self, experiment: Experiment, storage: BaseStorage, space: SearchSpace) -> str:
+        """The setting study_name, which processes that share a study have in common, or a free name."""
+        if self.settings.study_name:
+            return str(self.settings.study_name)
+        folder = Path(self.cfg.hydra.sweep.dir)
+        name = default = default_study_name(experiment, folder, space.distributions)
+        used, number = {study.study_name for study in storage.get_all_studies()}, 1
+        while name in used:
+            number += 1
+            name = f"{default}-{number}"
+        return name
+
+    def _initialize(
+        self,
+        study: optuna.Study,
+        experiment: Experiment,
+        overrides: list[str],
+        space: SearchSpace,
+        is_resumed: bool,
+    ) -> None:
+        if not space.is_grid and study.get_trials(deepcopy=False):
+            study.sampler = reseed_sampler(study.sampler, self.settings, self._next_seed(study))
+        keeps_n_trials = is_resumed and not self._is_set("hydra.sweeper.n_trials")
+        n_trials = None if keeps_n_trials else self.settings.n_trials
+        settings = stored_overrides(self.hydra_overrides)
+        initialize_study(study, experiment, overrides, settings, space, n_trials)
+
+    def _next_seed(self, study: optuna.Study) -> int | None:
+        """A new seed for a resumed study; none for a process that joins others on a study."""
+        if count_trials(study, TrialState.RUNNING):
+            return None
+        seed = self.settings.sampler.get("seed")
+        seed = self.cfg.get("seed") if seed is None else seed
+        return None if seed is None else (seed + SEED_STEP * len(study.trials)) % 2**32
+
 
 def check_limits(settings: DictConfig) -> None:
-    """Refuse numbers that can't be.
+    """Check the numbers among the settings of a sweep.
 
     Raises:
-        UserError: one is not in its range.
+        UserError: one is out of its range.
     """
-    for name in POSITIVE:
+    for name in AT_LEAST_ONE:
         value = settings[name]
         if value is not None and value <= 0:
             raise UserError(f"hydra.sweeper.{name}={value} is refused: it should be at least 1")
@@ -212,58 +265,59 @@ def check_limits(settings: DictConfig) -> None:
         raise UserError(f"hydra.sweeper.max_retries={retries} is refused: it should be at least 0")
 
 
-def make_folder(folder: str | None) -> None:
-    """Make hydra.sweep.dir.
+def check_folder(folder: str | None) -> None:
+    """Check that the first trial can create hydra.sweep.dir; a sweep that is refused leaves no folder.
 
     Raises:
-        UserError: it is empty, or nothing can be written there.
+        UserError: the name is empty, or the folder can't be written.
     """
     if not folder:
         raise UserError("hydra.sweep.dir is empty: name a folder for the trials, or leave it out")
+    path = Path(folder).absolute()
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
+        existing = next(parent for parent in (path, *path.parents) if parent.exists())
+        with TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise UserError(f"hydra.sweep.dir={folder} can't be written: {error.strerror}") from None
 
 
-def study_name(experiment: Experiment, folder: Path, space: Iterable[str]) -> str:
-    """`11-24-17-22-learning_rate+hidden-688d` for multirun/…/2026-11-24/17-22-08-688d."""
-    names = [name.lstrip("+").rpartition(".")[2].replace("/", ".") for name in space]
-    more = ["more"] if len(names) > MOST else []
-    searched = "+".join([*names[:MOST], *more]) or "search"
-    place = "/".join(folder.parts[-2:])
-    moment = MOMENT.fullmatch(place)
-    if moment is None:  # a folder that was typed
-        return f"{experiment.name}-{place.replace('/', '-')}-{searched}"
-    day, minute, unique = moment.groups()
+def default_study_name(experiment: Experiment, folder: Path, params: Iterable[str]) -> str:
+    """Return a name for a study: `11-24-17-22-learning_rate+hidden-688d`.
+
+    What distinguishes studies comes first, since tables and charts cut long names.
+
+    Args:
+        folder: the folder of the sweep, such as multirun/…/2026-11-24/17-22-08-688d.
+        params: the parameters of the search space.
+    """
+    names = [name.lstrip("+").rpartition(".")[2].replace("/", ".") for name in params]
+    more = ["more"] if len(names) > MAX_NAMES else []
+    searched = "+".join([*names[:MAX_NAMES], *more]) or "search"
+    end_of_path = "/".join(folder.parts[-2:])
+    match = SWEEP_FOLDER.fullmatch(end_of_path)
+    if match is None:  # hydra.sweep.dir was set
+        return f"{experiment.name}-{end_of_path.replace('/', '-')}-{searched}"
+    day, minute, unique = match.groups()
     return f"{day}-{minute}-{searched}-{unique}"
 
 
-def name_of(override: str) -> str:
-    """`hydra.sweeper.sampler` of `hydra/sweeper/sampler=tpe`, `x` of `+x=1`."""
+def override_key(override: str) -> str:
+    """Return the key of an override: `x` of `+x=1`, `hydra.sweeper.sampler` of `hydra/sweeper/sampler=…`."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
 
 
-def kept(typed: Sequence[str]) -> list[str]:
-    """Those of what was typed as hydra.* that a study keeps."""
-    return [one for one in typed if name_of(one) not in NOT_KEPT]
+def stored_overrides(hydra_overrides: Sequence[str]) -> list[str]:
+    """Return those overrides of Hydra that are stored with a study."""
+    return [one for one in hydra_overrides if override_key(one) not in NOT_STORED]
 
 
-def merged(before: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """What was typed before, less what is typed now, or belongs to it, as a sampler's own settings do."""
-    now = [name_of(one) for one in typed]
-    left = [one for one in before if not any(_within(name_of(one), name) for name in now)]
-    return [*left, *typed]
+def merge_overrides(stored: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Return the stored overrides and the new ones.
 
-
-def _within(name: str, other: str) -> bool:
-    return f"{name}.".startswith(f"{other}.")
-
-
-# MERGED sweep/limits: What the settings of a sweep may be, and the folder that it writes to.
-
-# MERGED sweep/name: The name of a study: what tells it from others comes first, since tables and charts cut long names.
-
-# MERGED sweep/overrides: What was typed for a sweep, as overrides: what of it belongs to a study, and how it comes back.
+    A new override replaces the stored ones of its key, and of all keys below it: another sampler does not get
+    the settings of the one before.
+    """
+    new_keys = tuple(f"{override_key(one)}." for one in new)
+    remaining = [one for one in stored if not f"{override_key(one)}.".startswith(new_keys)]
+    return [*remaining, *new]
