@@ -269,9 +269,7 @@ def check_store(experiment: Experiment, settings: Settings | None) -> None:
             `warm_start` names.
     """
     if local_database() is None:
-        from src.utils.store.mlflow import (
-            open_store,
-        )  # late: it imports MLflow, which takes seconds
+        from src.utils.store.mlflow import open_store  # late: MLflow takes seconds to import
 
         open_store()
     for name in ("resume_run", "warm_start"):

@@ -2,8 +2,8 @@
 
 An error that a library raises while data, model and trainer are made is usually caused by a setting.
 It becomes one line, with the line of the experiment that called the library. An error in the experiment's
-own code, or during training, keeps its traceback, which begins in the experiment. The log file of the run
-always has the whole traceback.
+own code, or during training, keeps its traceback, which begins in the experiment. The run's
+`logs/traceback.txt` always has the whole traceback.
 """
 
 import sys
