@@ -92,9 +92,8 @@ def study_directions(config: DictConfig) -> list[str]:
 
 def objective_mode(mode: Mode | None, direction: Any) -> Mode:
     """Whether lower or higher is better: as the setting `mode`, else hydra.sweeper.direction, else `min`."""
-    if mode is None and direction is not None:
-        return MODES.get(_names(direction)[0].lower(), "min")
-    return mode or "min"
+    names = [] if direction is None else _names(direction)
+    return mode or MODES.get(names[0].lower() if names else "", "min")
 
 
 def direction_conflict(mode: Mode, direction: str) -> str:

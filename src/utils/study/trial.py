@@ -100,7 +100,7 @@ class TrialLink:
         """
         direction = self.open().study.direction.name.lower()
         if self.n_objectives == 1 and direction != DIRECTIONS[mode]:
-            text = f"hydra.sweeper.direction={direction} {direction_conflict(mode, direction)}"
+            text = direction_conflict(mode, direction)
             self.set_user_attr(REFUSED, text)
             raise UserError(text)
 
