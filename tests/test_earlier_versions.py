@@ -20,7 +20,7 @@ TESTED = """
 
     model = load_model("latest")
     images, labels = torch.zeros(4, 28, 28, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)
-    model.score("test", (images, labels))
+    model.shared_step("test", (images, labels))
     print(sorted(model.metrics["test"].result("test")))
 """
 
