@@ -34,9 +34,11 @@ def exit_with_sweep(*_: object) -> None:
 signal.signal(signal.SIGALRM, exit_with_sweep)
 signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
 
+import src.utils.run
 import src.utils.runs.execute
-import src.utils.sweep.sweeper
-import src.utils.tracking  # noqa: F401
+import src.utils.runs.resume
+import src.utils.runs.summary
+import src.utils.sweep.sweeper  # noqa: F401
 from src.utils.config import composition
 from src.utils.paths import Experiment
 from src.utils.runs import provenance, source_code
@@ -50,6 +52,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
+from pytorch_lightning import seed_everything  # noqa: F401  # each job calls it
 
 
 def import_program(file: str) -> None:
