@@ -84,7 +84,7 @@ def test_shown(fresh: Lab) -> None:
     fresh.client.set_tag(run.info.run_id, "forked_from", "0123456789abcdef")
     shown = fresh.question("-m", "src.utils.lab.cli", "show", run.info.run_id).text
     assert f"{cores} cores" in shown
-    assert "a warm start from 01234567" in shown
+    assert "warm start from 01234567" in shown
 
 
 @pytest.mark.parametrize("typed", [("resume_run=latest", "fork=true"), ("-m", "resume=latest")])
