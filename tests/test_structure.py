@@ -3,7 +3,7 @@
 import ast
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,14 @@ def imported(file: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield "." * node.level + (node.module or "")
+
+
+def imported_files(file: Path, known: Iterable[str]) -> Iterator[str]:
+    """Those of the known modules that a file imports, `from src.utils.runs import provenance` among them."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from (names & {*known}) or ({node.module} & {*known})
 
 
 def code_without_docstrings(file: Path) -> str:
@@ -141,6 +149,14 @@ def test_imports_follow_the_picture() -> None:
     assert not [room for room, _ in arrows if room in below(room, arrows)]
     known = imports()
     assert not [(source, target) for source, target in known if target not in below(source, arrows)]
+
+
+def test_no_circles() -> None:
+    """No two files of src/utils import each other, on whatever way, and however late."""
+    files = {str(file.relative_to(ROOT).with_suffix("")).replace("/", "."): file for file in SHARED}
+    arrows = {(own, name) for own, file in files.items() for name in imported_files(file, files)}
+    assert len(arrows) > len(files)
+    assert not [own for own in files if own in below(own, arrows)]
 
 
 @needed

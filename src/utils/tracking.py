@@ -25,7 +25,8 @@ from src.utils.paths import ROOT, Experiment
 from src.utils.pipeline.manifest import NO_EFFECT_ON_DATA, Manifest
 from src.utils.runs.source_code import import_file, same_code
 from src.utils.store.location import local_database
-from src.utils.store.reader import DatasetUse, RunReader, RunRecord, open_reader
+from src.utils.store.reader import RunReader, open_reader
+from src.utils.store.record import DatasetUse, RunRecord
 from src.utils.store.reference import find_record, find_run, newest_run
 
 from omegaconf import OmegaConf

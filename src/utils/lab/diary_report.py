@@ -22,7 +22,8 @@ from src.utils.lab.runs import (
 )
 from src.utils.paths import STAGES, Experiment
 from src.utils.store.objective import Objective, find_objective, result_metrics
-from src.utils.store.reader import RunReader, RunRecord, find_artifact
+from src.utils.store.reader import RunReader, find_artifact
+from src.utils.store.record import RunRecord
 from src.utils.store.reference import list_trials
 from src.utils.terminal import format_metric, format_settings, lab_command
 

@@ -10,7 +10,8 @@ from src.utils.lab.runs import NO_EFFECT, without_derived
 from src.utils.lab.show import read_packages
 from src.utils.runs.provenance import read_metadata
 from src.utils.store.objective import RESOURCE_METRICS, display_order
-from src.utils.store.reader import RunReader, RunRecord, dataset_digests, find_artifact
+from src.utils.store.reader import RunReader, dataset_digests, find_artifact
+from src.utils.store.record import RunRecord
 from src.utils.terminal import format_value
 
 from rich import box, get_console

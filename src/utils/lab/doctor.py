@@ -17,7 +17,8 @@ from src.utils.lab.installation import check_installation
 from src.utils.paths import LOGS, ROOT, STUDIES, display_path
 from src.utils.process import is_gone
 from src.utils.store.location import local_database
-from src.utils.store.reader import RunReader, RunRecord, find_artifact, open_reader
+from src.utils.store.reader import RunReader, find_artifact, open_reader
+from src.utils.store.record import RunRecord
 from src.utils.terminal import format_size, lab_command
 
 LOW_DISK, VERY_LOW_DISK = 5 * 10**9, 10**9  # bytes that are free

@@ -16,7 +16,8 @@ from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.store.objective import result_metrics
-from src.utils.store.reader import RunRecord, find_artifact
+from src.utils.store.reader import find_artifact
+from src.utils.store.record import RunRecord
 from src.utils.terminal import format_metric
 from src.utils.tracking import load_model
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from src.utils.paths import ROOT, STAGES, display_path
 from src.utils.store.location import local_database
-from src.utils.store.reader import RunReader, RunRecord
+from src.utils.store.reader import RunReader
+from src.utils.store.record import RunRecord
 from src.utils.terminal import format_size
 
 from rich import box, get_console

@@ -14,7 +14,8 @@ from src.utils.errors import exit_on_user_error
 from src.utils.lab.runs import NO_EFFECT, varying_params
 from src.utils.store.mlflow import open_store
 from src.utils.store.objective import find_objective, result_metrics
-from src.utils.store.reader import RunRecord, open_reader
+from src.utils.store.reader import open_reader
+from src.utils.store.record import RunRecord
 from src.utils.store.reference import RECENT_RUNS, list_model_runs
 
 VIEW = "results"  # the key of the view in the address

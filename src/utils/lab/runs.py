@@ -19,7 +19,8 @@ from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.store.objective import Objective, find_objective, result_metrics
-from src.utils.store.reader import RunReader, RunRecord, Value
+from src.utils.store.reader import RunReader
+from src.utils.store.record import RunRecord, Value
 from src.utils.store.reference import list_model_runs, list_runs, read_objective
 from src.utils.terminal import format_metric, format_settings, format_time
 

@@ -11,7 +11,8 @@ from src.utils.lab.runs import as_dict, data_metadata, varying_params
 from src.utils.paths import display_path
 from src.utils.runs.provenance import read_metadata
 from src.utils.store.objective import result_metrics
-from src.utils.store.reader import RunReader, RunRecord, find_artifact, trace_lineage
+from src.utils.store.reader import RunReader, find_artifact, trace_lineage
+from src.utils.store.record import RunRecord
 from src.utils.store.reference import list_trials
 from src.utils.terminal import (
     format_metric,

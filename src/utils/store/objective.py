@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from src.utils.store.reader import RunRecord
+from src.utils.store.record import RunRecord
 
 MONITOR = "monitor"  # the tag: "<metric> <mode>"; the name of a metric may hold spaces
 LOWER_IS_BETTER = re.compile(

@@ -12,13 +12,13 @@ import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from src.utils.errors import UserError
 from src.utils.store.location import local_database, old_artifact_roots
+from src.utils.store.record import DatasetUse, RunRecord, Value, local_time
 
 RUNS_PER_QUERY = 500  # SQLite limits the parameters of one query
 MAX_DEPTH = 10  # of a lineage: more is a cycle
@@ -39,77 +39,6 @@ SELECT_DATASETS = """
         ON origin.input_uuid = inputs.input_uuid AND origin.name = 'run_id'
     WHERE destination_id = ?
 """
-Value = str | float  # of a param, metric or tag
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """A run. Its params, metrics and tags are empty until `RunReader.with_values` has read them."""
-
-    id: str
-    name: str
-    experiment: str
-    status: str
-    started: datetime | None
-    ended: datetime | None
-    artifact_uri: str
-    params: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def short(self) -> str:
-        """The start of the id, as it is displayed."""
-        return self.id[:8]
-
-    @property
-    def note(self) -> str:
-        return self.tags.get("mlflow.note.content", "")
-
-    @property
-    def labels(self) -> list[str]:
-        """The setting `tags`. MLflow's tags are more."""
-        return [name.removeprefix("tag.") for name in sorted(self.tags) if name.startswith("tag.")]
-
-    @property
-    def state(self) -> str:
-        """The status in lower case; `pruned` for a pruned trial, whose status is FINISHED."""
-        state = self.tags.get("optuna.state", "")
-        return state if state == "pruned" else self.status.lower()
-
-    @property
-    def best(self) -> dict[str, str]:
-        """The best trial of a study: `run_id`, `value` and its parameters; empty for other runs."""
-        tags = self.tags.items()
-        return {
-            name.removeprefix("best."): value for name, value in tags if name.startswith("best.")
-        }
-
-    @property
-    def is_study(self) -> bool:
-        return "optuna.study" in self.tags and "optuna.trial" not in self.tags
-
-    @property
-    def is_dirty(self) -> bool:
-        """Whether the code had uncommitted changes."""
-        return self.tags.get("git.dirty") == "true"
-
-    @property
-    def seconds(self) -> float | None:
-        """The duration; None for a run that has not ended."""
-        if self.started is None or self.ended is None:
-            return None
-        return (self.ended - self.started).total_seconds()
-
-
-@dataclass(frozen=True)
-class DatasetUse:
-    """A dataset or feature that a run read or wrote."""
-
-    name: str
-    digest: str
-    context: str  # "input" or "output"
-    run_id: str  # of the run that made it
 
 
 class RunReader(Protocol):
@@ -220,11 +149,6 @@ def _value_column(kind: str) -> str:
 def _converted(value: Any, kind: str) -> Any:
     """A NULL is a NaN among the metrics, and an empty text elsewhere."""
     return (math.nan if kind == "metrics" else "") if value is None else value
-
-
-def local_time(milliseconds: int | None) -> datetime | None:
-    """A time of MLflow, in the machine's time zone."""
-    return datetime.fromtimestamp(milliseconds / 1000).astimezone() if milliseconds else None
 
 
 def find_artifact(record: RunRecord, path: str) -> Path | None:

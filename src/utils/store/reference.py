@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from src.utils.errors import UserError
 from src.utils.paths import STAGES
 from src.utils.store.objective import Objective, find_objective
-from src.utils.store.reader import RunReader, RunRecord, open_reader
+from src.utils.store.reader import RunReader, open_reader
+from src.utils.store.record import RunRecord
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.utils.store.mlflow import open_store
-from src.utils.store.reader import DatasetUse, RunRecord, Value, local_time
+from src.utils.store.record import DatasetUse, RunRecord, Value, local_time
 
 from mlflow.entities import Run as StoredRun
 from mlflow.entities import ViewType
