@@ -4,7 +4,11 @@ A process is recorded as `host pid start-time`, which no later process can have.
 """
 
 import os
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import psutil
 
@@ -34,3 +38,24 @@ def _start_time(pid: int) -> str:
         return f"{psutil.Process(pid).create_time():.0f}"
     except psutil.NoSuchProcess:
         return "never"
+
+
+@contextmanager
+def deferred_interrupts() -> Iterator[dict[signal.Signals, Any]]:
+    """Defer Ctrl-C and SIGTERM until the end of the block.
+
+    Yields:
+        The handlers that are set then, by signal; the block may put others in their place.
+    """
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {
+        one: signal.signal(one, lambda number, _: received.append(number)) for one in numbers
+    }
+    try:
+        yield handlers
+    finally:
+        for one, handler in handlers.items():
+            signal.signal(one, handler)
+        if received:
+            signal.raise_signal(received[0])

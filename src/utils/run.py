@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, SupportsFloat
 from src.utils.errors import UserError
 from src.utils.paths import LOGS, ROOT, Experiment, display_path
 from src.utils.pipeline.manifest import Manifest, merge_metadata
-from src.utils.process import SHARED_RUN, is_rank_zero, this_process
+from src.utils.process import SHARED_RUN, deferred_interrupts, is_rank_zero, this_process
 from src.utils.runs.artifacts import record_run, record_settings
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.settings import Settings
@@ -138,7 +138,7 @@ def create_run(
     inputs: list[Manifest],
     name: str | None = None,
 ) -> Run:
-    """Create a run in MLflow, with its tags and inputs.
+    """Create a run in MLflow.
 
     Raises:
         UserError: the MLflow store can't be opened, or the MLflow experiment was deleted.
@@ -146,11 +146,7 @@ def create_run(
     client = open_store()
     number = experiment_id(client, str(experiment))
     stored = client.create_run(number, tags=dict(tags), run_name=name)
-    run = Run(client, stored.info.run_id, experiment, inputs)
-    for manifest in inputs:
-        run.log_dataset(manifest, "input")
-    run.tag_data(**run.data_metadata)
-    return run
+    return Run(client, stored.info.run_id, experiment, inputs)
 
 
 @contextmanager
@@ -174,34 +170,49 @@ def tracked(
         run = Run(open_store(), os.environ[SHARED_RUN], experiment, inputs)
         yield _with_checkpoint(run, start)
         return
-    run = _with_checkpoint(_begin(experiment, inputs, start), start)
-    os.environ[SHARED_RUN] = run.id
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, run.terminate)
+    with _opened(experiment, inputs, start) as run:
+        if start is None or start.new_run:
+            _record_start(run, settings, inputs, start)
+        with system_metrics(run.id):
+            yield _with_checkpoint(run, start)
+
+
+@contextmanager
+def _opened(
+    experiment: Experiment, inputs: list[Manifest], start: "ResumePoint | None"
+) -> Iterator[Run]:
+    run: Run | None = None
     status = "FAILED"
     try:
-        if start is None or start.new_run:
-            record_run(run.client, run.id, run.folder, experiment, settings.note, settings.tags)
-            record_settings(run.client, run.id, run.folder, settings)
-        with system_metrics(run.id):
-            yield run
+        with (
+            deferred_interrupts() as handlers
+        ):  # else they could leave a run that is RUNNING for ever
+            run = _create_or_reopen(experiment, inputs, start)
+            os.environ[SHARED_RUN] = run.id
+            if handlers[signal.SIGTERM] is signal.SIG_DFL:
+                handlers[signal.SIGTERM] = run.terminate
+        yield run
         status = "FINISHED"
     except Pruned:
         status = "FINISHED"
         raise
     except BaseException as error:
+        if run is None:
+            raise
         if run.ended_by or isinstance(error, KeyboardInterrupt):
             status = "KILLED"
             raise SystemExit(128 + (run.ended_by or signal.SIGINT)) from None
         error.add_note(f"the whole traceback: {display_path(_save_traceback(run.folder))}")
         raise
     finally:
-        del os.environ[SHARED_RUN]
-        run.close(status)
+        if run is not None:
+            os.environ.pop(SHARED_RUN, None)
+            run.close(status)
 
 
-def _begin(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint | None") -> Run:
-    """Create the run, or reopen the one that is resumed."""
+def _create_or_reopen(
+    experiment: Experiment, inputs: list[Manifest], start: "ResumePoint | None"
+) -> Run:
     if start is not None and not start.new_run:
         return _reopen(experiment, inputs, start)
     trial = TrialLink.current()
@@ -209,12 +220,23 @@ def _begin(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint |
     run = create_run(experiment, tags, inputs, name)
     if trial is not None:
         trial.set_user_attr("run_id", run.id)
+    return run
+
+
+def _record_start(
+    run: Run, settings: Settings, inputs: list[Manifest], start: "ResumePoint | None"
+) -> None:
+    """Record all that is known when a new run begins."""
+    for manifest in inputs:
+        run.log_dataset(manifest, "input")
+    run.tag_data(**run.data_metadata)
     if start is not None:
         tag = "warm_start_from" if start.weights_only else "continued_from"
         run.tag({tag: start.run.info.run_id})
         if start.more_epochs:
             _copy_checkpoints(start, run)
-    return run
+    record_run(run.client, run.id, run.folder, run.experiment, settings.note, settings.tags)
+    record_settings(run.client, run.id, run.folder, settings)
 
 
 def _reopen(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint") -> Run:

@@ -140,6 +140,7 @@ def record_objective(run: "Run", settings: Settings, value: Any) -> None:
         getattr(settings, "mode", None), HydraConfig.get().sweeper.get("direction")
     )
     monitor, number = getattr(settings, "monitor", None), _finite_number(value)
+    monitor = run.metrics.stored_name(monitor) if monitor else None
     if monitor in run.metrics.latest:
         run.tag({MONITOR: f"{monitor} {mode}"})
     elif number is not None:

@@ -42,7 +42,7 @@ class MetricBuffer:
         """
         now = int(time.time() * 1000)
         self._waiting += [
-            (self._stored_names.get(name) or self._stored_name(name), value, now, step)
+            (self.stored_name(name), value, now, step)
             for name, value in metrics.items()
             if self._steps.get(name) != step
         ]
@@ -50,8 +50,10 @@ class MetricBuffer:
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
-    def _stored_name(self, name: str) -> str:
+    def stored_name(self, name: str) -> str:
         """The name that MLflow accepts; a warning is logged once if it is another one."""
+        if name in self._stored_names:
+            return self._stored_names[name]
         stored = self._stored_names[name] = mlflow_name(name)
         if stored != name:
             log.warning("MLflow takes no metric named %s: written as %s", name, stored)

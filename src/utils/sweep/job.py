@@ -108,6 +108,8 @@ def run_job_process(
     try:
         result = cloudpickle.loads(runner).run(overrides, number)
         data = cloudpickle.dumps(result)  # by value: the pipe's own pickle would share tensors
+    except KeyboardInterrupt:  # before its run: multiprocessing would print a traceback
+        sys.exit(128 + signal.SIGTERM)
     except Exception as error:  # for example: its config could not be composed
         data = cloudpickle.dumps(failed_result(format_error(error)))
     sender.send_bytes(data)
