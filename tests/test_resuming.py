@@ -44,6 +44,26 @@ class Stopping(pl.Callback):
 """
 
 
+STOPPED_AT_ONCE = """
+from mlflow.tracking import MlflowClient
+
+create_run = MlflowClient.create_run
+
+
+def create_and_stop(*arguments, **named):
+    import os
+
+    run = create_run(*arguments, **named)
+    os.kill(os.getpid(), int(os.environ["BY"]))
+    return run
+
+
+MlflowClient.create_run = create_and_stop
+
+
+"""
+
+
 @pytest.fixture(scope="module")
 def whole(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """A laboratory whose newest run is the short training from its start to its end."""
@@ -100,6 +120,17 @@ def test_stopped_and_resumed(fresh: Lab, uninterrupted: Lab, by: signal.Signals)
     assert same(weights(fresh, run), weights(uninterrupted, reference))
     for metric in ("val_loss", "train_acc", "test_acc"):
         assert set(fresh.history(run, metric)) == set(uninterrupted.history(reference, metric))
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_as_it_begins(fresh: Lab, by: signal.Signals) -> None:
+    """A run that is stopped at the very moment at which MLflow has created it does not run for ever."""
+    program = fresh.root / MODEL
+    program.write_text(
+        program.read_text().replace("@experiment\n", f"{STOPPED_AT_ONCE}@experiment\n")
+    )
+    assert fresh.run(MODEL, *SHORT, BY=str(int(by))).returncode == EXITS[by]
+    assert fresh.newest().info.status == "KILLED"
 
 
 @pytest.mark.parametrize(
