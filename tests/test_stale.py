@@ -193,6 +193,7 @@ RACE = """
 
     read = Manifest.read(Experiment.named("feature/feature01"))
     run = create_run(Experiment.named("model/model01"), {}, [read])
+    run.log_dataset(read, "input")
     print(len(run.client.get_run(run.id).inputs.dataset_inputs), len(calls))
     run.close("FINISHED")
 """
