@@ -38,10 +38,9 @@ class Run:
     """A run in MLflow, and the local folder of its artifacts."""
 
     output: Path  # the folder that a dataset or feature writes; a model has none
-    # What to resume from, and what a warm start begins with: a checkpoint of Lightning; for a model without
-    # Lightning, the folder of what `save` has written
+    # A checkpoint of Lightning; for a model without Lightning, the folder of what `save` has written
     resume_from: Path | None = None
-    weights_from: Path | None = None
+    weights_from: Path | None = None  # of a warm start
     more_epochs = False  # resumes a finished run with a larger max_epochs
     has_trainer = False  # a run has one training
 
@@ -96,15 +95,15 @@ class Run:
             self.metrics.add(metrics, step)
 
     def report(self, value: SupportsFloat, step: int) -> None:
-        """Report an intermediate value of the objective, by which the pruner of a search ends the trial.
+        """Report an intermediate value to the trial of a study; does nothing outside one.
 
-        Does nothing outside a study, in one with several objectives, and in other processes than rank zero.
+        Nor does it with several objectives, and in other processes than rank zero.
 
         Args:
             step: counts the reports of a trial: an epoch, a fold, a number of trees.
 
         Raises:
-            Pruned: the pruner ends the trial. The run then counts as finished.
+            Pruned: the pruner ends the trial.
         """
         if self.trial is None or self.trial.n_objectives > 1 or not self.is_rank_zero:
             return
@@ -114,16 +113,15 @@ class Run:
             raise Pruned(f"pruned at step {step}")
 
     def objective(self, metric: str, mode: Mode) -> None:
-        """Name the metric by which this run is compared with others: in `lab runs`, `lab best`, a search.
+        """Name the metric by which runs and trials are compared, in the tag `monitor`.
 
-        It is stored as the tag `monitor`. The settings `monitor` and `mode` do the same without this call.
+        The settings `monitor` and `mode` do the same without this call.
 
         Args:
             metric: a name that is given to `log`.
 
         Raises:
-            UserError: the mode is neither `min` nor `max`; or the study of the trial optimizes in the other
-                direction.
+            UserError: the mode is neither `min` nor `max`, or the study has the other direction.
         """
         if mode not in DIRECTIONS:
             raise UserError(f"run.objective({metric!r}, {mode!r}): the mode should be min or max")
@@ -139,8 +137,7 @@ class Run:
             run.save("model.txt", booster.save_model)
             run.save("weights.npz", lambda file: np.savez(file, **weights))
 
-        The file appears when it is complete, and replaces one of the same name: a process that is killed
-        leaves the file before. `load_model` and a resumed run read it.
+        It replaces an earlier file when it is complete, whenever the process is killed.
 
         Args:
             name: a file name with the suffix of the format; it may have folders.
