@@ -16,6 +16,7 @@ from src.utils.settings import ModelSettings
 
 import numpy as np
 from pydantic import PositiveFloat, PositiveInt
+from threadpoolctl import threadpool_info
 
 SAMPLES, FEATURES = 400, 8
 
@@ -57,9 +58,9 @@ def main(cfg: Config, run: Run) -> float:
         model = load(run.weights_from)
     if run.resume_from:
         model, start = load(run.resume_from), int(np.load(run.resume_from / "state.npz")["epoch"])
-    run.tag(
-        {"start": str(start), "imported": " ".join({"torch", "pytorch_lightning"} & {*sys.modules})}
-    )
+    imported = " ".join({"torch", "pytorch_lightning"} & {*sys.modules})
+    threads = str(max(pool["num_threads"] for pool in threadpool_info()))
+    run.tag({"start": str(start), "imported": imported, "threads": threads})
     loss = float("nan")
     for epoch in range(start, cfg.epochs):
         if os.environ.get("KILL") == str(epoch):

@@ -1,7 +1,10 @@
 """Models without torch and Lightning: tracked, searched, resumed, repeated and loaded like any other."""
 
+import json
+import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +97,7 @@ def test_settings(plain: SweepLab) -> None:
     ("wrong", "message"),
     {
         "name": "run.save('../state.npz'): the name should be that of a file, without ..",
-        "nothing": "run.save('state.npz'): nothing was written to the path that was given",
+        "nothing": "run.save('state.npz'): no file was written to the path given",
         "mode": "run.objective('val_loss', 'best'): the mode should be min or max",
     }.items(),
 )
@@ -167,6 +170,18 @@ def test_search(own: SweepLab) -> None:
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.tags["imported"] for run in runs} == {""}
     assert own.study_run(study).data.tags["monitor"] == "val_loss min"
+
+
+def test_threads(own: SweepLab) -> None:
+    """A trial gives NumPy its share of the cores; its run records how many threads that are."""
+    command = ["env", "-u", "OMP_NUM_THREADS", sys.executable, own.root / PROGRAM, "-m"]
+    process = own.start(*command, "rate=0.5,0.4", "hydra.sweeper.n_jobs=2")
+    process.communicate(timeout=240)
+    assert process.returncode == 0
+    for run in own.trial_runs(own.study()):
+        metadata = json.loads((own.artifacts(run) / "provenance/metadata.json").read_text())
+        share = max(1, len(os.sched_getaffinity(0)) // 2)
+        assert metadata["hardware"]["threads"] == int(run.data.tags["threads"]) == share
 
 
 def test_direction(own: SweepLab) -> None:

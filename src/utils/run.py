@@ -95,9 +95,7 @@ class Run:
             self.metrics.add(metrics, step)
 
     def report(self, value: SupportsFloat, step: int) -> None:
-        """Report an intermediate value to the trial of a study; does nothing outside one.
-
-        Nor does it with several objectives, and in other processes than rank zero.
+        """Report an intermediate value to the trial of a study with one objective; else do nothing.
 
         Args:
             step: counts the reports of a trial: an epoch, a fold, a number of trees.
@@ -132,19 +130,16 @@ class Run:
         self.tag({MONITOR: f"{self.metrics.stored_name(metric)} {mode}"})
 
     def save(self, name: str, write: Callable[[Path], object]) -> Path:
-        """Save a file of the model as the artifact `model/<name>`, in the format of its own library.
+        """Save a file of the model as the artifact `model/<name>`, in its own format; returns its path.
 
             run.save("model.txt", booster.save_model)
             run.save("weights.npz", lambda file: np.savez(file, **weights))
 
-        It replaces an earlier file when it is complete, whenever the process is killed.
+        A process that is killed leaves the complete file, or the one before.
 
         Args:
             name: a file name with the suffix of the format; it may have folders.
             write: called with the path to write to.
-
-        Returns:
-            The path of the file.
 
         Raises:
             UserError: the name leads out of the folder, or `write` wrote no file to the path.
@@ -154,16 +149,12 @@ class Run:
             raise UserError(f"run.save({name!r}): the name should be that of a file, without ..")
         if not self.is_rank_zero:
             return file
-        draft = file.with_name(
-            f".{file.name}"
-        )  # of the same suffix, to which some formats add theirs
+        draft = file.with_name(f".{file.name}")  # NumPy adds the suffix if it is missing
         draft.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(draft)
             if not draft.is_file():
-                raise UserError(
-                    f"run.save({name!r}): nothing was written to the path that was given"
-                )
+                raise UserError(f"run.save({name!r}): no file was written to the path given")
             return draft.replace(file)
         finally:
             if draft.is_file():

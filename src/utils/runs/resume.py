@@ -50,9 +50,8 @@ class ResumePoint:
 
     run: StoredRun
     folder: Path  # of its artifacts
-    checkpoint: (
-        Path | None
-    )  # or the folder of what it saved; None if it was stopped before the first
+    # Or the folder of what a run without Lightning has saved; None if it was stopped before the first
+    checkpoint: Path | None
     weights_only: bool  # a warm start
     more_epochs: bool = False  # than the run was to have
 
@@ -107,11 +106,10 @@ def find_resume_point(
             raise UserError(_finished(run, settings))
     new_run = warm is not None or more_epochs
     used = _with_overrides(load_config(config / "composed.yaml"), settings) if new_run else before
-    checkpoint = (
-        newest_checkpoint(config.parent / "checkpoints")
-        if isinstance(settings, TrainingSettings)
-        else _saved_files(run, config.parent / SAVED, is_needed=warm is not None)
-    )
+    if isinstance(settings, TrainingSettings):
+        checkpoint = newest_checkpoint(config.parent / "checkpoints")
+    else:
+        checkpoint = _saved_files(run, config.parent / SAVED, is_needed=warm is not None)
     return used, ResumePoint(run, config.parent, checkpoint, warm is not None, more_epochs)
 
 

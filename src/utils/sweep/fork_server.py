@@ -52,6 +52,7 @@ from src.utils.sweep import job
 from src.utils.sweep.launcher import PROGRAM
 
 import optuna
+import threadpoolctl  # noqa: F401  # jobs without torch limit their threads
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
