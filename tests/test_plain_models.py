@@ -226,3 +226,23 @@ def test_warm_start(own: SweepLab) -> None:
     run = own.newest(NAME)
     assert run.data.tags["warm_start_from"] == old.info.run_id
     assert run.data.metrics["val_loss"] < old.data.metrics["val_loss"]
+
+
+def test_other_tier(own: SweepLab) -> None:
+    """A class and a config.yaml of different tiers are one line that says what fits."""
+    config = own.root / "config" / NAME / "config.yaml"
+    config.write_text(SETTINGS.replace("/model", "/training"))
+    done = own.run(PROGRAM)
+    assert done.returncode == 2
+    assert "trainer is not a setting here: it belongs to Lightning trainings" in done.stderr
+    config.write_text(SETTINGS)
+    program = own.root / PROGRAM
+    code = program.read_text()
+    program.write_text(code.replace("ModelSettings", "TrainingSettings"))
+    done = own.run(PROGRAM)
+    assert done.returncode == 2
+    assert (
+        "trainer has no value: give it one in config.yaml, or let it begin with /training"
+        in done.stderr
+    )
+    assert done.stderr.count("\n") == 1

@@ -134,7 +134,8 @@ def _problem(error: dict[str, Any], settings_class: type[Settings]) -> str:
     if error["type"] == "extra_forbidden":
         return unknown_setting(key, list(settings_class.model_fields))
     if error["type"] == "missing":
-        return f"{key} has no value: give it one in config.yaml"
+        tier = ", or let it begin with /training" if key in TRAINING_ONLY else ""
+        return f"{key} has no value: give it one in config.yaml{tier}"
     expected = error["msg"]
     for prefix in ("Input ", "String ", "List ", "Value error, "):
         expected = expected.removeprefix(prefix)

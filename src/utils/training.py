@@ -63,9 +63,13 @@ def tracked_trainer(
         callbacks: more Lightning callbacks, called after those of this function.
 
     Raises:
-        UserError: the run has a trainer already; there is a monitor without a mode; or the study of the
-            trial optimizes in the other direction.
+        UserError: the settings are not those of a Lightning training; the run has a trainer already; there is
+            a monitor without a mode; or the study of the trial optimizes in the other direction.
     """
+    if not hasattr(cfg, "trainer"):
+        raise UserError(
+            "tracked_trainer needs class Config(TrainingSettings), and /training in config.yaml"
+        )
     if run.has_trainer:
         raise UserError(ONE_FIT)
     run.has_trainer = True

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError, first_line
-from src.utils.paths import SAVED, Experiment
+from src.utils.paths import LOGS, SAVED, Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import is_gone, is_rank_zero
 from src.utils.runs.source_code import same_code
@@ -31,11 +31,12 @@ from src.utils.settings import (
     load_config,
     settings_of_run,
 )
-from src.utils.store.mlflow import get_artifact, open_store
+from src.utils.store.mlflow import get_artifact, local_store, open_store
 from src.utils.store.reference import find_run
 
 from hydra.core.hydra_config import HydraConfig
 from mlflow.entities import Run as StoredRun
+from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,8 @@ def find_resume_point(
     run = find_run(client, str(reference), str(experiment))
     if is_rank_zero() and run.info.status == "RUNNING" and not is_gone(run.data.tags["process"]):
         raise UserError(f"run {run.info.run_id[:8]} is still running: stop it first")
-    config = get_artifact(client, run, "config")
+    folder = _artifact_folder(client, run)
+    config = folder / "config"
     before = settings_of_run(load_config(config / "config.yaml"), settings)
     differences = dict(_differences(before, settings))
     more_epochs = (
@@ -107,10 +109,18 @@ def find_resume_point(
     new_run = warm is not None or more_epochs
     used = _with_overrides(load_config(config / "composed.yaml"), settings) if new_run else before
     if isinstance(settings, TrainingSettings):
-        checkpoint = newest_checkpoint(config.parent / "checkpoints")
+        checkpoint = newest_checkpoint(folder / "checkpoints")
     else:
-        checkpoint = _saved_files(run, config.parent / SAVED, is_needed=warm is not None)
-    return used, ResumePoint(run, config.parent, checkpoint, warm is not None, more_epochs)
+        checkpoint = _saved_files(run, folder / SAVED, is_needed=warm is not None)
+    return used, ResumePoint(run, folder, checkpoint, warm is not None, more_epochs)
+
+
+def _artifact_folder(client: MlflowClient, run: StoredRun) -> Path:
+    """The folder of a run's artifacts; of a remote store the one that this machine wrote, else a download."""
+    if local_store() is not None:
+        return get_artifact(client, run, "config").parent
+    folder = LOGS / "lightning" / run.info.run_id
+    return folder if folder.is_dir() else get_artifact(client, run, "")
 
 
 def _has_more_epochs(settings: AnySettings, before: AnySettings) -> bool:
