@@ -125,6 +125,18 @@ def test_leaderboard(own: SweepLab) -> None:
     assert "export" not in shown
 
 
+def test_monitor(own: SweepLab) -> None:
+    """Without `run.objective`, the settings name the metric; without both it is what `main` returned."""
+    own.done(PROGRAM, "wrong=silent", "monitor=val_loss", "mode=min")
+    run = own.newest(NAME)
+    assert run.data.tags["monitor"] == "val_loss min"
+    assert "objective" not in run.data.metrics
+    own.done(PROGRAM, "wrong=silent")
+    run = own.newest(NAME)
+    assert run.data.tags["monitor"] == "objective min"
+    assert run.data.metrics["objective"] == run.data.metrics["val_loss"]
+
+
 def test_load_model(own: SweepLab) -> None:
     """`load_model` calls `load` of the source that is kept with the run."""
     run = own.newest(NAME)

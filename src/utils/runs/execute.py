@@ -159,6 +159,7 @@ def record_objective(run: "Run", settings: Settings, value: Any) -> None:
     )
     monitor, number = getattr(settings, "monitor", None), _finite_number(value)
     monitor = run.metrics.stored_name(monitor) if monitor else None
+    run.metrics.flush()
     if monitor in run.metrics.latest:
         run.tag({MONITOR: f"{monitor} {mode}"})
     elif number is not None:
