@@ -149,6 +149,8 @@ class Lab:
 
     def runs(self, experiment: str) -> list[Run]:
         """All runs of an experiment, the newest first."""
+        if not (self.root / "logs" / "mlruns" / "mlflow.db").exists():
+            return []  # a client would create the tables, beside the program that is about to do so
         found = self.client.get_experiment_by_name(experiment)
         return list(self.client.search_runs([found.experiment_id])) if found else []
 

@@ -247,6 +247,38 @@ def test_docstrings(file: Path) -> None:
     assert [node.name for node in public if not ast.get_docstring(node)] == []
 
 
+def public_functions(file: Path) -> Iterator[ast.FunctionDef]:
+    """The public functions of a file, and the public methods of its public classes."""
+    waiting: list[ast.stmt] = list(ast.parse(file.read_text()).body)
+    for node in waiting:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_":
+            if isinstance(node, ast.ClassDef):
+                waiting += node.body
+            else:
+                yield node
+
+
+@pytest.mark.parametrize("file", [file for file in SHARED if file.name != "cli.py"], ids=name)
+def test_documented_errors(file: Path) -> None:
+    """A public function that raises a UserError says so, and when; of a hook its class says it. (Docstrings
+    in cli.py are the help of commands.)"""
+    silent = []
+    for function in public_functions(file):
+        raised = [one.exc for one in ast.walk(function) if isinstance(one, ast.Raise)]
+        names = {
+            one.func.id
+            for one in raised
+            if isinstance(one, ast.Call) and isinstance(one.func, ast.Name)
+        }
+        if (
+            "UserError" in names
+            and function.name[:3] != "on_"
+            and "Raises:" not in (ast.get_docstring(function) or "")
+        ):
+            silent.append(function.name)
+    assert silent == []
+
+
 def test_nouns() -> None:
     """No file is named for having no subject."""
     vague = {"utils.py", "common.py", "helpers.py", "misc.py", "base.py"}

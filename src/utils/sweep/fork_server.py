@@ -23,6 +23,7 @@ import signal
 import string
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from multiprocessing import spawn
 
 SWEEP = os.getppid()  # the process of the sweep
@@ -96,7 +97,9 @@ def open_stores_once() -> None:
     """Let SQLAlchemy map the tables, and close the SQLite files again before the first fork."""
     optuna.storages.RDBStorage("sqlite://").engine.dispose()
     database = local_database()
-    if database is not None and database.exists():  # not created: a refused sweep writes nothing
+    if database is None or not database.exists():  # not created: a refused sweep writes nothing
+        return
+    with suppress(Exception):  # a job reports what is wrong with the store
         store.open_store()._tracking_client.store.engine.dispose()
 
 

@@ -123,8 +123,9 @@ class ForkLauncher(Launcher):
         with ThreadPoolExecutor(min(self.slots.count, len(numbers) or 1)) as pool:
             try:
                 return list(pool.map(self._launch, job_overrides, numbers))
-            except KeyboardInterrupt:
-                log.warning("stopping the running jobs")
+            except BaseException as error:  # Ctrl-C, or the fork server is gone
+                if isinstance(error, KeyboardInterrupt):
+                    log.warning("stopping the running jobs")
                 self.stop()
                 raise
 
