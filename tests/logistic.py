@@ -24,7 +24,7 @@ SAMPLES, FEATURES = 400, 8
 class Config(ModelSettings):
     rate: PositiveFloat
     epochs: PositiveInt
-    wrong: Literal["", "name", "nothing", "mode", "silent"]
+    case: Literal["", "name", "nothing", "mode", "silent", "two"]
 
 
 class Logistic:
@@ -47,9 +47,9 @@ def load(folder: Path) -> Logistic:
 
 
 @experiment
-def main(cfg: Config, run: Run) -> float:
-    if cfg.wrong != "silent":
-        run.objective("val_loss", "best" if cfg.wrong == "mode" else "min")
+def main(cfg: Config, run: Run) -> float | tuple[float, float]:
+    if cfg.case != "silent":
+        run.objective("val_loss", "best" if cfg.case == "mode" else "min")
     truth = np.random.normal(size=FEATURES)
     samples = np.random.normal(size=(SAMPLES, FEATURES))
     labels = (samples @ truth + np.random.normal(size=SAMPLES) > 0).astype(float)
@@ -73,12 +73,12 @@ def main(cfg: Config, run: Run) -> float:
         run.log({"val_loss": loss}, epoch + 1)
         save(cfg, run, model, epoch + 1)
         run.report(loss, epoch + 1)
-    return loss
+    return (loss, float(np.abs(model.weights).sum())) if cfg.case == "two" else loss
 
 
 def save(cfg: Config, run: Run, model: Logistic, epoch: int) -> None:
-    name = "../state.npz" if cfg.wrong == "name" else "state.npz"
-    if cfg.wrong == "nothing":
+    name = "../state.npz" if cfg.case == "name" else "state.npz"
+    if cfg.case == "nothing":
         run.save(name, lambda file: None)
     run.save(name, lambda file: np.savez(file, weights=model.weights, epoch=epoch))
 

@@ -23,7 +23,7 @@ defaults:
 
 rate: 0.5
 epochs: 6
-wrong: ""
+case: ""
 """
 SLOW = {"torch", "pytorch_lightning", "lightning_fabric"}
 LOAD = """
@@ -94,16 +94,16 @@ def test_settings(plain: SweepLab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("case", "message"),
     {
         "name": "run.save('../state.npz'): the name should be that of a file, without ..",
         "nothing": "run.save('state.npz'): no file was written to the path given",
         "mode": "run.objective('val_loss', 'best'): the mode should be min or max",
     }.items(),
 )
-def test_mistakes(own: SweepLab, wrong: str, message: str) -> None:
+def test_mistakes(own: SweepLab, case: str, message: str) -> None:
     """What `main` does wrong with its run is one line."""
-    done = own.run(PROGRAM, f"wrong={wrong}")
+    done = own.run(PROGRAM, f"case={case}")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"error: {message}"
     assert own.newest(NAME).info.status == "FAILED"
@@ -127,11 +127,11 @@ def test_leaderboard(own: SweepLab) -> None:
 
 def test_monitor(own: SweepLab) -> None:
     """Without `run.objective`, the settings name the metric; without both it is what `main` returned."""
-    own.done(PROGRAM, "wrong=silent", "monitor=val_loss", "mode=min")
+    own.done(PROGRAM, "case=silent", "monitor=val_loss", "mode=min")
     run = own.newest(NAME)
     assert run.data.tags["monitor"] == "val_loss min"
     assert "objective" not in run.data.metrics
-    own.done(PROGRAM, "wrong=silent")
+    own.done(PROGRAM, "case=silent")
     run = own.newest(NAME)
     assert run.data.tags["monitor"] == "objective min"
     assert run.data.metrics["objective"] == run.data.metrics["val_loss"]
@@ -182,6 +182,13 @@ def test_search(own: SweepLab) -> None:
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.tags["imported"] for run in runs} == {""}
     assert own.study_run(study).data.tags["monitor"] == "val_loss min"
+
+
+def test_several_objectives(own: SweepLab) -> None:
+    """With several objectives nothing is pruned, and the mode of one metric contradicts no direction."""
+    directions = "hydra.sweeper.direction=[maximize,minimize]"
+    own.sweep(PROGRAM, "rate=0.5,0.4", "case=two", directions)
+    assert states(own.study()) == {"COMPLETE": 2}
 
 
 def test_threads(own: SweepLab) -> None:
