@@ -120,14 +120,24 @@ class ForkLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         setup_globals()
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        with ThreadPoolExecutor(min(self.slots.count, len(numbers) or 1)) as pool:
-            try:
-                return list(pool.map(self._launch, job_overrides, numbers))
-            except BaseException as error:  # Ctrl-C, or the fork server is gone
-                if isinstance(error, KeyboardInterrupt):
-                    log.warning("stopping the running jobs")
+        workers = min(self.slots.count, len(numbers) or 1)
+        # Twice: jobs may also be waited for when the pool is closed after an error of another job
+        with (
+            self._stop_on_interrupt(),
+            ThreadPoolExecutor(workers) as pool,
+            self._stop_on_interrupt(),
+        ):
+            return list(pool.map(self._launch, job_overrides, numbers))
+
+    @contextmanager
+    def _stop_on_interrupt(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not self.stopped.is_set():
+                log.warning("stopping the running jobs")
                 self.stop()
-                raise
+            raise
 
     def wait_for_server(self) -> None:
         """Wait until the server can fork: the duration of the first trial must not include its imports."""
