@@ -1,5 +1,6 @@
 """The MLflow store: many at once, moved about, or on a server."""
 
+import shutil
 import sqlite3
 import sys
 import time
@@ -208,3 +209,14 @@ def test_server(fresh: Lab, server: str) -> None:
     )
     assert "trust_source=True" in said.splitlines()[0]
     assert said.splitlines()[-1] == "32"
+
+    shutil.rmtree(fresh.root / "logs/lightning")  # as on another machine
+    text = fresh.done(MODEL, *QUICK, f"warm_start={run.info.run_id}", **remote)
+    assert "before its first checkpoint" not in text
+    newest = client.search_runs([experiment.experiment_id])[0]
+    assert newest.data.tags["warm_start_from"] == run.info.run_id
+    first = [
+        client.get_metric_history(one.info.run_id, "train_loss_step")[0].value
+        for one in (run, newest)
+    ]
+    assert first[1] < first[0]

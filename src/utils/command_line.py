@@ -134,8 +134,11 @@ def _first_values(overrides: Iterable[Override]) -> Iterator[str]:
             yield f"{key}={next(iter(override.sweep_string_iterator()))}"
 
 
-def print_info(experiment: Experiment) -> NoReturn:
+def print_info(experiment: Experiment, settings_class: type[Settings] | None) -> NoReturn:
     """Let Hydra print what `--help`, `--cfg`, `--info` or completion asks for, and exit.
+
+    Args:
+        settings_class: the experiment's; None if it can't be read before the import
 
     Raises:
         UserError: the settings can't be composed.
@@ -143,7 +146,8 @@ def print_info(experiment: Experiment) -> NoReturn:
     try:
         hydra_main(experiment, lambda cfg: None)()
     except Exception as error:
-        raise composition_error(error, experiment, list(TrainingSettings.model_fields)) from None
+        known = list((settings_class or TrainingSettings).model_fields)
+        raise composition_error(error, experiment, known) from None
     sys.exit()
 
 

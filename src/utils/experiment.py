@@ -212,9 +212,9 @@ def _before_import() -> None:
     if script is None or experiment is None:
         return
     with exit_on_user_error():
-        if CommandLine.parse().is_info_request:
-            print_info(experiment)
         settings_class = read_settings_class(Path(script))
+        if CommandLine.parse().is_info_request:
+            print_info(experiment, settings_class)
         line = CommandLine.parse(settings_class)
         if line.uses_own_config:
             check_before_import(experiment, settings_class, line)

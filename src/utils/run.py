@@ -6,19 +6,21 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat
 
+from src.utils.config.sweep_settings import DIRECTIONS, Mode
 from src.utils.errors import UserError
-from src.utils.paths import LOGS, ROOT, Experiment, display_path
+from src.utils.paths import LOGS, ROOT, SAVED, Experiment, display_path
 from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.process import SHARED_RUN, deferred_interrupts, is_rank_zero, this_process
 from src.utils.runs.artifacts import record_run, record_settings
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.settings import Settings
 from src.utils.store.mlflow import experiment_id, local_store, open_store
+from src.utils.store.objective import MONITOR
 from src.utils.study.trial import Pruned, TrialLink
 
 from mlflow.entities import Dataset as StoredDataset
@@ -36,8 +38,9 @@ class Run:
     """A run in MLflow, and the local folder of its artifacts."""
 
     output: Path  # the folder that a dataset or feature writes; a model has none
-    resume_from: Path | None = None  # the checkpoint to resume from
-    weights_from: Path | None = None  # the checkpoint of a warm start
+    # A checkpoint of Lightning; for a model without Lightning, the folder of what `save` has written
+    resume_from: Path | None = None
+    weights_from: Path | None = None  # of a warm start
     more_epochs = False  # resumes a finished run with a larger max_epochs
     has_trainer = False  # a run has one training
 
@@ -59,8 +62,13 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the checkpoints, among the artifacts."""
+        """The folder of Lightning's checkpoints, among the artifacts."""
         return self.folder / "checkpoints"
+
+    @property
+    def saved(self) -> Path:
+        """The folder of what `save` writes, among the artifacts."""
+        return self.folder / SAVED
 
     def inputs(self, stage: str) -> list[Path]:
         """The folders of all inputs of a stage (`dataset` or `feature`), in the order of the setting."""
@@ -85,6 +93,72 @@ class Run:
         """Log metrics. They are written in batches (`src/utils/runs/metric_buffer.py`)."""
         if self.is_rank_zero:
             self.metrics.add(metrics, step)
+
+    def report(self, value: SupportsFloat, step: int) -> None:
+        """Report an intermediate value to the trial of a study with one objective; else do nothing.
+
+        Args:
+            step: counts the reports of a trial: an epoch, a fold, a number of trees.
+
+        Raises:
+            Pruned: the pruner ends the trial.
+        """
+        if self.trial is None or self.trial.n_objectives > 1 or not self.is_rank_zero:
+            return
+        trial = self.trial.open()
+        trial.report(float(value), step)
+        if trial.should_prune():
+            raise Pruned(f"pruned at step {step}")
+
+    def objective(self, metric: str, mode: Mode) -> None:
+        """Name the metric by which runs and trials are compared, in the tag `monitor`.
+
+        The settings `monitor` and `mode` do the same without this call.
+
+        Args:
+            metric: a name that is given to `log`.
+
+        Raises:
+            UserError: the mode is neither `min` nor `max`, or the study has the other direction.
+        """
+        if mode not in DIRECTIONS:
+            raise UserError(f"run.objective({metric!r}, {mode!r}): the mode should be min or max")
+        if not self.is_rank_zero:
+            return
+        if self.trial is not None:
+            self.trial.check_direction(mode)
+        self.tag({MONITOR: f"{self.metrics.stored_name(metric)} {mode}"})
+
+    def save(self, name: str, write: Callable[[Path], object]) -> Path:
+        """Save a file of the model as the artifact `model/<name>`, in its own format; returns its path.
+
+            run.save("model.txt", booster.save_model)
+            run.save("weights.npz", lambda file: np.savez(file, **weights))
+
+        A process that is killed leaves the complete file, or the one before.
+
+        Args:
+            name: a file name with the suffix of the format; it may have folders.
+            write: called with the path to write to.
+
+        Raises:
+            UserError: the name leads out of the folder, or `write` wrote no file to the path.
+        """
+        file = self.saved / name
+        if self.saved.resolve() not in file.resolve().parents:
+            raise UserError(f"run.save({name!r}): the name should be that of a file, without ..")
+        if not self.is_rank_zero:
+            return file
+        draft = file.with_name(f".{file.name}")  # NumPy adds the suffix if it is missing
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(draft)
+            if not draft.is_file():
+                raise UserError(f"run.save({name!r}): no file was written to the path given")
+            return draft.replace(file)
+        finally:
+            if draft.is_file():
+                draft.unlink()
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags in MLflow."""

@@ -1,6 +1,10 @@
 """Types of the settings that all experiments share. Their values are in config/*.yaml.
 
-An experiment adds its own settings in a subclass: `class Config(TrainingSettings)`.
+An experiment adds its own settings in a subclass. Its config.yaml begins with the values of the same tier:
+
+class Config(TrainingSettings)    /training    a Lightning training
+class Config(ModelSettings)       /model       any other model
+class Config(StageSettings)       /stage       a dataset or feature
 """
 
 import re
@@ -65,25 +69,14 @@ class StageSettings(Settings):
     force: bool
 
 
-class TrainingSettings(Settings):
-    """Settings of every model. Values: config/utils/training.yaml."""
+class ModelSettings(Settings):
+    """Settings of every model, whatever library trains it. Values: config/utils/model.yaml."""
 
-    trainer: TrainerArguments  # before max_epochs, whose check reads it
-    max_epochs: int
     monitor: str | None  # the metric that decides which epoch, trial or run is best
     mode: Literal["min", "max"] | None  # whether a lower or higher monitor is better
-    checkpoint_every: PositiveInt | None
-    compile: bool
     resume_study: str | None
     resume_run: str | None
     warm_start: str | None
-
-    @field_validator("max_epochs")
-    @classmethod
-    def _has_limit(cls, value: int, info: ValidationInfo) -> int:
-        if value < 1 and not (value == -1 and has_other_limit(info.data.get("trainer", {}))):
-            raise ValueError(NO_LIMIT.removeprefix("it "))
-        return value
 
     @field_validator("warm_start")
     @classmethod
@@ -92,6 +85,24 @@ class TrainingSettings(Settings):
             raise ValueError("should be set without resume_run, which resumes the run itself")
         return value
 
+
+class TrainingSettings(ModelSettings):
+    """Settings of every Lightning training. Values: config/utils/training.yaml."""
+
+    trainer: TrainerArguments  # before max_epochs, whose check reads it
+    max_epochs: int
+    checkpoint_every: PositiveInt | None
+    compile: bool
+
+    @field_validator("max_epochs")
+    @classmethod
+    def _has_limit(cls, value: int, info: ValidationInfo) -> int:
+        if value < 1 and not (value == -1 and has_other_limit(info.data.get("trainer", {}))):
+            raise ValueError(NO_LIMIT.removeprefix("it "))
+        return value
+
+
+TRAINING_ONLY = {*TrainingSettings.model_fields} - {*ModelSettings.model_fields}
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -123,7 +134,8 @@ def _problem(error: dict[str, Any], settings_class: type[Settings]) -> str:
     if error["type"] == "extra_forbidden":
         return unknown_setting(key, list(settings_class.model_fields))
     if error["type"] == "missing":
-        return f"{key} has no value: give it one in config.yaml"
+        tier = ", or let it begin with /training" if key in TRAINING_ONLY else ""
+        return f"{key} has no value: give it one in config.yaml{tier}"
     expected = error["msg"]
     for prefix in ("Input ", "String ", "List ", "Value error, "):
         expected = expected.removeprefix(prefix)
@@ -139,6 +151,12 @@ def unknown_setting(key: str, known: list[str]) -> str:
     if key in RENAMED:
         return f"{key} is not a setting any more: type {RENAMED[key]}"
     similar = get_close_matches(key, known, n=2)
+    root = key.partition(".")[0]
+    if not similar and root in TRAINING_ONLY - {name.partition(".")[0] for name in known}:
+        return (
+            f"{key} is not a setting here: it belongs to Lightning trainings, whose config.yaml begins with "
+            "/training and whose class is Config(TrainingSettings)"
+        )
     hint = f"did you mean {' or '.join(similar)}?" if similar else f"there are {', '.join(known)}"
     return f"{key} is not a setting: {hint}"
 
@@ -165,7 +183,7 @@ def settings_of_run(cfg: DictConfig, current: AnySettings) -> AnySettings:
     Raises:
         UserError: the saved settings don't fit the experiment's current class.
     """
-    classes = (Settings, StageSettings, TrainingSettings)
+    classes = (Settings, StageSettings, ModelSettings, TrainingSettings)
     shared = {name for cls in classes if isinstance(current, cls) for name in cls.model_fields}
     values = current.model_dump(mode="json", include=shared)
     values |= {str(key): value for key, value in cfg.items() if key not in RENAMED}

@@ -7,7 +7,8 @@
     folder = data_of_run("3f2a", "feature02")                         # one of several
 
 A model is built from the source code that is saved with the run: editing or deleting `src/model/model01`
-later changes nothing. Only weights and plain values are read from checkpoints.
+later changes nothing. Only weights and plain values are read from checkpoints. What a model without Lightning
+has saved with `run.save` is read by the function `load` of its own program.
 Data are not saved with a run: `data_of_run` warns if the folder now holds other data.
 """
 
@@ -18,12 +19,12 @@ from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.utils.errors import UserError
-from src.utils.paths import ROOT, Experiment
+from src.utils.paths import ROOT, SAVED, Experiment
 from src.utils.pipeline.manifest import NO_EFFECT_ON_DATA, Manifest
-from src.utils.runs.source_code import import_file, same_code
+from src.utils.runs.source_code import defines_load, import_file, same_code
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader, open_reader
 from src.utils.store.record import DatasetUse, RunRecord
@@ -45,19 +46,23 @@ def load_model(
     experiment_name: str | None = None,
     checkpoint: str = "best",
     trust_source: bool = False,
-) -> "pl.LightningModule":
-    """Load the model of a run in eval mode, with the run's settings as `model.config`.
+) -> Any:
+    """Load the model of a run.
+
+    A run of Lightning gives its LightningModule in eval mode, with the run's settings as `model.config`. For
+    a run that has saved files with `run.save`, and whose program defines `def load(folder: Path)` at top
+    level, it is what that function returns. It is called with the folder of these files.
 
     Args:
         run_id: a run id, the start of one, or a run name; a study's name or run means its best trial;
             None means the experiment's newest finished run.
         experiment_name: `model/model01`; only its runs are searched.
-        checkpoint: "best" or "last".
+        checkpoint: "best" or "last"; of Lightning.
         trust_source: needed for a store that isn't local, since the run's source code is executed.
 
     Raises:
-        UserError: no such run, several, no such checkpoint, one that holds more than weights, or a store
-            that isn't local without `trust_source`.
+        UserError: no such run, several, no such checkpoint, one that holds more than weights, files without a
+            function `load`, or a store that isn't local without `trust_source`.
     """
     from src.utils.store.mlflow import get_artifact, open_store  # late: it imports MLflow
 
@@ -68,12 +73,22 @@ def load_model(
             "loading a model runs the source code kept with its run, and this store is not local: "
             "if you trust whoever wrote the run, say trust_source=True"
         )
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+    if SAVED in artifacts:
+        program = Path(run.data.tags["mlflow.source.name"]).name
+        source = get_artifact(client, run, "source")
+        if defines_load(source / program):
+            module = _import_saved_source(client, run, source, program)
+            return module.load(get_artifact(client, run, SAVED))
+        if "checkpoints" not in artifacts:
+            raise UserError(
+                f"run {run.info.run_id[:8]} has saved files in {SAVED}/, and {program} defines no "
+                "load(folder: Path) that reads them"
+            )
     weights = get_artifact(client, run, f"checkpoints/{checkpoint}.ckpt")
     file, class_name = _read_model_class(weights)
     if file.endswith(".py"):
-        experiment = client.get_experiment(run.info.experiment_id).name
-        source = get_artifact(client, run, "source")
-        module = _import_saved_source(source, file, run.info.run_id, experiment)
+        module = _import_saved_source(client, run, get_artifact(client, run, "source"), file)
     else:  # a module of a library
         module = import_module(file)
     kind: type[pl.LightningModule] = attrgetter(class_name)(module)
@@ -111,13 +126,16 @@ def _read_model_class(file: Path) -> tuple[str, str]:
     return where, name
 
 
-def _import_saved_source(source: Path, file: str, run_id: str, experiment: str) -> ModuleType:
+def _import_saved_source(
+    client: "MlflowClient", run: "StoredRun", source: Path, file: str
+) -> ModuleType:
     """Import a file of the run's source code, under a module name that no other run has."""
+    experiment = client.get_experiment(run.info.experiment_id).name
     local = ROOT / "src" / experiment
     if not local.is_dir() or not same_code(source, local):
         state = "has changed since" if local.is_dir() else "is no longer there"
         log.warning("%s %s: using the source kept with the run", local.relative_to(ROOT), state)
-    return import_file(source / file, f"run_{run_id}_{Path(file).stem}")
+    return import_file(source / file, f"run_{run.info.run_id}_{Path(file).stem}")
 
 
 def data_of_run(run_id: str, name: str = "feature") -> Path:

@@ -28,7 +28,6 @@ from src.utils.config.trainer_arguments import trainer_arguments
 from src.utils.errors import UserError
 from src.utils.paths import LOGS
 from src.utils.run import Run
-from src.utils.runs.metric_buffer import mlflow_name
 from src.utils.settings import TrainingSettings
 
 import pytorch_lightning as pl
@@ -64,15 +63,19 @@ def tracked_trainer(
         callbacks: more Lightning callbacks, called after those of this function.
 
     Raises:
-        UserError: the run has a trainer already; there is a monitor without a mode; or the study of the
-            trial optimizes in the other direction.
+        UserError: the settings are not those of a Lightning training; the run has a trainer already; there is
+            a monitor without a mode; or the study of the trial optimizes in the other direction.
     """
+    if not hasattr(cfg, "trainer"):
+        raise UserError(
+            "tracked_trainer needs class Config(TrainingSettings), and /training in config.yaml"
+        )
     if run.has_trainer:
         raise UserError(ONE_FIT)
     run.has_trainer = True
-    monitor, mode = _monitor_and_mode(run, cfg, monitor, mode)
-    if run.is_rank_zero and monitor is not None:
-        run.tag({"monitor": f"{mlflow_name(monitor)} {mode}"})  # `lab runs` sorts by it
+    monitor, mode = _monitor_and_mode(cfg, monitor, mode)
+    if monitor is not None:
+        run.objective(monitor, mode)
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)  # else Progress's
     defaults = {**TRAINER_DEFAULTS, "profiler": NoProfiler(), "enable_progress_bar": has_bar}
     return pl.Trainer(
@@ -84,15 +87,13 @@ def tracked_trainer(
 
 
 def _monitor_and_mode(
-    run: Run, cfg: TrainingSettings, monitor: str | None, mode: Mode | None
+    cfg: TrainingSettings, monitor: str | None, mode: Mode | None
 ) -> tuple[str | None, Mode]:
     monitor, mode = monitor or cfg.monitor, mode or cfg.mode
     if monitor is None:
         return None, "min"
     if mode is None:
         raise UserError(f"monitor={monitor} needs mode=min or mode=max: set both, in config.yaml")
-    if run.trial is not None and run.is_rank_zero:
-        run.trial.check_direction(mode)
     return monitor, mode
 
 

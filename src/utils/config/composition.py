@@ -148,6 +148,8 @@ def composition_error(error: Exception, experiment: Experiment, known: list[str]
     if match is None:
         return UserError(_with_cause(error))
     parent, _, key = match[1].rpartition(".")
+    if parent == "trainer" and parent not in known:
+        return UserError(unknown_setting(match[1], known))
     if parent == "trainer":
         return UserError(
             f"trainer.{key} is not set yet: +trainer.{key}=… adds it"

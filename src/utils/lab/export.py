@@ -15,6 +15,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 from src.utils.errors import UserError
+from src.utils.paths import SAVED
 from src.utils.store.objective import result_metrics
 from src.utils.store.reader import find_artifact
 from src.utils.store.record import RunRecord
@@ -174,12 +175,17 @@ def export_run(
 
     Raises:
         UserError: the folder exists and is not empty, a package for ONNX is missing, the model cannot be
-            loaded, its input is unknown, or torch.export fails.
+            loaded or is not of Lightning, its input is unknown, or torch.export fails.
     """
     _check_export(folder, onnx)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     model = load_model(record.id, checkpoint=checkpoint, trust_source=trust_source)
+    if not isinstance(model, LightningModule):
+        raise UserError(
+            f"run {record.short} holds a {type(model).__name__}: lab export writes models of Lightning; the "
+            f"files that this one saved are in {find_artifact(record, SAVED)}"
+        )
     model.to(memory_format=torch.contiguous_format)
     batch = ExampleInput.of(model, sample)
     program = export_program(model, batch)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.paths import DATA, ROOT, Experiment
+from src.utils.paths import DATA, ROOT, SAVED, Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import RERUN
 from src.utils.runs.provenance import packages, read_metadata
@@ -28,6 +28,7 @@ from src.utils.store.reference import find_record
 
 from mlflow.entities import DatasetInput
 from mlflow.entities import Run as StoredRun
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 from rich import get_console
@@ -179,18 +180,40 @@ def _find_rerun(client: MlflowClient, old: StoredRun) -> StoredRun:
 
 
 def _same_weights(old: StoredRun, new: StoredRun) -> bool | None:
-    """Whether the last checkpoints are bit-identical; None where there are none."""
-    import torch
-
+    """Whether the last checkpoints and the files of `run.save` are bit-identical; None without both."""
     client = open_store()
+    parts = (_same_checkpoints(client, old, new), _same_files(client, old, new))
+    known = [part for part in parts if part is not None]
+    return all(known) if known else None
+
+
+def _same_checkpoints(client: MlflowClient, old: StoredRun, new: StoredRun) -> bool | None:
     try:
         files = [get_artifact(client, run, "checkpoints/last.ckpt") for run in (old, new)]
     except UserError:
         return None
+    import torch  # late: a model without Lightning has no checkpoints
+
     left, right = (
         torch.load(file, map_location="cpu", weights_only=True)["state_dict"] for file in files
     )
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def _same_files(client: MlflowClient, old: StoredRun, new: StoredRun) -> bool | None:
+    try:
+        folders = [get_artifact(client, run, SAVED) for run in (old, new)]
+    except (UserError, MlflowException):
+        return None
+    left, right = (
+        {
+            file.relative_to(folder): file.read_bytes()
+            for file in folder.rglob("*")
+            if file.is_file()
+        }
+        for folder in folders
+    )
+    return left == right
 
 
 def print_result(result: RerunResult) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from src.utils.lab.runs import as_dict, data_metadata, varying_params
-from src.utils.paths import display_path
+from src.utils.paths import SAVED, display_path
 from src.utils.runs.provenance import read_metadata
 from src.utils.store.objective import result_metrics
 from src.utils.store.reader import RunReader, find_artifact, trace_lineage
@@ -29,7 +29,7 @@ from rich.markup import escape
 from rich.table import Table
 
 # Artifact folders whose files are listed one by one; pictures: as stored by earlier versions.
-LISTED_FOLDERS = ("checkpoints", "figures", "pictures", "plots")
+LISTED_FOLDERS = ("checkpoints", SAVED, "figures", "pictures", "plots")
 MAIN_PACKAGES = ("torch", "pytorch_lightning", "mlflow", "optuna")
 MOST_TRIALS = 20
 RELATIONS = {  # tags that hold the id of another run
@@ -188,8 +188,13 @@ def _next_commands(record: RunRecord) -> dict[str, str]:
         return rerun
     if record.state in ("killed", "failed", "running"):
         return rerun | {"resume": f"{lab} resume {record.short}"}
-    reload, export = reload_command(record.short), f"{lab} export {record.short} DIR"
-    return rerun | {"reload": reload, "export": export}
+    commands = {
+        "reload": reload_command(record.short),
+        "export": f"{lab} export {record.short} DIR",
+    }
+    if find_artifact(record, SAVED) and not find_artifact(record, "checkpoints"):
+        del commands["export"]  # which writes models of Lightning
+    return rerun | commands
 
 
 def as_json(reader: RunReader, record: RunRecord) -> str:

@@ -4,6 +4,8 @@ config/       the resolved settings, the overrides, Hydra's own files
 source/       the experiment's code as it ran: `load_model` imports it
 provenance/   commit, patch, packages, hardware, command
 logs/         the log file; later the traceback of a run that failed
+
+Later come checkpoints/ (Lightning), model/ (`run.save`) and figures/ (`run.figure`).
 """
 
 import json

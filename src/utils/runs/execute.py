@@ -6,7 +6,9 @@ A dataset or feature writes `_data/<stage>/<name>`; later stages read that folde
 import logging
 import math
 import os
+import random
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from src.utils.pipeline.inputs import prepare_inputs
 from src.utils.pipeline.manifest import Manifest, file_digests, fingerprint, json_digest
 from src.utils.pipeline.recipe import Recipe
 from src.utils.process import RERUN, is_rank_zero
-from src.utils.settings import Settings
+from src.utils.settings import Settings, TrainingSettings
 from src.utils.store.objective import MONITOR
 from src.utils.study.trial import TrialLink, convert_trial_pruned
 
@@ -53,8 +55,6 @@ def _train(experiment: Experiment, main: Main, settings: Settings) -> Any:
     from src.utils.runs.resume import find_resume_point
     from src.utils.runs.summary import print_summary
 
-    from pytorch_lightning import seed_everything  # late: not every stage needs torch
-
     began = time.monotonic()
     settings, start = find_resume_point(experiment, settings)
     inputs = prepare_inputs(settings, check=not _is_checked(start))
@@ -63,13 +63,31 @@ def _train(experiment: Experiment, main: Main, settings: Settings) -> Any:
     with tracked(experiment, settings, inputs, start) as run:
         if "sample" in run.data_metadata.get("source", "").split("+"):
             log.warning("SAMPLE DATA: a small part of the data set; see README, «Data»")
-        seed_everything(settings.seed, workers=True, verbose=False)
+        seed_random(settings)
         with convert_trial_pruned():
             value = main(settings, run)
         record_objective(run, settings, value)
     if run.is_rank_zero and run.trial is None and RERUN not in os.environ:
         print_summary(run, settings, time.monotonic() - began)
     return value
+
+
+def seed_random(settings: Settings) -> None:
+    """Seed Python, NumPy and torch with the setting `seed`.
+
+    A Lightning training is seeded by Lightning, its DataLoader workers, too. For any other model NumPy and
+    torch are seeded if they are imported by now: import them at the top of the program.
+    """
+    if isinstance(settings, TrainingSettings) or "pytorch_lightning" in sys.modules:
+        from pytorch_lightning import seed_everything  # late: other models need no torch
+
+        seed_everything(settings.seed, workers=True, verbose=False)
+        return
+    random.seed(settings.seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(settings.seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(settings.seed)
 
 
 def _build(experiment: Experiment, main: Main, settings: Settings) -> None:
@@ -129,7 +147,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def record_objective(run: "Run", settings: Settings, value: Any) -> None:
-    """Set the tag `monitor` on a run without one; a Lightning trainer has set it already.
+    """Set the tag `monitor` on a run without one; `run.objective` or a trainer may have set it already.
 
     The tag names the setting `monitor` if that metric was logged. Else it names the metric `objective`:
     the value that `main` returned, if that is one finite number.
@@ -141,6 +159,7 @@ def record_objective(run: "Run", settings: Settings, value: Any) -> None:
     )
     monitor, number = getattr(settings, "monitor", None), _finite_number(value)
     monitor = run.metrics.stored_name(monitor) if monitor else None
+    run.metrics.flush()
     if monitor in run.metrics.latest:
         run.tag({MONITOR: f"{monitor} {mode}"})
     elif number is not None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.paths import ROOT
+from src.utils.process import count_cores
 
 import psutil
 
@@ -124,9 +125,17 @@ def hardware() -> dict[str, str | int | list[str]]:
         "processor": _processor(),
         "cores": os.cpu_count() or 1,
         "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
-        "threads": torch.get_num_threads() if torch else 1,
+        "threads": torch.get_num_threads() if torch else _threads(),
         "gpus": [cuda.get_device_name(i) for i in range(cuda.device_count())] if cuda else [],
     }
+
+
+def _threads() -> int:
+    """How many threads NumPy and libraries with OpenMP use: without a variable, one for each core."""
+    number = os.environ.get("OMP_NUM_THREADS", "")
+    if number.isdigit() and int(number) > 0:
+        return int(number)
+    return count_cores()
 
 
 def _processor() -> str:

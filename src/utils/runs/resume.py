@@ -4,6 +4,9 @@ resume_run    A stopped run continues under its own id, from its newest checkpoi
               changed: with a larger `max_epochs`, a new run continues from its whole state.
 warm_start    A new run begins with the weights of a run, and with nothing else of its state.
 
+A model without Lightning has no checkpoints. Its program gets the folder of the files that it saved with
+`run.save`, and goes on from them as it can.
+
 Restoring the random states and the position in the data: `src/utils/callbacks/exact_resume.py`.
 """
 
@@ -17,17 +20,23 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError, first_line
-from src.utils.paths import Experiment
+from src.utils.paths import LOGS, SAVED, Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import is_gone, is_rank_zero
 from src.utils.runs.source_code import same_code
-from src.utils.settings import AnySettings, flatten, load_config, settings_of_run
-from src.utils.store.mlflow import get_artifact, open_store
+from src.utils.settings import (
+    AnySettings,
+    TrainingSettings,
+    flatten,
+    load_config,
+    settings_of_run,
+)
+from src.utils.store.mlflow import get_artifact, local_store, open_store
 from src.utils.store.reference import find_run
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from mlflow.entities import Run as StoredRun
+from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 
 log = logging.getLogger(__name__)
@@ -42,7 +51,8 @@ class ResumePoint:
 
     run: StoredRun
     folder: Path  # of its artifacts
-    checkpoint: Path | None  # None if the run was stopped before its first
+    # Or the folder of what a run without Lightning has saved; None if it was stopped before the first
+    checkpoint: Path | None
     weights_only: bool  # a warm start
     more_epochs: bool = False  # than the run was to have
 
@@ -72,7 +82,8 @@ def find_resume_point(
 
     Raises:
         UserError: no such run; it is still running, finished, or without a readable checkpoint; the
-            overrides contradict the settings of the run that is resumed.
+            overrides contradict the settings of the run that is resumed; or a warm start of a model without
+            Lightning, from a run that has saved nothing.
     """
     resumed, warm = (getattr(settings, name, None) for name in ("resume_run", "warm_start"))
     reference = resumed if warm is None else warm
@@ -82,7 +93,8 @@ def find_resume_point(
     run = find_run(client, str(reference), str(experiment))
     if is_rank_zero() and run.info.status == "RUNNING" and not is_gone(run.data.tags["process"]):
         raise UserError(f"run {run.info.run_id[:8]} is still running: stop it first")
-    config = get_artifact(client, run, "config")
+    folder = _artifact_folder(client, run)
+    config = folder / "config"
     before = settings_of_run(load_config(config / "config.yaml"), settings)
     differences = dict(_differences(before, settings))
     more_epochs = (
@@ -93,24 +105,35 @@ def find_resume_point(
     if warm is None:
         _refuse(run, list(differences.values()))
         if run.info.status == "FINISHED" and not more_epochs:
-            raise UserError(_finished(run))
+            raise UserError(_finished(run, settings))
     new_run = warm is not None or more_epochs
     used = _with_overrides(load_config(config / "composed.yaml"), settings) if new_run else before
-    checkpoint = newest_checkpoint(config.parent / "checkpoints")
-    return used, ResumePoint(run, config.parent, checkpoint, warm is not None, more_epochs)
+    if isinstance(settings, TrainingSettings):
+        checkpoint = newest_checkpoint(folder / "checkpoints")
+    else:
+        checkpoint = _saved_files(run, folder / SAVED, is_needed=warm is not None)
+    return used, ResumePoint(run, folder, checkpoint, warm is not None, more_epochs)
+
+
+def _artifact_folder(client: MlflowClient, run: StoredRun) -> Path:
+    """The folder of a run's artifacts; of a remote store the one that this machine wrote, else a download."""
+    if local_store() is not None:
+        return get_artifact(client, run, "config").parent
+    folder = LOGS / "lightning" / run.info.run_id
+    return folder if folder.is_dir() else get_artifact(client, run, "")
 
 
 def _has_more_epochs(settings: AnySettings, before: AnySettings) -> bool:
-    epochs: int = getattr(settings, "max_epochs", 0)
-    return epochs > getattr(before, "max_epochs", 0)
+    if not isinstance(settings, TrainingSettings) or not isinstance(before, TrainingSettings):
+        return False  # only Lightning's state is known to be that of an epoch's end
+    return settings.max_epochs > before.max_epochs
 
 
-def _finished(run: StoredRun) -> str:
+def _finished(run: StoredRun, settings: AnySettings) -> str:
     short = run.info.run_id[:8]
-    return (
-        f"run {short} is finished and stays as it is: with a larger max_epochs=… a new run goes on from "
-        f"its end; {WARM_START.format(short)}"
-    )
+    more = "with a larger max_epochs=… a new run goes on from its end; "
+    more *= isinstance(settings, TrainingSettings)
+    return f"run {short} is finished and stays as it is: {more}{WARM_START.format(short)}"
 
 
 def _refuse(run: StoredRun, differences: list[str]) -> None:
@@ -162,6 +185,18 @@ def _with_overrides(composed: DictConfig, settings: AnySettings) -> AnySettings:
     return settings_of_run(composed, settings)
 
 
+def _saved_files(run: StoredRun, folder: Path, is_needed: bool) -> Path | None:
+    """The folder of what a run without Lightning has saved; None if it has saved nothing."""
+    if any(folder.glob("**/[!.]*")):  # a file that begins with a dot is a draft
+        return folder
+    if is_needed:
+        raise UserError(
+            f"run {run.info.run_id[:8]} has saved nothing (run.save): there are no weights to begin with"
+        )
+    log.warning("the run had saved nothing when it was stopped: starting from the beginning")
+    return None
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that can be read. A damaged one is skipped with a warning.
 
@@ -171,6 +206,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
     Raises:
         UserError: there are checkpoints, and none can be read.
     """
+    import torch  # late: other models need no torch
+
     files = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
     unreadable = []
     for file in files:

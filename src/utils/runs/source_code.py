@@ -1,5 +1,6 @@
 """The source code that is saved with a run: copying it, comparing it with today's, importing it."""
 
+import ast
 import sys
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
@@ -37,6 +38,14 @@ def same_code(folder: Path, other: Path) -> bool:
 
 def _python_files(folder: Path) -> dict[Path, bytes]:
     return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.py")}
+
+
+def defines_load(program: Path) -> bool:
+    """Whether a program has a function `load` at top level, by which `load_model` reads what it saved."""
+    if not program.is_file():
+        return False
+    body = ast.parse(program.read_text()).body
+    return any(isinstance(node, ast.FunctionDef) and node.name == "load" for node in body)
 
 
 def import_file(file: Path, name: str) -> ModuleType:

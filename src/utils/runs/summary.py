@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from src.utils.run import Run
+from src.utils.runs.source_code import defines_load
 from src.utils.settings import Settings, TrainingSettings
 from src.utils.store.objective import result_metrics
 from src.utils.terminal import (
@@ -39,9 +40,13 @@ def print_summary(run: Run, settings: Settings, seconds: float) -> None:
 
 def _next_commands(run: Run, settings: Settings) -> Iterator[tuple[str, str]]:
     yield "browse", "bash scripts/mlflow_ui.sh"
-    saved = [name for name in ("best", "last") if (run.checkpoints / f"{name}.ckpt").is_file()]
-    if saved:
-        yield "reload", reload_command(run.id[:8], saved[0])
+    checkpoints = [
+        name for name in ("best", "last") if (run.checkpoints / f"{name}.ckpt").is_file()
+    ]
+    if checkpoints:
+        yield "reload", reload_command(run.id[:8], checkpoints[0])
+    elif run.saved.is_dir() and defines_load(run.experiment.program()):
+        yield "reload", reload_command(run.id[:8])
     yield "search", f"{run_command(run.experiment)} -m '{_example_sweep(settings)}'"
     yield "copy", copy_command(run.experiment)
 

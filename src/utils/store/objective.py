@@ -1,7 +1,7 @@
 """The objective of runs: the metric by which they are ranked, and its direction.
 
-A run names its objective in the tag `monitor`: `val_acc max`. `src/utils/training.py` sets the tag from the
-settings `monitor` and `mode`; `src/utils/runs/execute.py` sets it for a run without a trainer.
+A run names its objective in the tag `monitor`: `val_acc max`. `run.objective` sets the tag; `tracked_trainer`
+calls it with the settings `monitor` and `mode`. Where nothing has, `src/utils/runs/execute.py` sets it.
 """
 
 import math

@@ -98,8 +98,10 @@ class TrialLink:
         Raises:
             UserError: they contradict each other.
         """
+        if self.n_objectives > 1:
+            return  # the mode of one metric says nothing about them
         direction = self.open().study.direction.name.lower()
-        if self.n_objectives == 1 and direction != DIRECTIONS[mode]:
+        if direction != DIRECTIONS[mode]:
             text = direction_conflict(mode, direction)
             self.set_user_attr(REFUSED, text)
             raise UserError(text)

@@ -2,7 +2,8 @@
 
 Everything slow happens here, so that no job has to wait for it:
 
-- it imports torch, Lightning, MLflow, Optuna and the experiment's program;
+- it imports MLflow, Optuna and the experiment's program with all that this imports, such as torch; Lightning
+  only for a Lightning training;
 - it reads the experiment's code and the state of git, which all trials then record, even if files are edited
   while the sweep runs;
 - it uses once what is slow at the first use: Hydra's parser, matplotlib's fonts, the tables of both stores.
@@ -20,6 +21,8 @@ import multiprocessing
 import os
 import signal
 import string
+import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from multiprocessing import spawn
 
@@ -43,27 +46,35 @@ import src.utils.sweep.sweeper  # noqa: F401
 from src.utils.config import composition
 from src.utils.paths import Experiment
 from src.utils.runs import provenance, source_code
+from src.utils.settings import TrainingSettings
 from src.utils.store import mlflow as store
 from src.utils.store.location import local_database
 from src.utils.sweep import job
 from src.utils.sweep.launcher import PROGRAM
 
 import optuna
+import threadpoolctl  # noqa: F401  # jobs without torch limit their threads
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
-from pytorch_lightning import seed_everything  # noqa: F401  # each job calls it
 
 
 def import_program(file: str) -> None:
     """Import the program as each job does, and read its code and its settings."""
     spawn.import_main_path(file)  # the preloading of `__main__` in Python itself has a bug
+    if is_lightning_training(vars(sys.modules["__main__"]).values()):
+        import pytorch_lightning  # noqa: F401  # each job is seeded by it
     experiment = Experiment.of(file)
     if experiment is not None:
         source_code.source_files(experiment.source)
         provenance.git_state()
         compose_once(experiment)
+
+
+def is_lightning_training(names: Iterable[object]) -> bool:
+    """Whether the settings class of a program, or its base, is that of Lightning trainings."""
+    return any(isinstance(value, type) and issubclass(value, TrainingSettings) for value in names)
 
 
 def compose_once(experiment: Experiment) -> None:

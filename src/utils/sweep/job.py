@@ -103,8 +103,8 @@ def run_job_process(
     multiprocessing.set_start_method(START_METHOD, force=True)  # as in a program that runs alone
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.environ.update(environment)
-    if "OMP_NUM_THREADS" in environment and "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    if "OMP_NUM_THREADS" in environment:
+        _set_num_threads(int(environment["OMP_NUM_THREADS"]))
     try:
         result = cloudpickle.loads(runner).run(overrides, number)
         data = cloudpickle.dumps(result)  # by value: the pipe's own pickle would share tensors
@@ -113,6 +113,16 @@ def run_job_process(
     except Exception as error:  # for example: its config could not be composed
         data = cloudpickle.dumps(failed_result(format_error(error)))
     sender.send_bytes(data)
+
+
+def _set_num_threads(number: int) -> None:
+    """Set it in the libraries that are loaded: they have read the variable before this process had it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(number)
+    else:  # NumPy's BLAS and OpenMP
+        from threadpoolctl import threadpool_limits  # late: a training needs only torch's
+
+        threadpool_limits(number)
 
 
 def _redirect_output(folder: Path) -> None:

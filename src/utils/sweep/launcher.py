@@ -1,4 +1,4 @@
-"""`hydra/launcher=fork`: runs every job in a fresh process, forked from a server that has torch imported.
+"""`hydra/launcher=fork`: runs every job in a fresh process, forked from a server that has the imports.
 
 A job that crashes, is killed or runs out of memory ends alone, and its process costs a fork instead of
 seconds of imports. Each job gets its share of the cores and, with GPUs, the lease of one.
@@ -23,6 +23,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
+from src.utils.process import count_cores
 from src.utils.sweep.job import (
     STOP_TIMEOUT,
     JobRunner,
@@ -69,11 +70,6 @@ class Slots:
             yield environment | {"CUDA_VISIBLE_DEVICES": gpu}
         finally:
             self.free_gpus.put(gpu)
-
-
-def count_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:
