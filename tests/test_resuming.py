@@ -44,6 +44,17 @@ class Stopping(pl.Callback):
 """
 
 
+DEFERRED = """
+    import os, signal
+    from src.utils.process import deferred_interrupts
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the jobs of a sweep
+    signal.signal(signal.SIGTERM, lambda *_: print("terminated"))
+    with deferred_interrupts():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        print("created")
+"""
 STOPPED_AT_ONCE = """
 from mlflow.tracking import MlflowClient
 
@@ -120,6 +131,11 @@ def test_stopped_and_resumed(fresh: Lab, uninterrupted: Lab, by: signal.Signals)
     assert same(weights(fresh, run), weights(uninterrupted, reference))
     for metric in ("val_loss", "train_acc", "test_acc"):
         assert set(fresh.history(run, metric)) == set(uninterrupted.history(reference, metric))
+
+
+def test_no_signal_is_lost(clone: Lab) -> None:
+    """A signal that comes while a run is created arrives afterwards, also behind one that is ignored."""
+    assert clone.python(DEFERRED)[0].split() == ["created", "terminated"]
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])

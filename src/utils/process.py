@@ -62,5 +62,5 @@ def deferred_interrupts() -> Iterator[dict[signal.Signals, Any]]:
     finally:
         for one, handler in handlers.items():
             signal.signal(one, handler)
-        if received:
-            signal.raise_signal(received[0])
+        for number in dict.fromkeys(received):  # the first may be one that is ignored
+            signal.raise_signal(number)
