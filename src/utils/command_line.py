@@ -20,6 +20,7 @@ from src.utils.config.composition import (
     composition_error,
     hydra_main,
 )
+from src.utils.config.overrides import override_key
 from src.utils.config.trainer_arguments import lift_epoch_limit
 from src.utils.errors import UserError
 from src.utils.paths import Experiment
@@ -99,7 +100,7 @@ class CommandLine:
     def is_multirun(self) -> bool:
         """Whether it asks for a sweep, with -m or with hydra.mode=MULTIRUN."""
         overrides = self.options.overrides
-        modes = [text for text in overrides if text.lstrip("+").startswith("hydra.mode=")]
+        modes = [text for text in overrides if override_key(text) == "hydra.mode"]
         return bool(self.options.multirun or (modes and modes[-1].endswith("=MULTIRUN")))
 
     @property
@@ -112,7 +113,7 @@ class CommandLine:
         """The overrides of the run; with -m, of its first run."""
         if not self.is_multirun:
             return list(self.options.overrides)
-        overrides = [text for text in self.options.overrides if "hydra.mode=" not in text]
+        overrides = [one for one in self.options.overrides if override_key(one) != "hydra.mode"]
         return list(_first_values(OverridesParser.create().parse_overrides(overrides)))
 
 
@@ -187,7 +188,7 @@ def settings_from_config(
         UserError: settings are invalid, or name a dataset or feature that does not exist.
     """
     hydra = cfg.hydra if "hydra" in cfg else HydraConfig.get()
-    overridden = {override.lstrip("+").split("=")[0] for override in hydra.overrides.task}
+    overridden = {override_key(override) for override in hydra.overrides.task}
     lift_epoch_limit(cfg, overridden, lambda: load_config(experiment.config / "config.yaml"))
     names = [str(name) for name in cfg if name != "hydra"]
     settings = validate_config(settings_class, OmegaConf.masked_copy(cfg, names))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from src.utils.config.overrides import override_key
 from src.utils.errors import UserError, first_line
 from src.utils.paths import LOGS, SAVED, Experiment
 from src.utils.pipeline.manifest import Manifest
@@ -146,8 +147,7 @@ def _refuse(run: StoredRun, differences: list[str]) -> None:
 
 def _overrides(settings: AnySettings) -> Iterator[tuple[str, Any]]:
     """The settings that were overridden on the command line: dotted name and value."""
-    overrides = HydraConfig.get().overrides.task
-    keys = [override.split("=")[0].lstrip("+~") for override in overrides]
+    keys = [override_key(override) for override in HydraConfig.get().overrides.task]
     for name, value in flatten(settings.model_dump()):
         is_overridden = any(name == key or name.startswith(f"{key}.") for key in keys)
         if is_overridden and name not in NOT_COMPARED:
