@@ -21,7 +21,7 @@ from src.utils.runs.member import MemberLink
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.settings import ModelSettings, Settings
 from src.utils.store.mlflow import experiment_id, local_store, open_store
-from src.utils.store.objective import MONITOR
+from src.utils.store.objective import MONITOR, Objective
 from src.utils.study.trial import Pruned, TrialLink
 
 from mlflow.entities import Dataset as StoredDataset
@@ -130,7 +130,8 @@ class Run:
             return
         if self.trial is not None:
             self.trial.check_direction(mode)
-        self.tag({MONITOR: f"{self.metrics.stored_name(metric)} {mode}"})
+        objective = Objective(self.metrics.stored_name(metric), mode == "max")
+        self.tag({MONITOR: objective.to_tag()})
 
     def save(self, name: str, write: Callable[[Path], object]) -> Path:
         """Save a file of the model as the artifact `model/<name>`, in its own format; returns its path.

@@ -8,15 +8,15 @@ predictions/             of all members together
 """
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
 from src.utils.groups.figures import plot_curves, plot_members
-# POOL
+from src.utils.predictions import pool_members
 from src.utils.run import Run
 from src.utils.runs.member import VALUE, Member
 from src.utils.runs.resume import artifact_folder
-from src.utils.store.objective import MONITOR, result_metrics
+from src.utils.store.objective import MONITOR, Objective, result_metrics
 
 from mlflow.entities import Run as StoredRun
 
@@ -48,7 +48,7 @@ def record_answer(
     for name in names:
         _log_metric(run, name, [metrics[name] for metrics in results.values()], curves.get(name))
     if objective:
-        run.tag({MONITOR: objective})
+        run.tag({MONITOR: objective.to_tag()})
     _write_table(run, members, names)
     if monitor in common:
         values = {member: metrics[monitor] for member, metrics in results.items()}
@@ -58,6 +58,11 @@ def record_answer(
         run.figure("curves", plot_curves(dict(list(drawn.items())[:MAX_PLOTS])))
     _record_predictions(run, members, score)
     run.metrics.flush()
+
+
+def find_objective(tags: Iterable[Mapping[str, str]]) -> Objective | None:
+    """The objective that the tags of the first member with one name."""
+    return next(filter(None, map(Objective.from_tags, tags)), None)
 
 
 def _curves(run: Run, members: Mapping[Member, StoredRun], name: str) -> list[Curve]:

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from src.utils.errors import UserError, one_line
-from src.utils.groups.answer import record_answer
+from src.utils.groups.answer import find_objective, record_answer
 from src.utils.groups.launch import MemberLauncher
 from src.utils.groups.progress import MemberProgress
 from src.utils.run import Run
@@ -30,7 +30,6 @@ from src.utils.runs.member import (
     members_of,
 )
 from src.utils.settings import ModelSettings
-from src.utils.store.objective import MONITOR
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import TaskFunction
@@ -126,19 +125,12 @@ def _close_connections(run: Run) -> None:
 def _report(run: Run, members: Sequence[Member], values: Mapping[Member, Value]) -> None:
     """Report to the pruner: the mean so far; or to Wilcoxon's, which compares pairs, the last value."""
     known = [values[member] for member in members if member in values]
-    value, (monitor, mode) = mean_value(known), _objective(run)
-    if monitor:
-        run.objective(monitor, mode)
+    value, objective = mean_value(known), find_objective(one.data.tags for one in _search(run))
+    if objective is not None:
+        run.objective(objective.metric, "max" if objective.maximize else "min")
     if isinstance(value, float):
         compares_pairs = "Wilcoxon" in HydraConfig.get().sweeper.pruner._target_
         run.report(float(known[-1]) if compares_pairs else value, len(known))
-
-
-def _objective(run: Run) -> tuple[str, Any]:
-    """The metric and mode that the members name in their tag `monitor`; empty if none does."""
-    tags = [one.data.tags.get(MONITOR, "") for one in _search(run)]
-    metric, _, mode = next(filter(None, tags), "").rpartition(" ")
-    return metric, mode
 
 
 def _close_failed(

@@ -24,7 +24,7 @@ from src.utils.pipeline.recipe import Recipe
 from src.utils.process import RERUN, is_rank_zero
 from src.utils.runs.member import VALUE, MemberLink
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
-from src.utils.store.objective import MONITOR
+from src.utils.store.objective import MONITOR, Objective
 from src.utils.study.trial import TrialLink, convert_trial_pruned
 
 from filelock import FileLock
@@ -182,10 +182,10 @@ def record_objective(run: "Run", settings: Settings, value: Any) -> None:
     monitor = run.metrics.stored_name(monitor) if monitor else None
     run.metrics.flush()
     if monitor in run.metrics.latest:
-        run.tag({MONITOR: f"{monitor} {mode}"})
+        run.tag({MONITOR: Objective(monitor, mode == "max").to_tag()})
     elif number is not None:
         run.log({OBJECTIVE: number})
-        run.tag({MONITOR: f"{OBJECTIVE} {mode}"})
+        run.tag({MONITOR: Objective(OBJECTIVE, mode == "max").to_tag()})
 
 
 def _finite_number(value: Any) -> float | None:

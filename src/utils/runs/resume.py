@@ -34,6 +34,7 @@ from src.utils.settings import (
     settings_of_run,
 )
 from src.utils.store.mlflow import get_artifact, local_store, open_store
+from src.utils.store.record import NO_EFFECT
 from src.utils.store.reference import find_run
 
 from hydra.core.hydra_config import HydraConfig
@@ -42,8 +43,6 @@ from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 
 log = logging.getLogger(__name__)
-# Settings that have no effect on a training, so that a resumed run may have other values
-NOT_COMPARED = {"resume_study", "resume_run", "warm_start", "note", "tags", "stale"}
 WARM_START = "warm_start={} starts a new run that begins with its weights"
 
 
@@ -172,7 +171,7 @@ def _overrides(settings: AnySettings) -> Iterator[tuple[str, Any]]:
     keys = [override_key(override) for override in HydraConfig.get().overrides.task]
     for name, value in flatten(settings.model_dump()):
         is_overridden = any(name == key or name.startswith(f"{key}.") for key in keys)
-        if is_overridden and name not in NOT_COMPARED:
+        if is_overridden and name not in NO_EFFECT:
             yield name, value
 
 
