@@ -1,6 +1,7 @@
 """Folds for cross-validation: which fold each row is in.
 
 A feature writes the numbers as a column of its files. All models that read it then hold out the same rows.
+scikit-learn, which comes with MLflow, does the splitting.
 """
 
 from collections.abc import Iterable
@@ -18,14 +19,14 @@ CLASSES = 10  # into which continuous values are divided, so that each fold has 
 
 
 def assign_folds(by: ArrayLike, folds: int, split: Split, seed: int = 0) -> NDArray[np.int64]:
-    """Return the fold of each row, from 0 to `folds` − 1.
+    """Return the fold of each row, counted from 0.
 
     Args:
         by: a value for each row, [N]; what it means depends on `split`:
-            stratified: its class or number, of which each fold has the same distribution;
+            stratified: its class or its value (a float): all folds have the same distribution;
             grouped: its group, which stays together;
-            time: its time; the first block of rows is in fold −1, the later ones in folds 0, 1, …;
-            column: its fold, chosen by you; −1 for a row that is never held out.
+            time: its time; the first block of rows is in fold -1, the later ones in folds 0, 1, …;
+            column: its fold, chosen by you; -1 for a row that is never held out.
         folds: how many there are.
         seed: shuffles stratified and grouped folds.
 
@@ -77,7 +78,9 @@ def _in_time(values: NDArray[np.generic], folds: int, seed: int) -> NDArray[np.i
     return _numbered(TimeSeriesSplit(folds).split(times), len(times))[position]
 
 
-def _numbered(splits: Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]], rows: int) -> NDArray[np.int64]:
+def _numbered(
+    splits: Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]], rows: int
+) -> NDArray[np.int64]:
     numbers = np.full(rows, NEVER_HELD_OUT, dtype=np.int64)
     for fold, (_, held_out) in enumerate(splits):
         numbers[held_out] = fold

@@ -100,13 +100,19 @@ def check_tables(train: pd.DataFrame, test: pd.DataFrame, submission: pd.DataFra
     """Check that the three tables belong together.
 
     Raises:
-        UserError: ids are not unique or not those of the test rows, a column is missing, or the test rows have
-            the target.
+        UserError: ids are not unique or not those of the test rows, a column is missing, or test.csv has a
+            target.
     """
     row_id, *targets = submission.columns
-    for name, table in (("train.csv", train), ("test.csv", test), ("sample_submission.csv", submission)):
+    for name, table in (
+        ("train.csv", train),
+        ("test.csv", test),
+        ("sample_submission.csv", submission),
+    ):
         if row_id not in table or table[row_id].duplicated().any():
-            raise UserError(f"{name} should have a column {row_id} in which no value is there twice")
+            raise UserError(
+                f"{name} should have a column {row_id} in which no value is there twice"
+            )
     if set(submission[row_id]) != set(test[row_id]):
         raise UserError(f"sample_submission.csv and test.csv differ in their {row_id}")
     if missing := [name for name in (*test.columns, *targets) if name not in train]:
