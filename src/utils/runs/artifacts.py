@@ -5,17 +5,20 @@ source/       the experiment's code as it ran: `load_model` imports it
 provenance/   commit, patch, packages, hardware, command
 logs/         the log file; later the traceback of a run that failed
 
-Later come checkpoints/ (Lightning), model/ (`run.save`) and figures/ (`run.figure`).
+Later come checkpoints/ (Lightning), model/ (`run.save`), figures/ (`run.figure`) and predictions/
+(`run.predictions`).
 """
 
 import json
 import logging
 import os
 import shutil
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 
 from src.utils.paths import ROOT, Experiment
+from src.utils.pipeline.manifest import Manifest
 from src.utils.process import RERUN, this_process
 from src.utils.runs import provenance
 from src.utils.runs.source_code import copy_source
@@ -23,7 +26,8 @@ from src.utils.settings import Settings, flatten
 from src.utils.terminal import log_file
 
 from hydra.core.hydra_config import HydraConfig
-from mlflow.entities import Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 
@@ -62,6 +66,26 @@ def record_settings(client: MlflowClient, run_id: str, folder: Path, settings: S
     shutil.copytree(Path(_hydra_output()) / ".hydra", config, dirs_exist_ok=True)
     (config / "config.yaml").rename(config / "composed.yaml")
     OmegaConf.save(settings.model_dump(mode="json"), config / "config.yaml")
+
+
+def log_dataset(client: MlflowClient, run_id: str, data: Manifest, context: str) -> None:
+    """Log data as a dataset of MLflow, by the digest of its content; the context is `input` or `output`."""
+    folder = Experiment.named(data.experiment).data.relative_to(ROOT)
+    source = json.dumps({"uri": str(folder)})
+    dataset = Dataset(data.experiment, data.digest[:32], "local", source)
+    tags = [InputTag("mlflow.data.context", context), InputTag("run_id", data.run_id)]
+    try:
+        client.log_inputs(run_id, [DatasetInput(dataset, tags)])
+    except MlflowException:  # another trial has recorded the same data at this moment
+        client.log_inputs(run_id, [DatasetInput(dataset, tags)])
+
+
+def save_traceback(folder: Path) -> Path:
+    """Write the traceback of the exception that is being handled to a run's `logs/traceback.txt`."""
+    file = folder / "logs" / "traceback.txt"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(traceback.format_exc())
+    return file
 
 
 def _tags(experiment: Experiment, git: provenance.GitState | None) -> dict[str, str]:
