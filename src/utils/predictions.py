@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from src.utils.errors import UserError
 from src.utils.runs.arrays import named_columns, number_columns, split_columns
 from src.utils.settings import load_config
+from src.utils.store.reader import find_artifact
+from src.utils.store.record import RunRecord
 
 import numpy as np
 
@@ -147,6 +149,12 @@ class Predictions:
             bad = self.table[name].isna()
             if bad.any():
                 raise UserError(f"the {name} of id {ids[bad].iloc[0]} is missing")
+
+
+def read_predictions(record: RunRecord, split: str) -> Predictions | None:
+    """The predictions of a run of the store; None if it has none of this split."""
+    folder = find_artifact(record, "")
+    return Predictions.read(folder, split) if folder else None
 
 
 def pool_members(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from src.utils.errors import UserError
 from src.utils.paths import ROOT, SAVED, Experiment
 from src.utils.pipeline.manifest import NO_EFFECT_ON_DATA, Manifest
-from src.utils.runs.source_code import defines_load, import_file, same_code
+from src.utils.runs.source_code import defines, import_file, same_code
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader, open_reader
 from src.utils.store.record import DatasetUse, RunRecord
@@ -68,16 +68,12 @@ def load_model(
 
     client = open_store()
     run = _best_of_study(client, _find_run(client, run_id, experiment_name))
-    if local_database() is None and not trust_source:
-        raise UserError(
-            "loading a model runs the source code kept with its run, and this store is not local: "
-            "if you trust whoever wrote the run, say trust_source=True"
-        )
+    check_trust(trust_source)
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
     if SAVED in artifacts:
         program = Path(run.data.tags["mlflow.source.name"]).name
         source = get_artifact(client, run, "source")
-        if defines_load(source / program):
+        if defines(source / program, "load"):
             module = _import_saved_source(client, run, source, program)
             return module.load(get_artifact(client, run, SAVED))
         if "checkpoints" not in artifacts:
@@ -96,6 +92,19 @@ def load_model(
     settings = OmegaConf.load(get_artifact(client, run, "config/config.yaml"))
     object.__setattr__(model, "config", settings)  # no parameter, module or buffer of the network
     return model.eval()
+
+
+def check_trust(trust_source: bool) -> None:
+    """Check that source code of the store may be run.
+
+    Raises:
+        UserError: the store isn't local, and `trust_source` is false.
+    """
+    if local_database() is None and not trust_source:
+        raise UserError(
+            "loading a model runs the source code kept with its run, and this store is not local: "
+            "if you trust whoever wrote the run, say trust_source=True"
+        )
 
 
 def _find_run(

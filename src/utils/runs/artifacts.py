@@ -49,12 +49,10 @@ def record_run(
         folder: of the artifacts.
         labels: the setting `tags`.
     """
-    git = provenance.git_state()
-    tags = _tags(experiment, git) | {"mlflow.note.content": note}
-    tags |= {f"tag.{label}": "true" for label in labels}
+    tags = save_provenance(folder / "provenance") | _tags(experiment)
+    tags |= {"mlflow.note.content": note} | {f"tag.{label}": "true" for label in labels}
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     copy_source(experiment.source, folder / "source")
-    _save_provenance(folder / "provenance", git)
     _link_log_file(folder / "logs" / "run.log")
 
 
@@ -66,6 +64,27 @@ def record_settings(client: MlflowClient, run_id: str, folder: Path, settings: S
     shutil.copytree(Path(_hydra_output()) / ".hydra", config, dirs_exist_ok=True)
     (config / "config.yaml").rename(config / "composed.yaml")
     OmegaConf.save(settings.model_dump(mode="json"), config / "config.yaml")
+
+
+def save_provenance(folder: Path) -> dict[str, str]:
+    """Write the provenance of this process to a folder; returns the tags that say the most of it."""
+    git = provenance.git_state()
+    folder.mkdir(exist_ok=True)
+    (folder / "packages.txt").write_text("\n".join(provenance.packages()) + "\n")
+    metadata = {"command": provenance.command(), "hardware": provenance.hardware()}
+    tags = {"command": provenance.command(), "process": this_process()}
+    if git:
+        (folder / "changes.patch").write_bytes(git.patch)
+        values = {key: value for key, value in asdict(git).items() if key != "patch"}
+        metadata["git"] = values | {"dirty": git.dirty}
+        _warn_of_left_out(git.left_out)
+        tags |= {
+            "mlflow.source.git.commit": git.commit,
+            "mlflow.source.git.branch": git.branch,
+            "git.dirty": str(git.dirty).lower(),
+        }
+    (folder / provenance.METADATA[0]).write_text(json.dumps(metadata, indent=2) + "\n")
+    return tags
 
 
 def log_dataset(client: MlflowClient, run_id: str, data: Manifest, context: str) -> None:
@@ -88,22 +107,13 @@ def save_traceback(folder: Path) -> Path:
     return file
 
 
-def _tags(experiment: Experiment, git: provenance.GitState | None) -> dict[str, str]:
-    tags = {
+def _tags(experiment: Experiment) -> dict[str, str]:
+    return {
         **({"rerun_of": os.environ[RERUN]} if RERUN in os.environ else {}),
         "mlflow.source.name": str(experiment.program().relative_to(ROOT)),
         "mlflow.source.type": "LOCAL",
-        "command": provenance.command(),
-        "process": this_process(),
         "hydra.output": os.path.relpath(_hydra_output(), ROOT),
     }
-    if git:
-        tags |= {
-            "mlflow.source.git.commit": git.commit,
-            "mlflow.source.git.branch": git.branch,
-            "git.dirty": str(git.dirty).lower(),
-        }
-    return tags
 
 
 def _hydra_output() -> str:
@@ -111,18 +121,6 @@ def _hydra_output() -> str:
     config = HydraConfig.get()
     missing = OmegaConf.is_missing(config.runtime, "output_dir")
     return str(config.sweep.dir if missing else config.runtime.output_dir)
-
-
-def _save_provenance(folder: Path, git: provenance.GitState | None) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / "packages.txt").write_text("\n".join(provenance.packages()) + "\n")
-    metadata = {"command": provenance.command(), "hardware": provenance.hardware()}
-    if git:
-        (folder / "changes.patch").write_bytes(git.patch)
-        values = {key: value for key, value in asdict(git).items() if key != "patch"}
-        metadata["git"] = values | {"dirty": git.dirty}
-        _warn_of_left_out(git.left_out)
-    (folder / provenance.METADATA[0]).write_text(json.dumps(metadata, indent=2) + "\n")
 
 
 def _warn_of_left_out(files: list[str]) -> None:
