@@ -240,11 +240,12 @@ def export_program(model: torch.nn.Module, batch: ExampleInput) -> ExportedProgr
     Raises:
         UserError: torch.export can't follow `forward`, or the shape of the input is wrong.
     """
+    shapes = batch.dynamic_shapes()
+    if isinstance(model, AveragedNetwork) and batch.args:
+        shapes = (shapes,)  # of its one parameter, *args
     try:
         with torch.no_grad():
-            program = torch.export.export(
-                model, batch.args, batch.kwargs, dynamic_shapes=batch.dynamic_shapes()
-            )
+            program = torch.export.export(model, batch.args, batch.kwargs, dynamic_shapes=shapes)
             three = batch.with_size(3)
             outputs = program.module()(*three.args, **three.kwargs)
             torch.testing.assert_close(outputs, model(*three.args, **three.kwargs))
