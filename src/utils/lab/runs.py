@@ -18,7 +18,7 @@ from itertools import accumulate
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.store.objective import Objective, find_objective, result_metrics
+from src.utils.store.objective import SCORES, Objective, find_objective, result_metrics
 from src.utils.store.reader import RunReader
 from src.utils.store.record import RunRecord, Value
 from src.utils.store.reference import list_model_runs, list_runs, read_objective
@@ -137,7 +137,7 @@ def _sorted(reader: RunReader, records: list[RunRecord], by: str) -> list[RunRec
     name, reverse = by.removeprefix("-"), by.startswith("-")
     values = _column(reader, records, name)
     objective = read_objective(reader, records)
-    if objective is None or objective.metric != name:
+    if objective is None or name not in (objective.metric, *SCORES):
         objective = Objective.from_name(name)
     order = Objective(name, objective.maximize != reverse)
     return sorted(records, key=lambda run: (order.sort_key(_number(values.get(run.id))), run.id))
@@ -212,7 +212,7 @@ def _shown_metrics(records: list[RunRecord], query: Query, width: int) -> list[s
     known = {name for run in records for name in run.metrics}
     objective = find_objective(records)
     sort = [(query.sort or "").removeprefix("-")]
-    names = [*sort, *(objective.metrics if objective else []), *result_metrics(known)]
+    names = [*sort, *(objective.metrics if objective else []), *SCORES, *result_metrics(known)]
     names = [name for name in dict.fromkeys(names) if name in known]
     room = width - RUN_WIDTH - TIME_WIDTH - PARAMS_WIDTH - 3
     taken = list(accumulate(min(max(len(name), NUMBER_WIDTH), METRIC_WIDTH) + 1 for name in names))

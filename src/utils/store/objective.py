@@ -16,6 +16,9 @@ LOWER_IS_BETTER = re.compile(
     r"loss|err|mae|mse|nll|perplexity|ppl|latency|seconds|bytes", re.IGNORECASE
 )
 COMMON_METRICS = ("val_acc", "val_loss", "test_acc", "test_loss", "train_acc", "train_loss")
+# Metrics of `score(target, prediction)`: out of fold, and as a competition gives them; better where the
+# objective is
+OOF_SCORE, PUBLIC, PRIVATE = SCORES = ("oof_score", "public_score", "private_score")
 # Prefixes of metrics of time and hardware, in which any two runs differ
 RESOURCE_METRICS = ("system/", "epoch_seconds", "samples_per_second", "batches_per_second")
 SPREAD = "_sd"  # after the name of a metric: the standard deviation among the members of a group

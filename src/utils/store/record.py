@@ -14,6 +14,8 @@ NO_EFFECT = frozenset(
 # Of a run that stands alone, as are all runs of earlier versions, which lack these settings
 ALONE = {"folds": "1", "fold": "None", "seeds": "1"}
 
+BLENDED = "blend.runs"  # the tag: ids with spaces between
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -79,6 +81,11 @@ class RunRecord:
     @property
     def is_member(self) -> bool:
         return "group.run_id" in self.tags
+
+    @property
+    def blended(self) -> list[str]:
+        """The ids of the runs that `lab blend` has put together; empty for other runs."""
+        return self.tags.get(BLENDED, "").split()
 
     @property
     def is_dirty(self) -> bool:
