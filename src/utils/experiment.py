@@ -31,11 +31,11 @@ from src.utils.command_line import (
     settings_from_config,
 )
 from src.utils.config.composition import COMPOSITION_ERRORS, composition_error, hydra_main
-from src.utils.config.settings_class import read_settings_class
+from src.utils.config.settings_class import makes_data, read_settings_class
 from src.utils.config.sweep_settings import study_directions
 from src.utils.config.trainer_arguments import check_trainer_arguments
 from src.utils.errors import UserError, exit_on_user_error, library_error_line, traceback_from
-from src.utils.paths import STAGES, Experiment, display_path
+from src.utils.paths import NO_STAGES, Experiment, display_path
 from src.utils.settings import Settings, TrainingSettings
 from src.utils.study.trial import PRUNED, Pruned
 
@@ -75,9 +75,9 @@ class Program:
         """
         experiment = Experiment.of(self.file)
         if experiment is None:
-            stages = ", ".join(STAGES)
             raise UserError(
-                f"{display_path(self.file)} is in no src/<stage>/<name> folder: the stages are {stages}"
+                f"{display_path(self.file)} is in no src/<stage>/<name> folder; a stage has a Python name, "
+                f"not {', '.join(sorted(NO_STAGES))}"
             )
         return experiment
 
@@ -173,7 +173,7 @@ class CheckSettings(Callback):
         if program is None:
             return
         with exit_on_user_error():
-            if program.experiment.stage != "model":
+            if makes_data(program.experiment, program.settings_class):
                 raise UserError(
                     f"-m searches the settings of a model; {program.experiment} makes data, and each run "
                     "would replace what the one before made: run it without -m"

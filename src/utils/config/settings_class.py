@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from src.utils.settings import Settings
+from src.utils.paths import Experiment
+from src.utils.settings import ModelSettings, Settings, StageSettings
 
 # What these statements may import: nothing that is slow
 LIBRARIES = {*sys.stdlib_module_names, "annotated_types", "pydantic", "typing_extensions"}
@@ -35,6 +36,16 @@ def read_settings_class(file: Path) -> type[Settings] | None:
         return None
     is_class = isinstance(settings_class, type) and issubclass(settings_class, Settings)
     return settings_class if is_class else None
+
+
+def makes_data(experiment: Experiment, settings_class: type[Settings]) -> bool:
+    """Whether an experiment with these settings makes data for others to read; else it is a model.
+
+    A class of neither tier, `Config(Settings)`, makes data in the stages `dataset` and `feature`.
+    """
+    if issubclass(settings_class, StageSettings | ModelSettings):
+        return issubclass(settings_class, StageSettings)
+    return experiment.stage in ("dataset", "feature")
 
 
 def _annotation_of_cfg(tree: ast.Module) -> str | None:

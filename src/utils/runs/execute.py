@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.utils.config.settings_class import makes_data
 from src.utils.config.sweep_settings import objective_mode
-from src.utils.paths import DATA, Experiment
+from src.utils.paths import Experiment
 from src.utils.pipeline.inputs import prepare_inputs
 from src.utils.pipeline.manifest import Manifest, file_digests, fingerprint, json_digest
 from src.utils.pipeline.recipe import Recipe
@@ -47,7 +48,9 @@ def execute(experiment: Experiment, main: Main, settings: Settings) -> Any:
         UserError: an input can't be built, or the run that the settings name can't be resumed.
         Pruned: the pruner has ended this trial.
     """
-    return (_build if experiment.stage in DATA else _train)(experiment, main, settings)
+    return (_build if makes_data(experiment, type(settings)) else _train)(
+        experiment, main, settings
+    )
 
 
 def _train(experiment: Experiment, main: Main, settings: Settings) -> Any:

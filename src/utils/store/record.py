@@ -54,6 +54,12 @@ class RunRecord:
         return "optuna.study" in self.tags and "optuna.trial" not in self.tags
 
     @property
+    def is_model(self) -> bool:
+        """Whether it is the run of a model, of whatever stage, or of a study; else it made data."""
+        is_old = self.experiment.startswith("model/") and "force" not in self.params
+        return "resume_run" in self.params or "optuna.study" in self.tags or is_old
+
+    @property
     def is_dirty(self) -> bool:
         """Whether the code had uncommitted changes."""
         return self.tags.get("git.dirty") == "true"
