@@ -28,6 +28,11 @@ def display_path(path: Path) -> Path:
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
+def remote_run_folder(run_id: str) -> Path:
+    """The local folder of the artifacts of a run that a remote store has."""
+    return LOGS / "lightning" / run_id
+
+
 def is_stage(name: str) -> bool:
     """Whether the folders in `src/<name>` are experiments."""
     return name.isidentifier() and name not in NO_STAGES and not name.startswith("_")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, SupportsFloat
 
 from src.utils.config.sweep_settings import DIRECTIONS, Mode
 from src.utils.errors import UserError
-from src.utils.paths import LOGS, ROOT, SAVED, Experiment, display_path
+from src.utils.paths import ROOT, SAVED, Experiment, display_path, remote_run_folder
 from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.process import SHARED_RUN, deferred_interrupts, is_rank_zero, this_process
 from src.utils.runs.artifacts import record_run, record_settings
@@ -57,7 +57,7 @@ class Run:
         self.is_rank_zero = is_rank_zero()
         self.ended_by: signal.Signals | None = None
         self.remote = local_store() is None
-        self.folder = LOGS / "lightning" / run_id if self.remote else Path(info.artifact_uri)
+        self.folder = remote_run_folder(run_id) if self.remote else Path(info.artifact_uri)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -258,9 +258,8 @@ def _opened(
     run: Run | None = None
     status = "FAILED"
     try:
-        with (
-            deferred_interrupts() as handlers
-        ):  # else they could leave a run that is RUNNING for ever
+        # An interrupt here could leave a run that is RUNNING for ever
+        with deferred_interrupts() as handlers:
             run = _create_or_reopen(experiment, inputs, start)
             os.environ[SHARED_RUN] = run.id
             if handlers[signal.SIGTERM] is signal.SIG_DFL:

@@ -21,7 +21,7 @@ from typing import Any
 
 from src.utils.config.overrides import override_key
 from src.utils.errors import UserError, first_line
-from src.utils.paths import LOGS, SAVED, Experiment
+from src.utils.paths import SAVED, Experiment, remote_run_folder
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import is_gone, is_rank_zero
 from src.utils.runs.source_code import same_code
@@ -120,7 +120,7 @@ def _artifact_folder(client: MlflowClient, run: StoredRun) -> Path:
     """The folder of a run's artifacts; of a remote store the one that this machine wrote, else a download."""
     if local_store() is not None:
         return get_artifact(client, run, "config").parent
-    folder = LOGS / "lightning" / run.info.run_id
+    folder = remote_run_folder(run.info.run_id)
     return folder if folder.is_dir() else get_artifact(client, run, "")
 
 
