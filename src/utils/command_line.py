@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from src.utils.config.composition import (
     COMPOSITION_ERRORS,
+    FIRST_LINE,
     compose_config,
     composition_error,
     hydra_main,
@@ -215,7 +216,9 @@ def check_hydra_settings(config: DictConfig) -> None:
     """
     hydra = config.hydra
     if "check" not in (hydra.callbacks or {}):
-        raise UserError("config/utils/hydra.yaml was taken out of the settings: no run without it")
+        raise UserError(
+            f"config.yaml has no defaults that lead to config/utils/hydra.yaml: {FIRST_LINE}"
+        )
     verbose = hydra.verbose
     names = verbose if OmegaConf.is_list(verbose) else [verbose]
     if not isinstance(verbose, bool) and not all(isinstance(name, str) for name in names):

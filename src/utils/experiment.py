@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar
 
 from src.utils.startup import FastExit, pause_gc, raise_on_interrupt, resume_gc
 
@@ -31,7 +31,11 @@ from src.utils.command_line import (
     settings_from_config,
 )
 from src.utils.config.composition import COMPOSITION_ERRORS, composition_error, hydra_main
-from src.utils.config.settings_class import makes_data, read_settings_class
+from src.utils.config.settings_class import (
+    makes_data,
+    read_settings_class,
+    settings_class_of,
+)
 from src.utils.config.sweep_settings import study_directions
 from src.utils.config.trainer_arguments import check_trainer_arguments
 from src.utils.errors import UserError, exit_on_user_error, library_error_line, traceback_from
@@ -49,7 +53,10 @@ Main = Callable[[Any, Any], Any]
 
 
 def experiment(main: Main) -> "Program":
-    """Decorate `def main(cfg: SomeSettings, run: Run)`. Calling the result runs the command line."""
+    """Decorate `def main(cfg: SomeSettings, run: Run)`. Calling the result runs the command line.
+
+    A model without settings of its own may leave out both types: its cfg is then of the class ModelSettings.
+    """
     return Program(main)
 
 
@@ -62,7 +69,8 @@ class Program:
     def __init__(self, main: Main) -> None:
         self.main = main
         self.file = Path(main.__code__.co_filename)
-        self.settings_class: type[Settings] = get_type_hints(main)["cfg"]
+        with exit_on_user_error():
+            self.settings_class = settings_class_of(main)
         self.run_started = False
         Program.defined = self
 

@@ -5,11 +5,13 @@ the file, and these are executed alone.
 """
 
 import ast
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, get_type_hints
 
+from src.utils.errors import UserError
 from src.utils.paths import Experiment
 from src.utils.settings import ModelSettings, Settings, StageSettings
 
@@ -19,7 +21,7 @@ OWN_MODULES = {"src.utils.settings", "src.utils.errors", "src.utils.paths"}
 
 
 def read_settings_class(file: Path) -> type[Settings] | None:
-    """The type of `cfg` in `@experiment def main(cfg, run)`.
+    """The class that `settings_class_of` finds once the experiment is imported.
 
     Returns:
         None if it cannot be read this way: it needs another import, or the file has an error. The import of
@@ -27,7 +29,10 @@ def read_settings_class(file: Path) -> type[Settings] | None:
     """
     try:
         tree = ast.parse(file.read_text())
-        name = _annotation_of_cfg(tree)
+        annotation = _annotation_of_cfg(tree)
+        if annotation is None:
+            return ModelSettings
+        name = annotation.id if isinstance(annotation, ast.Name) else None
         body = list(_statements_for(tree, {name} if name else set()))
         namespace: dict[str, Any] = {"__name__": file.stem, "__file__": str(file)}
         exec(compile(ast.Module(body, []), str(file), "exec"), namespace)
@@ -36,6 +41,23 @@ def read_settings_class(file: Path) -> type[Settings] | None:
         return None
     is_class = isinstance(settings_class, type) and issubclass(settings_class, Settings)
     return settings_class if is_class else None
+
+
+def settings_class_of(main: Callable[..., Any]) -> type[Settings]:
+    """The type of `cfg` in `def main(cfg, run)`; ModelSettings if it has none.
+
+    Raises:
+        UserError: the type is no class of settings, or `main` takes something else.
+    """
+    signature = inspect.signature(main)
+    if len(signature.parameters) == 2:
+        found = get_type_hints(main).get(next(iter(signature.parameters)), ModelSettings)
+        if isinstance(found, type) and issubclass(found, Settings):
+            return found
+    raise UserError(
+        f"{main.__name__}{signature} should be main(cfg: Config, run), with "
+        "class Config(ModelSettings), or TrainingSettings or StageSettings, above it"
+    )
 
 
 def makes_data(experiment: Experiment, settings_class: type[Settings]) -> bool:
@@ -48,15 +70,14 @@ def makes_data(experiment: Experiment, settings_class: type[Settings]) -> bool:
     return experiment.stage in ("dataset", "feature")
 
 
-def _annotation_of_cfg(tree: ast.Module) -> str | None:
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and _is_experiment(node):
-            annotation = node.args.args[0].annotation
-            return annotation.id if isinstance(annotation, ast.Name) else None
-    return None
+def _annotation_of_cfg(tree: ast.Module) -> ast.expr | None:
+    (main,) = (node for node in tree.body if _is_experiment(node))
+    return main.args.args[0].annotation
 
 
-def _is_experiment(node: ast.FunctionDef) -> bool:
+def _is_experiment(node: ast.stmt) -> TypeGuard[ast.FunctionDef]:
+    if not isinstance(node, ast.FunctionDef):
+        return False
     return _names_used(ast.List(node.decorator_list)) == {"experiment"}
 
 
