@@ -190,14 +190,17 @@ def settings_from_config(
     """Convert a composed config to the experiment's settings class.
 
     Raises:
-        UserError: settings are invalid, or name a dataset or feature that does not exist.
+        UserError: settings are invalid, or name an input that does not exist, or the experiment itself.
     """
     hydra = cfg.hydra if "hydra" in cfg else HydraConfig.get()
     overridden = {override_key(override) for override in hydra.overrides.task}
     lift_epoch_limit(cfg, overridden, lambda: load_config(experiment.config / "config.yaml"))
     names = [str(name) for name in cfg if name != "hydra"]
     settings = validate_config(settings_class, OmegaConf.masked_copy(cfg, names))
-    find_inputs(settings)
+    if experiment in find_inputs(settings):
+        raise UserError(
+            f"{experiment.stage}={experiment.name} is refused: {experiment} would read itself"
+        )
     return settings
 
 

@@ -15,6 +15,7 @@ import psutil
 
 # Environment variables
 RERUN = "JIKKEN_RERUN_OF"  # the run that this one repeats
+BUILDING = "JIKKEN_BUILDING"  # the inputs that are being built, each for the one before
 SHARED_RUN = "JIKKEN_RUN"  # the run that the processes of one distributed training share
 
 

@@ -27,6 +27,7 @@ from src.utils.paths import (
 )
 from src.utils.pipeline.manifest import FILE_NAME, Manifest
 from src.utils.pipeline.recipe import Recipe, reasons_to_rebuild
+from src.utils.process import BUILDING
 from src.utils.settings import Settings, format_override_value
 from src.utils.study.trial import TRIAL
 
@@ -145,7 +146,11 @@ def _prepare_input(experiment: Experiment, settings: Settings, check: bool) -> M
 
 def _build(experiment: Experiment, recipe: Recipe | None, failure: str) -> Manifest:
     """Run the program of a stage as a separate command, which is no part of a trial."""
+    chain = [*os.environ.get(BUILDING, "").split(), str(experiment)]
+    if len(chain) > len({*chain}):
+        raise UserError(f"{experiment} reads what is made of itself: {' → '.join(chain)}")
     environment = {key: value for key, value in os.environ.items() if key != TRIAL}
+    environment[BUILDING] = " ".join(chain)
     command = [sys.executable, str(experiment.program()), *(recipe.arguments if recipe else [])]
     folder = recipe.working_folder if recipe else None
     if subprocess.run(command, check=False, env=environment, cwd=folder).returncode != 0:
