@@ -22,6 +22,7 @@ from src.utils.config.composition import (
     hydra_main,
 )
 from src.utils.config.overrides import override_key
+from src.utils.config.settings_class import makes_data
 from src.utils.config.trainer_arguments import lift_epoch_limit
 from src.utils.errors import UserError
 from src.utils.paths import Experiment
@@ -176,6 +177,8 @@ def check_before_import(
         (check_hydra_settings if line.is_multirun else check_single_run)(config)
         settings = None
         if settings_class is not None:
+            if line.is_multirun:
+                check_is_searchable(experiment, settings_class)
             settings = settings_from_config(experiment, settings_class, config)
     except COMPOSITION_ERRORS as error:
         raise composition_error(error, experiment, known) from None
@@ -213,6 +216,19 @@ def check_single_run(config: DictConfig) -> None:
     check_hydra_settings(config)
     if config.get("resume_study"):
         raise UserError("resume_study= resumes a search: add -m; resume_run= resumes a run")
+
+
+def check_is_searchable(experiment: Experiment, settings_class: type[Settings]) -> None:
+    """Check that -m runs a model.
+
+    Raises:
+        UserError: the experiment makes data.
+    """
+    if makes_data(experiment, settings_class):
+        raise UserError(
+            f"-m searches the settings of a model; {experiment} makes data, and each run would replace what "
+            "the one before made: run it without -m"
+        )
 
 
 def check_hydra_settings(config: DictConfig) -> None:

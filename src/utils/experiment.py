@@ -24,6 +24,7 @@ from src.utils.startup import FastExit, pause_gc, raise_on_interrupt, resume_gc
 from src.utils.command_line import (
     CommandLine,
     check_before_import,
+    check_is_searchable,
     check_single_run,
     check_store,
     make_output_folder,
@@ -32,7 +33,6 @@ from src.utils.command_line import (
 )
 from src.utils.config.composition import COMPOSITION_ERRORS, composition_error, hydra_main
 from src.utils.config.settings_class import (
-    makes_data,
     read_settings_class,
     settings_class_of,
 )
@@ -198,11 +198,7 @@ class CheckSettings(Callback):
         if program is None:
             return
         with exit_on_user_error():
-            if makes_data(program.experiment, program.settings_class):
-                raise UserError(
-                    f"-m searches the settings of a model; {program.experiment} makes data, and each run "
-                    "would replace what the one before made: run it without -m"
-                )
+            check_is_searchable(program.experiment, program.settings_class)
             # A resumed study has its directions already
             if "direction" in config.hydra.sweeper and not config.get("resume_study"):
                 study_directions(config)
