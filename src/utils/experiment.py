@@ -108,7 +108,7 @@ class Program:
         """Execute one run with a composed config. Hydra and its launchers call it.
 
         Returns:
-            What `main` returned; `PRUNED` for a pruned trial; None for a dataset or feature.
+            What `main` returned; `PRUNED` for a pruned trial; None for what makes data.
 
         Raises:
             UserError: the run is a job of a sweep, and its settings are refused.

@@ -39,9 +39,10 @@ def is_stage(name: str) -> bool:
 
 
 def list_stages() -> list[str]:
-    """The stages that have code or data here, and those of every project, by name."""
+    """The stages that have code or data here, and those of every project; by name, models last."""
     folders = (*(ROOT / "src").glob("*/"), *DATA.glob("*/"))
-    return sorted({*STAGES, *filter(is_stage, (folder.name for folder in folders))})
+    stages = {*STAGES, *filter(is_stage, (folder.name for folder in folders))}
+    return sorted(stages, key=lambda stage: (stage == "model", stage))
 
 
 def data_folder(stage: str) -> Path:

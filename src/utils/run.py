@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class Run:
     """A run in MLflow, and the local folder of its artifacts."""
 
-    output: Path  # the folder that a dataset or feature writes; a model has none
+    output: Path  # the folder that an experiment with `StageSettings` writes
     # A checkpoint of Lightning; for a model without Lightning, the folder of what `save` has written
     resume_from: Path | None = None
     weights_from: Path | None = None  # of a warm start
@@ -74,7 +74,7 @@ class Run:
         return self.folder / SAVED
 
     def inputs(self, stage: str) -> list[Path]:
-        """The folders of all inputs of a stage (`dataset` or `feature`), in the order of the setting."""
+        """The folders of all inputs of a stage (`feature`, or one's own), in the order of the setting."""
         return [source.data for source in self.data if source.stage == stage]
 
     def input(self, name: str) -> Path:

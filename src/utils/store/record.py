@@ -101,7 +101,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class DatasetUse:
-    """A dataset or feature that a run read or wrote."""
+    """Data that a run read or wrote."""
 
     name: str
     digest: str
