@@ -1,12 +1,9 @@
 """Stages of one's own: any folder of `src`. And the smallest program that is an experiment."""
 
 import json
-import signal
-import threading
 from pathlib import Path
 from textwrap import dedent
 
-from src.utils.process import deferred_interrupts
 from src.utils.store.record import RunRecord
 
 import pytest
@@ -294,18 +291,3 @@ def test_first_lines(own: Lab) -> None:
     program = own.root / SMALLEST
     program.write_text(program.read_text().replace("(cfg, run)", "(cfg: dict, run)"))
     assert error(own, SMALLEST).startswith("main(cfg: dict, run) should be main(cfg: Config, run)")
-
-
-def test_interrupts_of_threads() -> None:
-    """A thread other than the main one can't defer interrupts, and leaves them as they are."""
-    before, inside = signal.getsignal(signal.SIGTERM), []
-
-    def defer() -> None:
-        with deferred_interrupts() as handlers:
-            inside.append(handlers[signal.SIGTERM])
-
-    thread = threading.Thread(target=defer)
-    thread.start()
-    thread.join()
-    assert inside == [before]
-    assert signal.getsignal(signal.SIGTERM) == before

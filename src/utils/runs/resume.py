@@ -140,7 +140,11 @@ def artifact_folder(client: MlflowClient, run: StoredRun) -> Path:
     if local_store() is not None:
         return get_artifact(client, run, "config").parent
     folder = remote_run_folder(run.info.run_id)
-    return folder if folder.is_dir() else get_artifact(client, run, "")
+    if not folder.is_dir():
+        folder = get_artifact(client, run, "")
+        for last in folder.glob("checkpoints/last.ckpt"):
+            last.touch()  # the newest: a download arrives in any order
+    return folder
 
 
 def _has_more_epochs(settings: AnySettings, before: AnySettings) -> bool:
