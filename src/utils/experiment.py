@@ -32,10 +32,7 @@ from src.utils.command_line import (
     settings_from_config,
 )
 from src.utils.config.composition import COMPOSITION_ERRORS, composition_error, hydra_main
-from src.utils.config.settings_class import (
-    read_settings_class,
-    settings_class_of,
-)
+from src.utils.config.settings_class import read_settings_class, settings_class_of
 from src.utils.config.sweep_settings import study_directions
 from src.utils.config.trainer_arguments import check_trainer_arguments
 from src.utils.errors import UserError, exit_on_user_error, library_error_line, traceback_from

@@ -1,7 +1,7 @@
-"""The settings class of an experiment, read from its file before the experiment is imported.
+"""The settings class of an experiment: what it is, and whether the experiment makes data or is a model.
 
-Importing an experiment imports torch, which takes seconds. Its settings class needs only a few statements of
-the file, and these are executed alone.
+It is known before the experiment is imported, which may import torch and take seconds. It needs only a few
+statements of the file, and these are executed alone.
 """
 
 import ast

@@ -17,14 +17,7 @@ from typing import Any
 
 from src.utils.config.settings_class import makes_data, read_settings_class
 from src.utils.errors import UserError
-from src.utils.paths import (
-    ROOT,
-    STAGES,
-    Experiment,
-    data_folder,
-    is_program,
-    list_stages,
-)
+from src.utils.paths import ROOT, STAGES, Experiment, data_folder, is_program, list_stages
 from src.utils.pipeline.manifest import FILE_NAME, Manifest
 from src.utils.pipeline.recipe import Recipe, reasons_to_rebuild
 from src.utils.process import BUILDING
@@ -44,13 +37,13 @@ def find_inputs(settings: Settings) -> list[Experiment]:
     """
     known = type(settings).model_fields
     read = [(stage, getattr(settings, stage)) for stage in list_stages() if stage in known]
-    read = [(stage, value) for stage, value in read if value is not None and _makes_data(stage)]
+    read = [(stage, value) for stage, value in read if value is not None and _is_of_data(stage)]
     named = [(stage, name) for stage, value in read for name in _names(stage, value)]
     return [_find_input(stage, name) for stage, name in dict.fromkeys(named)]
 
 
-def _makes_data(stage: str) -> bool:
-    """Whether a stage of one's own has data, or a program that makes some; `model` has none."""
+def _is_of_data(stage: str) -> bool:
+    """Whether a stage has data, or a program that makes some: a setting with its name reads them."""
     if stage in STAGES:
         return stage != "model"
     programs = filter(is_program, (ROOT / "src" / stage).glob("*/*.py"))
