@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, SupportsFloat
 
 from src.utils.config.sweep_settings import DIRECTIONS, Mode
 from src.utils.errors import UserError
-from src.utils.paths import LOGS, ROOT, SAVED, Experiment, display_path
+from src.utils.paths import ROOT, SAVED, Experiment, display_path, remote_run_folder
 from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.process import SHARED_RUN, deferred_interrupts, is_rank_zero, this_process
 from src.utils.runs.artifacts import record_run, record_settings
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class Run:
     """A run in MLflow, and the local folder of its artifacts."""
 
-    output: Path  # the folder that a dataset or feature writes; a model has none
+    output: Path  # the folder that an experiment with `StageSettings` writes
     # A checkpoint of Lightning; for a model without Lightning, the folder of what `save` has written
     resume_from: Path | None = None
     weights_from: Path | None = None  # of a warm start
@@ -60,7 +60,7 @@ class Run:
         self.is_rank_zero = is_rank_zero()
         self.ended_by: signal.Signals | None = None
         self.remote = local_store() is None
-        self.folder = LOGS / "lightning" / run_id if self.remote else Path(info.artifact_uri)
+        self.folder = remote_run_folder(run_id) if self.remote else Path(info.artifact_uri)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -74,7 +74,7 @@ class Run:
         return self.folder / SAVED
 
     def inputs(self, stage: str) -> list[Path]:
-        """The folders of all inputs of a stage (`dataset` or `feature`), in the order of the setting."""
+        """The folders of all inputs of a stage (`feature`, or one's own), in the order of the setting."""
         return [source.data for source in self.data if source.stage == stage]
 
     def input(self, name: str) -> Path:
@@ -263,9 +263,8 @@ def _opened(
     run: Run | None = None
     status = "FAILED"
     try:
-        with (
-            deferred_interrupts() as handlers
-        ):  # else they could leave a run that is RUNNING for ever
+        # An interrupt here could leave a run that is RUNNING for ever
+        with deferred_interrupts() as handlers:
             run = _create_or_reopen(experiment, inputs, start)
             os.environ[SHARED_RUN] = run.id
             if handlers[signal.SIGTERM] is signal.SIG_DFL:

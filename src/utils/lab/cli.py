@@ -153,7 +153,7 @@ def new(
         typer.Option("--from", help="Experiment to copy; default: the last with a similar name."),
     ] = None,
     stage: Annotated[
-        str | None, typer.Option(help="dataset, feature or model, if a name is in several.")
+        str | None, typer.Option(help="Its stage, such as feature, if a name is in several.")
     ] = None,
     note: Annotated[str, typer.Option(help="Note for the diary.")] = "",
     idea: Annotated[str, typer.Option(hidden=True)] = "",  # --note of earlier versions

@@ -20,7 +20,7 @@ from src.utils.lab.runs import (
     overrides_of,
     varying_params,
 )
-from src.utils.paths import STAGES, Experiment
+from src.utils.paths import Experiment, list_stages
 from src.utils.store.objective import Objective, find_objective, result_metrics
 from src.utils.store.reader import RunReader, find_artifact
 from src.utils.store.record import RunRecord
@@ -80,10 +80,11 @@ def _code_digest(record: RunRecord) -> str:
 
 def runs_since(reader: RunReader, moment: datetime | None) -> list[RunRecord]:
     """The runs that have ended since then or are running, the oldest first."""
+    stages = list_stages()
     records = [
         run
         for run in reversed(reader.runs())
-        if run.experiment.split("/")[0] in STAGES  # not what other tools track here
+        if run.experiment.split("/")[0] in stages  # not what other tools track here
         and (moment is None or run.ended is None or run.ended > moment)
     ]
     return reader.with_values(records)
@@ -92,8 +93,9 @@ def runs_since(reader: RunReader, moment: datetime | None) -> list[RunRecord]:
 def day_report(reader: RunReader, records: Sequence[RunRecord], moment: datetime | None) -> str:
     """The report of these runs in Markdown; `moment` is the start of its period."""
     names = {run.experiment for run in records}
+    models = {run.experiment for run in records if run.is_model}
     parts = [_headline(records, moment)]
-    for name in sorted(names, key=lambda name: (not name.startswith("model/"), name)):
+    for name in sorted(names, key=lambda name: (name not in models, name)):
         runs = [run for run in records if run.experiment == name]
         parts += _experiment_section(reader, name, runs)
     return "\n\n".join(parts)
@@ -124,7 +126,8 @@ def _experiment_section(
     for note, groups in _by_note(group_seeds(completed)).items():
         yield _note_line(note, groups)
         yield _table(_ranked(groups, objective), default_params, objective)
-    best = objective.best_run(records) if objective and name.startswith("model/") else None
+    is_model = any(run.is_model for run in records)
+    best = objective.best_run(records) if objective and is_model else None
     lines = [_sweep_line(reader, run) for run in records if run.is_study]
     lines += [_best_line(best, data_labels(records)[best.id])] if best else []
     lines += [_failure_line(run) for run in runs if run.state in FAILED]

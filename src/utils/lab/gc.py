@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.utils.paths import ROOT, STAGES, display_path
+from src.utils.paths import ROOT, display_path
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader
 from src.utils.store.record import RunRecord
@@ -24,6 +24,7 @@ from rich.table import Table
 
 RECENT = 3600.0  # seconds
 RUN_ID = re.compile(r"[0-9a-f]{32}")
+DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"  # as in config/utils/hydra.yaml
 OUTPUTS = (ROOT / "outputs", ROOT / "multirun")
 MOST_LINES = 10  # of one kind in the table
 
@@ -90,10 +91,9 @@ def _output_folders(reader: RunReader, runs: set[str]) -> Iterator[UnusedFile]:
     used = {ROOT / str(path) for run_id, path in outputs if run_id in runs}
     used |= {parent for path in used for parent in path.parents}
     for top in OUTPUTS:
-        for stage in STAGES:
-            for folder in sorted(top.glob(f"{stage}/*/*/*/")):  # experiment, day, time
-                if folder not in used and not _is_recent(folder):
-                    yield UnusedFile(f"{top.name}/ without a run", folder)
+        for folder in sorted(top.glob(f"*/*/{DAY}/*/")):  # stage, experiment, day, time
+            if folder not in used and not _is_recent(folder):
+                yield UnusedFile(f"{top.name}/ without a run", folder)
 
 
 def _checkpoints(runs: list[RunRecord]) -> Iterator[UnusedFile]:

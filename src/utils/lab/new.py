@@ -9,14 +9,16 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from src.utils.errors import UserError
-from src.utils.paths import ROOT, STAGES, Experiment
+from src.utils.paths import ROOT, Experiment, list_stages
 
 NAME = re.compile(r"[A-Za-z]\w*")
 
 
 def list_experiments() -> list[Experiment]:
     """All experiments, by stage and name."""
-    folders = [path for stage in STAGES for path in sorted((ROOT / "src" / stage).glob("*/"))]
+    folders = [
+        path for stage in list_stages() for path in sorted((ROOT / "src" / stage).glob("*/"))
+    ]
     return [Experiment(path.parent.name, path.name) for path in folders if any(path.glob("*.py"))]
 
 

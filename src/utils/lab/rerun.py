@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.paths import DATA, ROOT, SAVED, Experiment
+from src.utils.paths import ROOT, SAVED, Experiment, data_folder, list_stages
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import RERUN
 from src.utils.runs.provenance import packages, read_metadata
@@ -273,8 +273,9 @@ def _git(folder: Path, *arguments: str) -> None:
 
 
 def _link_data(checkout: Path, omit: str) -> None:
-    """Link the datasets and features of this repository, except those that the rerun makes itself."""
-    for stage, parent in DATA.items():
+    """Link the data of this repository, except those that the rerun makes itself."""
+    for stage in list_stages():
+        parent = data_folder(stage)
         for data in parent.iterdir() if parent.exists() else ():
             link = checkout / data.relative_to(ROOT)
             is_draft = data.name.startswith(".")

@@ -184,7 +184,7 @@ def _next_commands(record: RunRecord) -> dict[str, str]:
             "best": f"{lab} show {record.name}/best",
         }
     rerun = {"rerun": f"{lab} rerun {record.short}"}
-    if not record.experiment.startswith("model/"):
+    if not record.is_model:
         return rerun
     if record.state in ("killed", "failed", "running"):
         return rerun | {"resume": f"{lab} resume {record.short}"}

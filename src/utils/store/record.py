@@ -72,6 +72,12 @@ class RunRecord:
         return "optuna.study" in self.tags and "optuna.trial" not in self.tags
 
     @property
+    def is_model(self) -> bool:
+        """Whether it is the run of a model, of whatever stage, or of a study; else it made data."""
+        is_old = self.experiment.startswith("model/") and "force" not in self.params
+        return "resume_run" in self.params or "optuna.study" in self.tags or is_old
+
+    @property
     def is_group(self) -> bool:
         """Whether its members are runs that each hold out another fold or have another seed."""
         return "group.members" in self.tags
@@ -95,7 +101,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class DatasetUse:
-    """A dataset or feature that a run read or wrote."""
+    """Data that a run read or wrote."""
 
     name: str
     digest: str

@@ -13,7 +13,6 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from src.utils.errors import UserError
-from src.utils.paths import STAGES
 from src.utils.store.objective import Objective, find_objective
 from src.utils.store.reader import RunReader, open_reader
 from src.utils.store.record import RunRecord
@@ -161,7 +160,9 @@ def list_runs(reader: RunReader, experiment: str | None = None) -> list[RunRecor
 def _experiment_names(records: Iterable[RunRecord], name: str) -> set[str]:
     """`model/model01` for `model01` or `model/model01`; for a stage, all of its experiments."""
     known = {record.experiment for record in records}
-    exact = {name, *(f"{stage}/{name}" for stage in STAGES)} & known
+    exact = {
+        experiment for experiment in known if name in (experiment, experiment.partition("/")[2])
+    }
     found = exact or {experiment for experiment in known if experiment.split("/")[0] == name}
     if found:
         return found
@@ -173,7 +174,16 @@ def _experiment_names(records: Iterable[RunRecord], name: str) -> set[str]:
 def list_model_runs(reader: RunReader) -> list[RunRecord]:
     """The runs of all models, the newest first; all runs if there are none of models."""
     records = reader.runs()
-    return [record for record in records if record.experiment.startswith("model/")] or records
+    # As `RunRecord.is_model`, of whose values only these are read
+    data, models = reader.column("params", "force"), reader.column("params", "resume_run")
+    studies = reader.column("tags", "optuna.study")
+    return [
+        run
+        for run in records
+        if run.id in models
+        or run.id in studies
+        or (run.experiment.startswith("model/") and run.id not in data)
+    ] or records
 
 
 def list_trials(reader: RunReader, study: RunRecord) -> list[RunRecord]:
