@@ -154,11 +154,14 @@ def print_info(experiment: Experiment, settings_class: type[Settings] | None) ->
 
 def check_before_import(
     experiment: Experiment, settings_class: type[Settings] | None, line: CommandLine
-) -> None:
+) -> Settings | None:
     """Check a command line before the experiment is imported: in half a second, without torch.
 
     Args:
         settings_class: the experiment's; None if it can't be read before the import
+
+    Returns:
+        The settings; None without a settings class.
 
     Raises:
         UserError: the settings can't be composed, are invalid, or name a run that does not exist.
@@ -177,6 +180,7 @@ def check_before_import(
         raise composition_error(error, experiment, known) from None
     if local_database() is not None:  # which is read without MLflow
         check_store(experiment, settings)
+    return settings
 
 
 def settings_from_config(

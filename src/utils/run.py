@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat
 
@@ -17,8 +17,9 @@ from src.utils.paths import LOGS, ROOT, SAVED, Experiment, display_path
 from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.process import SHARED_RUN, deferred_interrupts, is_rank_zero, this_process
 from src.utils.runs.artifacts import record_run, record_settings
+from src.utils.runs.member import MemberLink
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
-from src.utils.settings import Settings
+from src.utils.settings import ModelSettings, Settings
 from src.utils.store.mlflow import experiment_id, local_store, open_store
 from src.utils.store.objective import MONITOR, Objective
 from src.utils.study.trial import Pruned, TrialLink
@@ -43,6 +44,7 @@ class Run:
     weights_from: Path | None = None  # of a warm start
     more_epochs = False  # resumes a finished run with a larger max_epochs
     has_trainer = False  # a run has one training
+    fold = 0  # the fold of the data to hold out
 
     def __init__(
         self, client: MlflowClient, run_id: str, experiment: Experiment, inputs: list[Manifest]
@@ -54,6 +56,7 @@ class Run:
         self.data = [Experiment.named(manifest.experiment) for manifest in inputs]  # the inputs
         self.data_metadata = merge_metadata(inputs)
         self.trial = TrialLink.current()
+        self.member = MemberLink.current()
         self.is_rank_zero = is_rank_zero()
         self.ended_by: signal.Signals | None = None
         self.remote = local_store() is None
@@ -243,13 +246,14 @@ def tracked(
     """
     if not is_rank_zero():
         run = Run(open_store(), os.environ[SHARED_RUN], experiment, inputs)
-        yield _with_checkpoint(run, start)
+        yield _prepared(run, settings, start)
         return
     with _opened(experiment, inputs, start) as run:
         if start is None or start.new_run:
             _record_start(run, settings, inputs, start)
-        with system_metrics(run.id):
-            yield _with_checkpoint(run, start)
+        is_group = isinstance(settings, ModelSettings) and settings.is_group
+        with nullcontext() if is_group else system_metrics(run.id):  # its members have their own
+            yield _prepared(run, settings, start)
 
 
 @contextmanager
@@ -291,7 +295,8 @@ def _create_or_reopen(
     if start is not None and not start.new_run:
         return _reopen(experiment, inputs, start)
     trial = TrialLink.current()
-    tags, name = (trial.tags(), trial.name) if trial else ({}, None)
+    link = trial or MemberLink.current()
+    tags, name = (link.tags(), link.name) if link else ({}, None)
     run = create_run(experiment, tags, inputs, name)
     if trial is not None:
         trial.set_user_attr("run_id", run.id)
@@ -329,8 +334,10 @@ def _copy_checkpoints(start: "ResumePoint", run: Run) -> None:
         shutil.copy2(file, run.checkpoints)
 
 
-def _with_checkpoint(run: Run, start: "ResumePoint | None") -> Run:
-    """Set the checkpoint that the training begins with."""
+def _prepared(run: Run, settings: Settings, start: "ResumePoint | None") -> Run:
+    """Set the fold, and the checkpoint that the training begins with."""
+    if isinstance(settings, ModelSettings):
+        run.fold = settings.fold or 0
     if start is not None and start.weights_only:
         run.weights_from = start.checkpoint
     elif start is not None:

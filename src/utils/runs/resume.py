@@ -24,6 +24,7 @@ from src.utils.errors import UserError, first_line
 from src.utils.paths import LOGS, SAVED, Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import is_gone, is_rank_zero
+from src.utils.runs.member import GROUP, MEMBERS, MemberLink
 from src.utils.runs.source_code import same_code
 from src.utils.settings import (
     AnySettings,
@@ -93,7 +94,9 @@ def find_resume_point(
     run = find_run(client, str(reference), str(experiment))
     if is_rank_zero() and run.info.status == "RUNNING" and not is_gone(run.data.tags["process"]):
         raise UserError(f"run {run.info.run_id[:8]} is still running: stop it first")
-    folder = _artifact_folder(client, run)
+    if warm is not None:
+        run = _same_member(client, run)
+    folder = artifact_folder(client, run)
     config = folder / "config"
     before = settings_of_run(load_config(config / "config.yaml"), settings)
     differences = dict(_differences(before, settings))
@@ -108,6 +111,8 @@ def find_resume_point(
             raise UserError(_finished(run, settings))
     new_run = warm is not None or more_epochs
     used = _with_overrides(load_config(config / "composed.yaml"), settings) if new_run else before
+    if getattr(used, "is_group", False):  # its members have the checkpoints
+        return used, ResumePoint(run, folder, None, warm is not None)
     if isinstance(settings, TrainingSettings):
         checkpoint = newest_checkpoint(folder / "checkpoints")
     else:
@@ -115,7 +120,22 @@ def find_resume_point(
     return used, ResumePoint(run, folder, checkpoint, warm is not None, more_epochs)
 
 
-def _artifact_folder(client: MlflowClient, run: StoredRun) -> Path:
+def _same_member(client: MlflowClient, run: StoredRun) -> StoredRun:
+    """Of a group, the run with the fold and seed of this process's member; any other run itself."""
+    link = MemberLink.current()
+    if link is None or MEMBERS not in run.data.tags:
+        return run
+    tags = link.member.tags | {GROUP: run.info.run_id}
+    found = client.search_runs(
+        [run.info.experiment_id],
+        " AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items()),
+    )
+    if found:
+        return found[0]
+    raise UserError(f"the group {run.info.run_id[:8]} has no member {link.name} to begin with")
+
+
+def artifact_folder(client: MlflowClient, run: StoredRun) -> Path:
     """The folder of a run's artifacts; of a remote store the one that this machine wrote, else a download."""
     if local_store() is not None:
         return get_artifact(client, run, "config").parent
@@ -126,13 +146,15 @@ def _artifact_folder(client: MlflowClient, run: StoredRun) -> Path:
 def _has_more_epochs(settings: AnySettings, before: AnySettings) -> bool:
     if not isinstance(settings, TrainingSettings) or not isinstance(before, TrainingSettings):
         return False  # only Lightning's state is known to be that of an epoch's end
+    if before.is_group:
+        return False  # each of its members may go on by itself
     return settings.max_epochs > before.max_epochs
 
 
 def _finished(run: StoredRun, settings: AnySettings) -> str:
     short = run.info.run_id[:8]
     more = "with a larger max_epochs=… a new run goes on from its end; "
-    more *= isinstance(settings, TrainingSettings)
+    more *= isinstance(settings, TrainingSettings) and MEMBERS not in run.data.tags
     return f"run {short} is finished and stays as it is: {more}{WARM_START.format(short)}"
 
 

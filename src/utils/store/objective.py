@@ -18,6 +18,7 @@ LOWER_IS_BETTER = re.compile(
 COMMON_METRICS = ("val_acc", "val_loss", "test_acc", "test_loss", "train_acc", "train_loss")
 # Prefixes of metrics of time and hardware, in which any two runs differ
 RESOURCE_METRICS = ("system/", "epoch_seconds", "samples_per_second", "batches_per_second")
+SPREAD = "_sd"  # after the name of a metric: the standard deviation among the members of a group
 NOT_RESULTS = (*RESOURCE_METRICS, "epoch", "lr", "train_loss_step")  # prefixes, too
 
 
@@ -100,7 +101,14 @@ def find_objective(records: Sequence[RunRecord]) -> Objective | None:
 
 def result_metrics(metrics: Iterable[str]) -> list[str]:
     """The names of the metrics that measure the model, in the order in which they are displayed."""
-    return sorted((name for name in metrics if not name.startswith(NOT_RESULTS)), key=display_order)
+    known = set(metrics)
+    results = [
+        name
+        for name in known
+        if not name.startswith(NOT_RESULTS)
+        and not (name.endswith(SPREAD) and name.removesuffix(SPREAD) in known)
+    ]
+    return sorted(results, key=display_order)
 
 
 def display_order(metric: str) -> tuple[int, bool, str]:
