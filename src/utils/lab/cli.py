@@ -58,18 +58,21 @@ def runs(
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Number of runs; 0 lists all.")] = 20,
+    members: Annotated[
+        bool, typer.Option("--members", help="List the members of groups, too.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List runs, newest or best first, with the settings in which they differ."""
     from src.utils.lab.runs import Query, as_json, print_runs, select_runs
     from src.utils.store.reader import open_reader
 
-    query = Query(experiment, where or (), sort, limit)
-    records, total = select_runs(open_reader(), query)
+    query, reader = Query(experiment, where or (), sort, limit, members), open_reader()
+    selection = select_runs(reader, query)
     if json:
-        print(as_json(records))
-    elif records:
-        print_runs(records, total, query)
+        print(as_json(reader, selection.records))
+    elif selection.records:
+        print_runs(selection, query)
     else:
         raise UserError("no run matches: leave out a --where")
 

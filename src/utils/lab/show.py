@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from src.utils.lab.runs import as_dict, data_metadata, varying_params
+from src.utils.lab.runs import as_dicts, data_metadata, varying_params
 from src.utils.paths import SAVED, display_path
 from src.utils.runs.provenance import read_metadata
 from src.utils.store.objective import result_metrics
@@ -206,4 +206,5 @@ def as_json(reader: RunReader, record: RunRecord) -> str:
     folder = find_artifact(record, "")
     paths = folder.rglob("*") if folder else ()
     files = sorted(str(path.relative_to(folder)) for path in paths if folder and path.is_file())
-    return json.dumps(as_dict(record) | {"data": data, "files": files}, indent=2)
+    (values,) = as_dicts(reader, [record])
+    return json.dumps(values | {"data": data, "files": files}, indent=2)
