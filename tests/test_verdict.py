@@ -159,7 +159,7 @@ def test_words() -> None:
         few == "not told apart: 5 pairs are too few for a difference of 0.0004; about 89 would do"
     )
     assert "5 folds are too few" in verdict([0.001, -0.001, 0.0022, -0.0008, 0.0006], 5)
-    assert "more than 1000 would do" in verdict([1.0, -1.0, 1.0, -1.0, 0.001])
+    assert "it takes more than 1000" in verdict([1.0, -1.0, 1.0, -1.0, 0.001])
     assert verdict([0.1, 0.2]) == "no verdict from 2 pairs (a difference of 0.1500): it takes 3"
     assert verdict([0.0, 0.0, 0.0]) == "no verdict: val_acc is the same in all 3 pairs"
     assert "differs by the same 0.1000" in verdict([0.1, 0.1, 0.1])

@@ -180,8 +180,8 @@ def format_result(record: RunRecord, metric: str) -> str:
 def _note(record: RunRecord) -> str:
     """On one line: the note, the tags, the reason of a failure."""
     labels = " ".join(f"#{label}" for label in record.labels)
-    kind = "a study" if record.is_study else record.shape
-    text = " ".join(filter(None, (record.note, labels, record.tags.get("reason", ""), kind)))
+    study = "a study" if record.is_study else ""
+    text = " ".join(filter(None, (record.note, labels, record.tags.get("reason", ""), study)))
     return text if len(text) <= MOST_NOTE else f"{text[: MOST_NOTE - 1]}…"
 
 

@@ -7,7 +7,7 @@ groups that can't be told from the best.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from src.utils.statistics import FEWEST, LEVEL, MOST, Comparison, compare
+from src.utils.statistics import FEWEST, FEWEST_RANKS, LEVEL, MOST, Comparison, compare
 from src.utils.store.objective import Objective
 from src.utils.store.reader import RunReader
 from src.utils.store.record import FOLD, FOLDS, GROUP, SEED, RunRecord
@@ -139,7 +139,10 @@ def _lines(
     yield f"[bold]{describe(found, objective, *names)}[/]"
     if found.is_possible:
         test = "corrected resampled t-test" if found.folds > 1 else "paired t-test of one split"
-        yield f"[dim]{_p(found.p)} by the {test}, {_p(found.p_ranks)} by signed ranks; ±: 95 %[/]"
+        least = 2 ** (1 - found.n)  # of all pairs with the same sign
+        ranks = f" (at best {least:.3f} of {found.n})" if found.n < FEWEST_RANKS else ""
+        ranks = f"{_p(found.p_ranks)} by signed ranks{ranks}"
+        yield f"[dim]{_p(found.p)} by the {test}, {ranks}; ±: 95 % interval[/]"
     old, new = (run.metrics.get(OOF_SCORE) for run in (left, right))
     if found.folds > 1 and old is not None and new is not None:
         change = f"{format_metric(old)} → {format_metric(new)}, {_signed(new - old)}"
@@ -164,9 +167,8 @@ def describe(found: Comparison, objective: Objective, left: str, right: str) -> 
     if found.p < LEVEL:
         ranks = f"{_p(found.p)}, but by signed ranks {_p(found.p_ranks)}"
         return f"not told apart: for a difference of {size} {ranks}; more {unit} would tell"
-    enough = f"about {found.enough}" if found.enough else f"more than {MOST}"
-    are = f"{found.n} {unit} are too few for a difference of {size}"
-    return f"not told apart: {are}; {enough} would do"
+    enough = f"about {found.enough} would do" if found.enough else f"it takes more than {MOST}"
+    return f"not told apart: {found.n} {unit} are too few for a difference of {size}; {enough}"
 
 
 def _better(found: Comparison, objective: Objective, left: str, right: str) -> str:
