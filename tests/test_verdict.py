@@ -1,6 +1,6 @@
 """The verdict between two groups: it finds what is there, and claims no more than the runs give."""
 
-from pathlib import Path
+import re
 
 from src.utils.lab.verdict import describe
 from src.utils.statistics import (
@@ -180,3 +180,41 @@ def test_what_does_not_count() -> None:
     assert found is not None
     assert found.pairs == 2
     assert compare(scores, {(1, 0): 1.0}) is None
+
+
+def test_diff(clone: Lab, store: Store) -> None:
+    """Between two groups, `lab diff` ends with their common pairs and the verdict, and the pooled score."""
+    random = np.random.default_rng(0)
+    base = {(fold, seed): 0.9 + random.normal() / 100 for fold in range(5) for seed in range(2)}
+    add_group(store, "old", base, digest="a" * 32, oof_score=0.91)
+    better = {place: value + 0.003 + random.normal() / 2000 for place, value in base.items()}
+    add_group(store, "new", better | {(4, 1): None}, digest="a" * 32, oof_score=0.915)
+    text = said(clone, "diff", "old", "new", MLFLOW_TRACKING_URI=store.uri, COLUMNS="160")
+    last = text.splitlines()[-3:]
+    assert re.match(r"new is better: \+0.00\d\d ± 0.00\d+ val_acc over 9 pairs, 9 of 9, p", last[0])
+    assert re.match(r"p (=|<) 0.\d+ by the corrected resampled t-test, p = 0.062 by", last[1])
+    assert last[2] == "oof_score: 0.9100 → 0.9150, +0.0050 (one value each: no test)"
+    rows = [line.split() for line in text.splitlines()]
+    value = (base[3, 1], better[3, 1])
+    assert ["3,", "1", *(f"{one:.4f}" for one in value), f"+{value[1] - value[0]:.4f}"] in rows
+    assert sum(row[:1] == ["4,"] for row in rows) == 1
+
+
+def test_no_verdict(clone: Lab, store: Store) -> None:
+    """In one line: single runs, other objectives, other folds or seeds, and other data have no verdict."""
+    scores = {(fold, 0): 0.9 + fold / 100 for fold in range(5)}
+    add_group(store, "one", scores, digest="a" * 32)
+    add_group(store, "loss", scores, "val_loss", "val_loss min")
+    add_group(store, "ten", {(fold, 0): 0.9 for fold in range(10)}, folds=10)
+    add_group(store, "seed 7", {(fold, 7): 0.9 for fold in range(5)})
+    add_group(store, "data", scores, digest="b" * 32)
+    store.add("model/one", "alone", {"val_acc": 0.7}, monitor="val_acc max")
+    for other, reason in {
+        "alone": "it takes two groups (folds=5, seeds=5), and alone is a single run",
+        "loss": "one goes by val_acc max, loss by val_loss min",
+        "ten": "one and ten have 5 and 10 folds: none is in both",
+        "seed 7": "one and seed 7 have no finished member of the same fold and seed",
+        "data": "one and data have read different feature/one: their folds are not the same",
+    }.items():
+        text = said(clone, "diff", "one", other, MLFLOW_TRACKING_URI=store.uri)
+        assert text.splitlines()[-1] == f"no verdict: {reason}"

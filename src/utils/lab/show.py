@@ -124,12 +124,10 @@ def _members(reader: RunReader, group: RunRecord) -> Iterator[str]:
     """The members with their objective or the reason of a failure, and how many are missing."""
     members, objective = list_members(reader, group), Objective.of(group)
     for run in members:
-        name = objective.metric if objective else ""
-        value = f"{name} {format_metric(run.metrics[name])}" if name in run.metrics else ""
+        metric = objective.metric if objective else ""
+        value = f"{metric} {format_metric(run.metrics[metric])}" if metric in run.metrics else ""
         reason = run.tags.get("reason", "") if run.state != "finished" else ""
-        line = (
-            f"{run.short}  {run.place:{len(members[-1].place)}}  {run.state:8}  {value}  {reason}"
-        )
+        line = f"{run.short}  {run.name:{len(members[-1].name)}}  {run.state:8}  {value}  {reason}"
         yield line.rstrip()
     if len(members) < group.size:
         yield f"{len(members)} of {group.size} have begun"

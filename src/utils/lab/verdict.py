@@ -51,7 +51,8 @@ def print_verdict(reader: RunReader, left: RunRecord, right: RunRecord) -> None:
 def like_the_first(reader: RunReader, groups: Sequence[RunRecord], metric: str) -> set[str]:
     """The ids of the groups that can't be told from the first one.
 
-    A group that has no fold and seed in common with it, or other data, is not among them.
+    A group that has no fold and seed in common with it, or other data, is not among them. Each has a test of
+    its own: where twenty groups are alike, one of them is told apart by chance.
     """
     first, *others = _read_scores(reader, groups, metric)
     compared = {other.group.id: _compare(reader, first, other)[0] for other in others}
@@ -140,7 +141,7 @@ def _lines(
     if found.is_possible:
         test = "corrected resampled t-test" if found.folds > 1 else "paired t-test of one split"
         least = 2 ** (1 - found.n)  # of all pairs with the same sign
-        ranks = f" (at best {least:.3f} of {found.n})" if found.n < FEWEST_RANKS else ""
+        ranks = f" ({least:.3f} at best of {found.n})" if found.n < FEWEST_RANKS else ""
         ranks = f"{_p(found.p_ranks)} by signed ranks{ranks}"
         yield f"[dim]{_p(found.p)} by the {test}, {ranks}; ±: 95 % interval[/]"
     old, new = (run.metrics.get(OOF_SCORE) for run in (left, right))

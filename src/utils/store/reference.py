@@ -104,8 +104,8 @@ def _find_owner(reader: RunReader, name: str | None) -> RunRecord | None:
     if not name:
         return None
     parent, _, word = name.rpartition("/")
-    if parent and (word in (LATEST, BEST) or word.isdigit()):
-        within = _find_by_word(reader, parent, word)
+    if word in (LATEST, BEST) or (parent and word.isdigit()):
+        within = _find_by_word(reader, parent or None, word)
         found = [within] if within else []
     else:
         runs = reader.runs()
