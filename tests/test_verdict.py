@@ -190,10 +190,11 @@ def test_diff(clone: Lab, store: Store) -> None:
     better = {place: value + 0.003 + random.normal() / 2000 for place, value in base.items()}
     add_group(store, "new", better | {(4, 1): None}, digest="a" * 32, oof_score=0.915)
     text = said(clone, "diff", "old", "new", MLFLOW_TRACKING_URI=store.uri, COLUMNS="160")
-    last = text.splitlines()[-3:]
+    last = text.splitlines()[-4:]
     assert re.match(r"new is better: \+0.00\d\d ± 0.00\d+ val_acc over 9 pairs, 9 of 9, p", last[0])
     assert re.match(r"p (=|<) 0.\d+ by the corrected resampled t-test, p = 0.062 by", last[1])
-    assert last[2] == "oof_score: 0.9100 → 0.9150, +0.0050 (one value each: no test)"
+    assert last[2] == "left out: 1 members that are not finished in both groups"
+    assert last[3] == "oof_score: 0.9100 → 0.9150, +0.0050 (one value each: no test)"
     rows = [line.split() for line in text.splitlines()]
     value = (base[3, 1], better[3, 1])
     assert ["3,", "1", *(f"{one:.4f}" for one in value), f"+{value[1] - value[0]:.4f}"] in rows

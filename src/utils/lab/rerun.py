@@ -26,7 +26,7 @@ from src.utils.store.location import tracking_uri
 from src.utils.store.mlflow import get_artifact, open_store
 from src.utils.store.objective import RESOURCE_METRICS
 from src.utils.store.reader import open_reader
-from src.utils.store.record import GROUP, MEMBERS
+from src.utils.store.record import MEMBERS
 from src.utils.store.reference import find_record, list_members
 
 from mlflow.entities import DatasetInput
@@ -189,10 +189,9 @@ def _find_rerun(client: MlflowClient, old: StoredRun) -> StoredRun:
         f"tags.rerun_of = '{old.info.run_id}'",
         order_by=["attributes.start_time DESC"],
     )
-    runs = [run for run in found if GROUP not in run.data.tags]  # not the members of a group
-    if not runs:
+    if not found:
         raise UserError(f"the rerun of {old.info.run_id[:8]} has made no run")
-    return runs[0]
+    return found[0]
 
 
 def _weight_pairs(

@@ -144,6 +144,9 @@ def _lines(
         ranks = f" ({least:.3f} at best of {found.n})" if found.n < FEWEST_RANKS else ""
         ranks = f"{_p(found.p_ranks)} by signed ranks{ranks}"
         yield f"[dim]{_p(found.p)} by the {test}, {ranks}; ±: 95 % interval[/]"
+    left_out = max(left.size, right.size) - found.pairs
+    if left_out:
+        yield f"left out: {left_out} members that are not finished in both groups"
     old, new = (run.metrics.get(OOF_SCORE) for run in (left, right))
     if found.folds > 1 and old is not None and new is not None:
         change = f"{format_metric(old)} → {format_metric(new)}, {_signed(new - old)}"

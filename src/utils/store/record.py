@@ -13,7 +13,7 @@ NO_EFFECT = frozenset(
 )
 # Of a run that stands alone, as are all runs of earlier versions, which lack these settings
 ALONE = {"folds": "1", "fold": "None", "seeds": "1"}
-# Tags of a group, and of a member (`src/utils/runs/member.py` sets them)
+# Tags of a group, and of its members
 MEMBERS, FOLDS, SEEDS = "group.members", "group.folds", "group.seeds"
 GROUP, FOLD, SEED = "group.run_id", "group.fold", "group.seed"
 
