@@ -193,7 +193,7 @@ def test_diff(clone: Lab, store: Store) -> None:
     last = text.splitlines()[-4:]
     assert re.match(r"new is better: \+0.00\d\d ± 0.00\d+ val_acc over 9 pairs, 9 of 9, p", last[0])
     assert re.match(r"p (=|<) 0.\d+ by the corrected resampled t-test, p = 0.062 by", last[1])
-    assert last[2] == "left out: 1 members that are not finished in both groups"
+    assert last[2] == "left out: 1 of 10 pairs, not finished in both groups"
     assert last[3] == "oof_score: 0.9100 → 0.9150, +0.0050 (one value each: no test)"
     rows = [line.split() for line in text.splitlines()]
     value = (base[3, 1], better[3, 1])

@@ -14,6 +14,7 @@ from src.utils.store.record import FOLD, FOLDS, GROUP, SEED, RunRecord
 from src.utils.terminal import format_metric
 
 from rich import box, get_console
+from rich.markup import escape
 from rich.table import Table
 
 MOST_PAIRS = 30  # that are listed
@@ -45,7 +46,7 @@ def print_verdict(reader: RunReader, left: RunRecord, right: RunRecord) -> None:
             for line in _lines(found, objective, left, right):
                 console.print(line, highlight=False, soft_wrap=True)
             return
-    console.print(f"no verdict: {reason}", highlight=False, soft_wrap=True)
+    console.print(escape(f"no verdict: {reason}"), highlight=False, soft_wrap=True)
 
 
 def like_the_first(reader: RunReader, groups: Sequence[RunRecord], metric: str) -> set[str]:
@@ -82,9 +83,8 @@ def _read_scores(
     for run in reversed(reader.runs()):
         group = found.get(str(members.get(run.id)))
         if group is not None and run.id in values and run.status == "FINISHED":
-            group.scores[int(folds.get(run.id, 0)), int(seeds.get(run.id, 0))] = float(
-                values[run.id]
-            )
+            place = int(folds.get(run.id, 0)), int(seeds.get(run.id, 0))
+            group.scores[place] = float(values[run.id])
             found[group.group.id] = replace(group, member=run.id)
     yield from (found[group.id] for group in groups)
 
@@ -102,10 +102,8 @@ def _compare(
     old, new = (_data(reader, one.member) for one in (left, right))
     changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
     if changed:
-        return (
-            None,
-            f"{names} have read different {', '.join(changed)}: their folds are not the same",
-        )
+        data = ", ".join(changed)
+        return None, f"{names} have read different {data}: their folds are not the same"
     return found, ""
 
 
@@ -116,9 +114,9 @@ def _data(reader: RunReader, run_id: str) -> dict[str, str]:
 
 def _pairs_table(left: GroupScores, right: GroupScores, metric: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(f"[bold]{metric}[/]\nfold, seed", no_wrap=True)
+    table.add_column(f"{escape(metric)}\nfold, seed", no_wrap=True)
     for run in (left.group, right.group):
-        table.add_column(f"{run.name}\n{run.short}", justify="right")
+        table.add_column(escape(f"{run.name}\n{run.short}"), justify="right")
     table.add_column("change", justify="right", no_wrap=True)
     pairs = sorted({*left.scores} & {*right.scores})
     for pair in pairs[:MOST_PAIRS]:
@@ -137,16 +135,16 @@ def _lines(
     names = [left.name, right.name]
     if left.name == right.name:
         names = [f"{run.name} ({run.short})" for run in (left, right)]
-    yield f"[bold]{describe(found, objective, *names)}[/]"
+    yield f"[bold]{escape(describe(found, objective, *names))}[/]"
     if found.is_possible:
         test = "corrected resampled t-test" if found.folds > 1 else "paired t-test of one split"
         least = 2 ** (1 - found.n)  # of all pairs with the same sign
         ranks = f" ({least:.3f} at best of {found.n})" if found.n < FEWEST_RANKS else ""
         ranks = f"{_p(found.p_ranks)} by signed ranks{ranks}"
         yield f"[dim]{_p(found.p)} by the {test}, {ranks}; ±: 95 % interval[/]"
-    left_out = max(left.size, right.size) - found.pairs
-    if left_out:
-        yield f"left out: {left_out} members that are not finished in both groups"
+    total = max(left.size, right.size)
+    if found.pairs < total:
+        yield f"left out: {total - found.pairs} of {total} pairs, not finished in both groups"
     old, new = (run.metrics.get(OOF_SCORE) for run in (left, right))
     if found.folds > 1 and old is not None and new is not None:
         change = f"{format_metric(old)} → {format_metric(new)}, {_signed(new - old)}"
@@ -191,6 +189,6 @@ def _signed(change: float) -> str:
 
 
 def _p(value: float) -> str:
-    return (
-        "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
-    )
+    if value < 0.001:
+        return "p < 0.001"
+    return f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
