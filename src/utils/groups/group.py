@@ -18,18 +18,9 @@ from src.utils.groups.answer import find_objective, record_answer
 from src.utils.groups.launch import MemberLauncher
 from src.utils.groups.progress import MemberProgress
 from src.utils.run import Run
-from src.utils.runs.member import (
-    FOLD,
-    FOLDS,
-    GROUP,
-    MEMBERS,
-    SEED,
-    SEEDS,
-    VALUE,
-    Member,
-    members_of,
-)
+from src.utils.runs.member import VALUE, Member, members_of
 from src.utils.settings import ModelSettings
+from src.utils.store.record import FOLD, FOLDS, GROUP, MEMBERS, SEED, SEEDS
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import TaskFunction

@@ -28,7 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def lab(context: typer.Context) -> None:
     """List, compare, repeat, resume, export and clean up the runs of this project.
 
-    RUN is an id or its start, a name of a run or study, latest or best; also model01/best, STUDY/7.
+    RUN is an id or its start, a name of a run or study, latest or best; also model01/best, STUDY/7, GROUP/2.
     """
     from src.utils.lab.installation import venv_of_copy
     from src.utils.paths import ROOT
@@ -58,18 +58,21 @@ def runs(
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Number of runs; 0 lists all.")] = 20,
+    members: Annotated[
+        bool, typer.Option("--members", help="List the members of groups, too.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List runs, newest or best first, with the settings in which they differ."""
     from src.utils.lab.runs import Query, as_json, print_runs, select_runs
     from src.utils.store.reader import open_reader
 
-    query = Query(experiment, where or (), sort, limit)
-    records, total = select_runs(open_reader(), query)
+    query, reader = Query(experiment, where or (), sort, limit, members), open_reader()
+    selection = select_runs(reader, query)
     if json:
-        print(as_json(records))
-    elif records:
-        print_runs(records, total, query)
+        print(as_json(reader, selection.records))
+    elif selection.records:
+        print_runs(selection, query)
     else:
         raise UserError("no run matches: leave out a --where")
 
@@ -92,7 +95,7 @@ def diff(
     other: Reference,
     full: Annotated[bool, typer.Option("--full", help="Print a long source diff whole.")] = False,
 ) -> None:
-    """Compare two runs: settings, data, code, packages, machine, metrics."""
+    """Compare two runs: settings, data, code, packages, machine, metrics; of two groups, which is better."""
     from src.utils.lab.diff import print_diff
     from src.utils.store.reader import open_reader
     from src.utils.store.reference import find_record
@@ -104,11 +107,12 @@ def diff(
 @commands.command()
 def best(
     where: Annotated[
-        str, typer.Argument(metavar="STUDY|EXPERIMENT", help="A study's name or id, or model01.")
+        str,
+        typer.Argument(metavar="STUDY|GROUP|EXPERIMENT", help="A name or id, or model01."),
     ],
     json: Json = False,
 ) -> None:
-    """Show the best run of a study or an experiment."""
+    """Show the best run of a study, a group or an experiment."""
     show(f"{where}/best", json)
 
 

@@ -2,7 +2,8 @@
 
 Unused are: artifacts of runs that are deleted or unknown to the store, folders in outputs/ and multirun/
 that belong to no run, and checkpoints of finished runs other than best and last. Never removed are the
-best trial of a study, and folders that changed within the last hour: a run may be about to start in them.
+best trial of a study, with its members if it is a group, and folders that changed within the last hour: a run
+may be about to start in them.
 """
 
 import re
@@ -15,7 +16,7 @@ from pathlib import Path
 from src.utils.paths import ROOT, display_path
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader
-from src.utils.store.record import RunRecord
+from src.utils.store.record import GROUP, RunRecord
 from src.utils.terminal import format_size
 
 from rich import box, get_console
@@ -56,11 +57,13 @@ def find_unused(reader: RunReader) -> list[UnusedFile]:
     folders = list(_run_folders())  # before the runs are read: a new run is known before its folder
     runs, deleted = reader.runs(), reader.runs(deleted=True)
     best_trials = set(reader.column("tags", "best.run_id").values())
+    groups = reader.column("tags", GROUP)
+    kept = best_trials | {member for member, group in groups.items() if group in best_trials}
     return [
-        *_deleted_artifacts([run for run in deleted if run.id not in best_trials]),
+        *_deleted_artifacts([run for run in deleted if run.id not in kept]),
         *_unknown_artifacts(folders, {run.id for run in runs + deleted}),
         *_output_folders(reader, {run.id for run in runs}),
-        *_checkpoints([run for run in runs if run.id not in best_trials]),
+        *_checkpoints([run for run in runs if run.id not in kept]),
     ]
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from src.utils.paths import ROOT, Experiment
 from src.utils.process import RERUN, this_process
 from src.utils.runs import provenance
+from src.utils.runs.member import MemberLink
 from src.utils.runs.source_code import copy_source
 from src.utils.settings import Settings, flatten
 from src.utils.terminal import log_file
@@ -65,8 +66,9 @@ def record_settings(client: MlflowClient, run_id: str, folder: Path, settings: S
 
 
 def _tags(experiment: Experiment, git: provenance.GitState | None) -> dict[str, str]:
+    is_member = MemberLink.current() is not None  # of a rerun of its group
     tags = {
-        **({"rerun_of": os.environ[RERUN]} if RERUN in os.environ else {}),
+        **({"rerun_of": os.environ[RERUN]} if RERUN in os.environ and not is_member else {}),
         "mlflow.source.name": str(experiment.program().relative_to(ROOT)),
         "mlflow.source.type": "LOCAL",
         "command": provenance.command(),

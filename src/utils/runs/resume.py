@@ -24,7 +24,7 @@ from src.utils.errors import UserError, first_line
 from src.utils.paths import SAVED, Experiment, remote_run_folder
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import is_gone, is_rank_zero
-from src.utils.runs.member import GROUP, MEMBERS, MemberLink
+from src.utils.runs.member import MemberLink
 from src.utils.runs.source_code import same_code
 from src.utils.settings import (
     AnySettings,
@@ -34,7 +34,7 @@ from src.utils.settings import (
     settings_of_run,
 )
 from src.utils.store.mlflow import get_artifact, local_store, open_store
-from src.utils.store.record import NO_EFFECT
+from src.utils.store.record import GROUP, MEMBERS, NO_EFFECT
 from src.utils.store.reference import find_run
 
 from hydra.core.hydra_config import HydraConfig

@@ -102,13 +102,17 @@ def find_objective(records: Sequence[RunRecord]) -> Objective | None:
 def result_metrics(metrics: Iterable[str]) -> list[str]:
     """The names of the metrics that measure the model, in the order in which they are displayed."""
     known = set(metrics)
-    results = [
-        name
-        for name in known
-        if not name.startswith(NOT_RESULTS)
-        and not (name.endswith(SPREAD) and name.removesuffix(SPREAD) in known)
-    ]
+    results = (name for name in without_spreads(known) if not name.startswith(NOT_RESULTS))
     return sorted(results, key=display_order)
+
+
+def without_spreads(metrics: set[str]) -> set[str]:
+    """The names of metrics, without those that are standard deviations of others."""
+    return {
+        name
+        for name in metrics
+        if not (name.endswith(SPREAD) and name.removesuffix(SPREAD) in metrics)
+    }
 
 
 def display_order(metric: str) -> tuple[int, bool, str]:
