@@ -91,7 +91,7 @@ def check_trust(trust_source: bool) -> None:
     if local_database() is None and not trust_source:
         raise UserError(
             "loading a model runs the source code kept with its run, and this store is not local: "
-            "if you trust whoever wrote the run, say trust_source=True"
+            "if you trust whoever wrote the run, say trust_source=True, or --trust-source on the command line"
         )
 
 

@@ -261,7 +261,9 @@ def print_blend(blend: Blend, run: Run) -> None:
 def _verdict(blend: Blend) -> str:
     best = int(np.argmin(blend.losses))
     gain, short = blend.losses[best] - blend.loss, blend.runs[best].short
-    better = "higher is better" if blend.metric.maximize else "lower is better"
+    objective = Objective.of(blend.scored_by)
+    better = f"{'higher' if blend.metric.maximize else 'lower'} is better"
+    better += f", as {objective.metric} says" if objective else ""
     if gain == 0:
         return f"The best run alone, {short}, is as good as the blend ({better})."
     if gain < 0:

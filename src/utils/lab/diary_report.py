@@ -20,12 +20,13 @@ from src.utils.lab.runs import (
     overrides_of,
     varying_params,
 )
+from src.utils.lab.show import repeat_command
 from src.utils.paths import STAGES, Experiment
 from src.utils.store.objective import Objective, find_objective, result_metrics
 from src.utils.store.reader import RunReader, find_artifact
 from src.utils.store.record import RunRecord
 from src.utils.store.reference import list_trials
-from src.utils.terminal import format_metric, format_settings, lab_command
+from src.utils.terminal import format_metric, format_settings
 
 from rich.cells import cell_len
 
@@ -68,7 +69,7 @@ def group_seeds(records: Iterable[RunRecord]) -> list[SeedGroup]:
         params = {k: v for k, v in run.settings.items() if k not in NOT_COMPARED}
         data = repr(data_metadata(run))
         key = (run.experiment, run.note, _code_digest(run), repr(sorted(params.items())), data)
-        groups.setdefault(key, []).append(run)
+        groups.setdefault((run.id,) if run.blended else key, []).append(run)
     return [SeedGroup(runs) for runs in groups.values()]
 
 
@@ -205,7 +206,7 @@ def _best_line(record: RunRecord, data_label: str) -> str:
     values = ", ".join(f"{name} {format_metric(record.metrics[name])}" for name in names)
     return (
         f"- best: {record.short} ({record.name}), {values}{data_label and ' '}{data_label}"
-        f"; repeat it: `{lab_command()} rerun {record.short}`"
+        f"; repeat it: `{repeat_command(record)}`"
         # pictures: as stored by earlier versions
         + (_figure_links(record, "figures") or _figure_links(record, "pictures"))
     )

@@ -18,10 +18,16 @@ from itertools import accumulate
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.store.objective import SCORES, Objective, find_objective, result_metrics
+from src.utils.store.objective import (
+    SCORES,
+    Objective,
+    find_objective,
+    objective_by,
+    result_metrics,
+)
 from src.utils.store.reader import RunReader
 from src.utils.store.record import RunRecord, Value
-from src.utils.store.reference import list_model_runs, list_runs, read_objective
+from src.utils.store.reference import RECENT_RUNS, list_model_runs, list_runs
 from src.utils.terminal import format_metric, format_settings, format_time
 
 from rich import box, get_console
@@ -136,9 +142,7 @@ def _sorted(reader: RunReader, records: list[RunRecord], by: str) -> list[RunRec
     """Best first, in the direction of the metric (`-loss`: reversed); runs without a value last."""
     name, reverse = by.removeprefix("-"), by.startswith("-")
     values = _column(reader, records, name)
-    objective = read_objective(reader, records)
-    if objective is None or name not in (objective.metric, *SCORES):
-        objective = Objective.from_name(name)
+    objective = objective_by(name, reader.with_values(records[:RECENT_RUNS]))
     order = Objective(name, objective.maximize != reverse)
     return sorted(records, key=lambda run: (order.sort_key(_number(values.get(run.id))), run.id))
 
@@ -223,7 +227,7 @@ def _shown_metrics(records: list[RunRecord], query: Query, width: int) -> list[s
 def _note(record: RunRecord) -> str:
     """On one line: the note, the tags, the reason of a failure."""
     labels = " ".join(f"#{label}" for label in record.labels)
-    study = "a study" if record.is_study else ""
+    study = "a study" if record.is_study else "a blend" if record.blended else ""
     text = " ".join(filter(None, (record.note, labels, record.tags.get("reason", ""), study)))
     return text if len(text) <= MOST_NOTE else f"{text[: MOST_NOTE - 1]}…"
 

@@ -191,8 +191,8 @@ def _next_commands(record: RunRecord) -> dict[str, str]:
     has_test = find_artifact(record, f"{PREDICTIONS}/{TEST}.parquet") is not None
     submit = {"submit": f"{lab} submit {record.short}"} if has_test else {}
     if record.blended:
-        return {"repeat": record.tags["command"].replace("lab", lab, 1), **submit}
-    rerun = {"rerun": f"{lab} rerun {record.short}", **submit}
+        return {"repeat": repeat_command(record), **submit}
+    rerun = {"rerun": repeat_command(record), **submit}
     if not record.experiment.startswith("model/"):
         return rerun
     if record.state in ("killed", "failed", "running"):
@@ -204,6 +204,13 @@ def _next_commands(record: RunRecord) -> dict[str, str]:
     if find_artifact(record, SAVED) and not find_artifact(record, "checkpoints"):
         del commands["export"]  # which writes models of Lightning
     return rerun | commands
+
+
+def repeat_command(record: RunRecord) -> str:
+    """The command that repeats a run."""
+    if record.blended:
+        return record.tags["command"].replace("lab", lab_command(), 1)
+    return f"{lab_command()} rerun {record.short}"
 
 
 def as_json(reader: RunReader, record: RunRecord) -> str:

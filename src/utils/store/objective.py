@@ -102,6 +102,17 @@ def find_objective(records: Sequence[RunRecord]) -> Objective | None:
     return Objective.from_name(names[0]) if names else None
 
 
+def objective_by(metric: str, records: Sequence[RunRecord]) -> Objective:
+    """A metric by which runs are sorted, with its direction.
+
+    It is the direction of the newest run whose objective the metric is; of a score, of the newest objective.
+    Else it is guessed from the name.
+    """
+    tagged = [found for record in records if (found := Objective.of(record))]
+    known = [one for one in tagged if one.metric == metric or metric in SCORES]
+    return Objective(metric, known[0].maximize) if known else Objective.from_name(metric)
+
+
 def result_metrics(metrics: Iterable[str]) -> list[str]:
     """The names of the metrics that measure the model, in the order in which they are displayed."""
     known = set(metrics)
