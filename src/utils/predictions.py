@@ -180,13 +180,20 @@ def pool_members(
     names = {_member_name(folder): folder for folder in members}
     test = _read_all(names, TEST)
     if test:
-        average(test).save(group_folder, TEST)
+        _average(TEST, test).save(group_folder, TEST)
     folds = _read_all(names, OOF)
     if not folds:
         return None
-    pooled = average(_join_folds(names, folds))
+    pooled = _average(OOF, _join_folds(names, folds))
     pooled.save(group_folder, OOF)
     return None if pooled.target is None else (pooled.target, pooled.values)
+
+
+def _average(split: str, parts: Mapping[str, Predictions]) -> Predictions:
+    try:
+        return average(parts)
+    except UserError as mistake:
+        raise UserError(f"the {split} predictions don't fit together: {mistake}") from None
 
 
 def _member_name(folder: Path) -> str:

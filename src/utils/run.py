@@ -181,7 +181,8 @@ class Run:
     def predictions(self, split: str, ids: Any, values: Any, target: Any = None) -> None:
         """Write predictions as the artifact `predictions/<split>.parquet`; a second call replaces it.
 
-        A group pools the rows that its members hold out; a loop over folds in one process concatenates them.
+        A group pools the rows that its members hold out, and has the metric `oof_score` if the program has
+        `def score(target, prediction) -> float`. A loop over folds in one process concatenates them.
 
         Args:
             split: "oof", rows that the model was not trained on, or "test".

@@ -265,7 +265,9 @@ def export(
 
 @commands.command()
 def blend(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN …", help="Runs, groups or blends.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN", help="Two or more runs, groups or blends.")
+    ],
     method: Annotated[str, typer.Option(help="hill-climb, ridge or mean.")] = "hill-climb",
     note: Annotated[str, typer.Option(help="Why it is made.")] = "",
     trust_source: TrustSource = False,
