@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Folders of the data that each stage makes; a model makes none
 DATA = {"dataset": ROOT / "_data" / "data", "feature": ROOT / "_data" / "feature"}
 SAVED = "model"  # the artifact folder of what `run.save` writes
+PREDICTIONS = "predictions"  # … and of `run.predictions`
 STAGES = ("dataset", "feature", "model")
 LOGS = ROOT / "logs"
 STUDIES = LOGS / "optuna" / "optuna.db"  # Optuna's default storage here

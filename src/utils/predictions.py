@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.utils.errors import UserError
+from src.utils.paths import PREDICTIONS
 from src.utils.runs.arrays import named_columns, number_columns, split_columns
 from src.utils.settings import load_config
 from src.utils.store.reader import find_artifact
@@ -25,7 +26,6 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-PREDICTIONS = "predictions"  # the artifact folder
 OOF, TEST = SPLITS = ("oof", "test")
 ID, PREDICTION, TARGET, FOLD = "id", "prediction", "target", "fold"  # columns
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from src.utils.lab.runs import as_dict, data_metadata, varying_params
-from src.utils.paths import SAVED, display_path
-from src.utils.predictions import PREDICTIONS, TEST
+from src.utils.paths import PREDICTIONS, SAVED, display_path
 from src.utils.runs.provenance import read_metadata
 from src.utils.store.objective import result_metrics
 from src.utils.store.reader import RunReader, find_artifact, trace_lineage
@@ -188,7 +187,7 @@ def _next_commands(record: RunRecord) -> dict[str, str]:
             "resume": f"{program} -m resume_study={record.name} hydra.sweeper.n_trials=…",
             "best": f"{lab} show {record.name}/best",
         }
-    has_test = find_artifact(record, f"{PREDICTIONS}/{TEST}.parquet") is not None
+    has_test = find_artifact(record, f"{PREDICTIONS}/test.parquet") is not None
     submit = {"submit": f"{lab} submit {record.short}"} if has_test else {}
     if record.blended:
         return {"repeat": repeat_command(record), **submit}
