@@ -136,6 +136,9 @@ class Predictions:
         ids = self.table[ID]
         if ids.isna().any():
             raise UserError(f"row {int(ids.isna().argmax())} has no id")
+        kinds = {type(one).__name__ for one in ids} if ids.dtype == object else set()
+        if len(kinds) > 1:
+            raise UserError(f"ids should be of one type, not {' and '.join(sorted(kinds))}")
         if ids.duplicated().any():
             raise UserError(f"id {ids[ids.duplicated()].iloc[0]} is there twice")
         for name in self.columns(PREDICTION):
