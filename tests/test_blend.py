@@ -128,7 +128,7 @@ def test_leaderboard(own: Lab) -> None:
 
 
 def test_direction_of_sorting() -> None:
-    """A metric is sorted as the newest run says whose objective it is; a score, as the newest objective is."""
+    """A metric is sorted as the newest run says whose objective it is; a score, as the newest run says."""
     records = [
         RunRecord("", "", "", "FINISHED", None, None, "", tags={"monitor": monitor})
         for monitor in ("oof_score max", "val_score min", "val_score max")
