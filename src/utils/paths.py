@@ -19,6 +19,7 @@ DATASETS = "data"  # the folder in _data of the stage `dataset`; any other has t
 STAGES = ("dataset", "feature", "model")  # that every project has, empty or not
 NO_STAGES = {"utils", DATASETS, "sample"}  # folders of src and _data that have another purpose
 SAVED = "model"  # the artifact folder of what `run.save` writes
+PREDICTIONS = "predictions"  # … and of `run.predictions`
 LOGS = ROOT / "logs"
 STUDIES = LOGS / "optuna" / "optuna.db"  # Optuna's default storage here
 

@@ -23,6 +23,10 @@ Reference = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+TrustSource = Annotated[
+    bool, typer.Option("--trust-source", help="Run source code saved in a store elsewhere.")
+]
+
 
 @commands.callback()
 def lab(context: typer.Context) -> None:
@@ -250,20 +254,68 @@ def export(
             "--input", help="One sample, as in 28x28:uint8; default: the example_input_array."
         ),
     ] = "",
-    trust_source: Annotated[
-        bool, typer.Option("--trust-source", help="Run source code saved in a store elsewhere.")
-    ] = False,
+    trust_source: TrustSource = False,
 ) -> None:
     """Write the model of a run to a folder that needs only torch to load."""
-    from src.utils.store.reference import find_record
+    from src.utils.store.reference import find_result
 
-    record = find_record(run)
-    record = find_record(f"{record.id}/best") if record.is_study else record
+    record = find_result(run)
     from src.utils.lab.export import export_run  # late: it imports torch
 
     export_run(record, folder, checkpoint, sample, onnx, trust_source)
     source = f"{record.experiment} {record.short} ({record.name})"
     print(f"{folder}: {source}; {folder}/README.md says how to load it")
+
+
+@commands.command()
+def blend(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN", help="Two or more runs, groups or blends.")
+    ],
+    method: Annotated[str, typer.Option(help="hill-climb, ridge or mean.")] = "hill-climb",
+    note: Annotated[str, typer.Option(help="Why it is made.")] = "",
+    trust_source: TrustSource = False,
+) -> None:
+    """Blend the predictions of several runs, with weights found on out-of-fold rows."""
+    from src.utils.lab.blend import blend_runs, print_blend, record_blend
+
+    found = blend_runs(runs, method, trust_source)
+    print_blend(found, record_blend(found, note))
+
+
+@commands.command()
+def submit(
+    run: Reference,
+    sample: Annotated[
+        Path | None,
+        typer.Option("--format", help="A sample whose columns, ids and order are kept."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A new file.")] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Write the most probable class of each row.")
+    ] = False,
+) -> None:
+    """Write the test predictions of a run, group or blend as a file for a competition."""
+    from src.utils.lab.submit import print_submission, write_submission
+    from src.utils.store.reference import find_result
+
+    record = find_result(run)
+    print_submission(record, *write_submission(record, sample, out, labels))
+
+
+@commands.command()
+def submitted(
+    run: Reference,
+    public: Annotated[float | None, typer.Option(help="The public score.")] = None,
+    private: Annotated[float | None, typer.Option(help="The private score.")] = None,
+) -> None:
+    """Store the score that a competition gave: lab runs --sort public_score."""
+    from src.utils.lab.submitted import store_scores
+    from src.utils.store.reference import find_result
+
+    record = find_result(run)
+    stored = store_scores(record, public, private)
+    print(f"{record.short} ({record.name}): {', '.join(f'{k} {v:g}' for k, v in stored.items())}")
 
 
 def app() -> None:

@@ -21,12 +21,13 @@ from src.utils.lab.runs import (
     overrides_of,
     varying_params,
 )
+from src.utils.lab.show import repeat_command
 from src.utils.paths import Experiment, list_stages
 from src.utils.store.objective import Objective, find_objective, result_metrics
 from src.utils.store.reader import RunReader, find_artifact
 from src.utils.store.record import RunRecord
 from src.utils.store.reference import list_trials, without_members
-from src.utils.terminal import format_metric, format_settings, lab_command
+from src.utils.terminal import format_metric, format_settings
 
 from rich.cells import cell_len
 
@@ -72,7 +73,8 @@ def collect_repeats(records: Iterable[RunRecord]) -> list[Repeats]:
         params = {k: v for k, v in run.settings.items() if k not in NOT_COMPARED}
         data = repr(data_metadata(run))
         key = (run.experiment, run.note, _code_digest(run), repr(sorted(params.items())), data)
-        repeats.setdefault((run.id,) if run.is_group else key, []).append(run)
+        is_one = run.is_group or run.blended
+        repeats.setdefault((run.id,) if is_one else key, []).append(run)
     return [Repeats(runs) for runs in repeats.values()]
 
 
@@ -213,7 +215,7 @@ def _best_line(record: RunRecord, data_label: str) -> str:
     values = ", ".join(f"{name} {format_result(record, name)}" for name in names)
     return (
         f"- best: {record.short} ({record.name}), {values}{data_label and ' '}{data_label}"
-        f"; repeat it: `{lab_command()} rerun {record.short}`"
+        f"; repeat it: `{repeat_command(record)}`"
         # pictures: as stored by earlier versions
         + (_figure_links(record, "figures") or _figure_links(record, "pictures"))
     )

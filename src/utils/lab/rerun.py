@@ -95,14 +95,16 @@ def rerun(
         other_data: Whether inputs may differ from those of the run.
 
     Raises:
-        UserError: there is no such run, it is a study, it was made outside git, its inputs have changed
-            and `other_data` is not given, its commit is missing, or the program fails.
+        UserError: there is no such run, it is a study or a blend, it was made outside git, its inputs have
+            changed and `other_data` is not given, its commit is missing, or the program fails.
     """
     record = find_record(reference)
     if record.is_study:
         raise UserError(
             f"{record.name} is a study, not a run: lab rerun {record.name}/best repeats its best trial"
         )
+    if record.blended:
+        raise UserError(f"{record.short} is a blend: {record.tags['command']} makes it again")
     client = open_store()
     old = client.get_run(record.id)
     folder = get_artifact(client, old, "provenance").parent

@@ -17,13 +17,20 @@ from itertools import accumulate
 from typing import Any
 
 from src.utils.lab.filter import Filter, read_column, to_number
-from src.utils.store.objective import SPREAD, Objective, find_objective, result_metrics
+from src.utils.store.objective import (
+    SCORES,
+    SPREAD,
+    Objective,
+    find_objective,
+    objective_by,
+    result_metrics,
+)
 from src.utils.store.reader import RunReader
 from src.utils.store.record import GROUP, MEMBERS, RunRecord
 from src.utils.store.reference import (
+    RECENT_RUNS,
     list_model_runs,
     list_runs,
-    read_objective,
     without_members,
 )
 from src.utils.terminal import format_metric, format_settings, format_spread, format_time
@@ -92,9 +99,7 @@ def _sorted(reader: RunReader, records: list[RunRecord], by: str) -> list[RunRec
     """Best first, in the direction of the metric (`-loss`: reversed); runs without a value last."""
     name, reverse = by.removeprefix("-"), by.startswith("-")
     values = read_column(reader, records, name)
-    objective = read_objective(reader, records)
-    if objective is None or objective.metric != name:
-        objective = Objective.from_name(name)
+    objective = objective_by(name, reader.with_values(records[:RECENT_RUNS]))
     order = Objective(name, objective.maximize != reverse)
     return sorted(records, key=lambda run: (order.sort_key(to_number(values.get(run.id))), run.id))
 
@@ -144,7 +149,7 @@ def _metric_columns(selection: Selection, query: Query, width: int) -> dict[str,
     records = selection.records
     known = {name for run in records for name in run.metrics}
     objective, sort = find_objective(records), (query.sort or "").removeprefix("-")
-    names = [sort, *(objective.metrics if objective else []), *result_metrics(known)]
+    names = [sort, *(objective.metrics if objective else []), *SCORES, *result_metrics(known)]
     names = [name for name in dict.fromkeys(names) if name in known]
     columns = {
         name: [_metric_cell(run, name, selection, sort, width) for run in records]
@@ -180,7 +185,7 @@ def format_result(record: RunRecord, metric: str) -> str:
 def _note(record: RunRecord) -> str:
     """On one line: the note, the tags, the reason of a failure."""
     labels = " ".join(f"#{label}" for label in record.labels)
-    study = "a study" if record.is_study else ""
+    study = "a study" if record.is_study else "a blend" if record.blended else ""
     text = " ".join(filter(None, (record.note, labels, record.tags.get("reason", ""), study)))
     return text if len(text) <= MOST_NOTE else f"{text[: MOST_NOTE - 1]}…"
 

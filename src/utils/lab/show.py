@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from src.utils.lab.runs import as_dicts, data_metadata, format_result, varying_params
-from src.utils.paths import SAVED, display_path
+from src.utils.paths import PREDICTIONS, SAVED, display_path
 from src.utils.runs.provenance import read_metadata
 from src.utils.store.objective import Objective, result_metrics
 from src.utils.store.reader import RunReader, find_artifact, trace_lineage
@@ -29,7 +29,7 @@ from rich.markup import escape
 from rich.table import Table
 
 # Artifact folders whose files are listed one by one; pictures: as stored by earlier versions.
-LISTED_FOLDERS = ("checkpoints", SAVED, "figures", "pictures", "plots")
+LISTED_FOLDERS = ("checkpoints", SAVED, PREDICTIONS, "figures", "pictures", "plots")
 MAIN_PACKAGES = ("torch", "pytorch_lightning", "mlflow", "optuna")
 MOST_TRIALS = 20
 RELATIONS = {  # tags that hold the id of another run
@@ -90,6 +90,10 @@ def _related(reader: RunReader, record: RunRecord) -> Iterator[str]:
     for tag, relation in RELATIONS.items():
         if tag in tags:
             yield f"{relation} {tags[tag][:8]}"
+    if record.blended:
+        weights = zip(record.blended, tags["blend.weights"].split(), strict=True)
+        runs = ", ".join(f"{run_id[:8]} (weight {weight})" for run_id, weight in weights)
+        yield f"{tags['blend.method']} blend of {runs}"
     if "best.run_id" in tags:
         params = record.best
         run_id, value = params.pop("run_id"), params.pop("value", "?")
@@ -201,7 +205,11 @@ def _next_commands(record: RunRecord) -> dict[str, str]:
             "resume": f"{program} -m resume_study={record.name} hydra.sweeper.n_trials=…",
             "best": f"{lab} show {record.name}/best",
         }
-    rerun = {"rerun": f"{lab} rerun {record.short}"}
+    has_test = find_artifact(record, f"{PREDICTIONS}/test.parquet") is not None
+    submit = {"submit": f"{lab} submit {record.short}"} if has_test else {}
+    if record.blended:
+        return {"repeat": repeat_command(record), **submit}
+    rerun = {"rerun": repeat_command(record), **submit}
     if not record.is_model:
         return rerun
     if record.state in ("killed", "failed", "running"):
@@ -218,6 +226,13 @@ def _next_commands(record: RunRecord) -> dict[str, str]:
     if find_artifact(record, SAVED) and not find_artifact(record, "checkpoints"):
         del commands["export"]  # which writes models of Lightning
     return rerun | commands
+
+
+def repeat_command(record: RunRecord) -> str:
+    """The command that repeats a run."""
+    if record.blended:
+        return record.tags["command"].replace("lab", lab_command(), 1)
+    return f"{lab_command()} rerun {record.short}"
 
 
 def as_json(reader: RunReader, record: RunRecord) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from src.utils.statistics import FEWEST, FEWEST_RANKS, LEVEL, MOST, Comparison, compare
-from src.utils.store.objective import Objective
+from src.utils.store.objective import OOF_SCORE, Objective
 from src.utils.store.reader import RunReader
 from src.utils.store.record import FOLD, FOLDS, GROUP, SEED, RunRecord
 from src.utils.terminal import format_metric
@@ -18,7 +18,6 @@ from rich.markup import escape
 from rich.table import Table
 
 MOST_PAIRS = 30  # that are listed
-OOF_SCORE = "oof_score"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ ALONE = {"folds": "1", "fold": "None", "seeds": "1"}
 MEMBERS, FOLDS, SEEDS = "group.members", "group.folds", "group.seeds"
 GROUP, FOLD, SEED = "group.run_id", "group.fold", "group.seed"
 
+BLENDED = "blend.runs"  # the tag: ids with spaces between
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -105,6 +107,11 @@ class RunRecord:
         """Of a member in its group: `fold 2`, `seed 1`, `fold 2 seed 1`."""
         places = {"fold": self.tags.get(FOLD), "seed": self.tags.get(SEED)}
         return " ".join(f"{name} {number}" for name, number in places.items() if number)
+
+    @property
+    def blended(self) -> list[str]:
+        """The ids of the runs that `lab blend` has put together; empty for other runs."""
+        return self.tags.get(BLENDED, "").split()
 
     @property
     def is_dirty(self) -> bool:

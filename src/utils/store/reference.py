@@ -47,6 +47,16 @@ def find_record(
     return record
 
 
+def find_result(reference: str, reader: RunReader | None = None) -> RunRecord:
+    """The same, but of a study its best trial.
+
+    Raises:
+        UserError: the reference means no run, or several, or a study without a best trial.
+    """
+    record = find_record(reference, reader=reader)
+    return find_record(f"{record.id}/{BEST}", reader=reader) if record.is_study else record
+
+
 def find_run(
     client: "MlflowClient", reference: str, experiment_name: str | None = None
 ) -> "StoredRun":
