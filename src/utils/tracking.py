@@ -25,11 +25,10 @@ from src.utils.averaged_model import AveragedModel
 from src.utils.errors import UserError
 from src.utils.paths import ROOT, SAVED, Experiment
 from src.utils.pipeline.manifest import NO_EFFECT_ON_DATA, Manifest
-from src.utils.store.record import MEMBERS
 from src.utils.runs.source_code import defines, import_file, same_code
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader, open_reader
-from src.utils.store.record import DatasetUse, RunRecord
+from src.utils.store.record import MEMBERS, DatasetUse, RunRecord
 from src.utils.store.reference import find_record, find_run, list_members, newest_run
 
 from omegaconf import OmegaConf

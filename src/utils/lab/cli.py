@@ -167,27 +167,14 @@ def new(
     idea: Annotated[str, typer.Option(hidden=True)] = "",  # --note of earlier versions
 ) -> None:
     """Copy an experiment to a new one and add it to the diary; asks for what is missing."""
-    from src.utils.lab.diary import add_entry
-    from src.utils.lab.new import (
-        copy_experiment,
-        default_source,
-        find_experiment,
-        list_experiments,
-    )
-    from src.utils.terminal import run_command
+    from src.utils.lab.new import find_experiment, list_experiments, new_experiment
 
     note = note or idea
     if name is None:
         source = source or typer.prompt("Experiment to copy", str(list_experiments()[-1]))
         name = typer.prompt("Name of the new one", find_experiment(str(source), stage).next().name)
         note = note or typer.prompt("Note", "", show_default=False)
-    old = find_experiment(source, stage) if source else default_source(str(name), stage)
-    copy = copy_experiment(old, str(name))
-    page = add_entry(copy, old, note)
-    print(
-        f"src/{copy} and config/{copy} are copies of {old}; diary/{page.name} has an entry for it"
-    )
-    print(f"run it: {run_command(copy)}")
+    print(new_experiment(str(name), source, stage, note))
 
 
 @commands.command()
