@@ -5,6 +5,7 @@ in a trial       one after the other, forked from the trial's process, with the 
 """
 
 import json
+import logging
 import multiprocessing
 import os
 import warnings
@@ -31,6 +32,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+log = logging.getLogger(__name__)
 Ended = tuple[Member, Any, str]  # a member, what its main returned, and why it failed
 # Settings that the group sets for each of its members
 OWN_SETTINGS = {"folds", "fold", "seed", "seeds", "resume_run"}
@@ -114,8 +116,12 @@ class MemberLauncher:
             try:
                 for future in as_completed(futures):
                     yield _ended(futures[future], future.result()[0])
-            except BaseException:  # Ctrl-C, or the group needs no more of them
+            except BaseException as error:  # Ctrl-C, or the group needs no more of them
                 launcher.stop()
+                if isinstance(error, KeyboardInterrupt | SystemExit) and not self.in_job:
+                    log.warning(
+                        "stopping the running members; resume_run=%s goes on", self.group[:8]
+                    )
                 raise
 
 
