@@ -119,7 +119,7 @@ def test_fold(own: SweepLab) -> None:
 
 
 def test_failed_member(own: SweepLab) -> None:
-    """A member that fails or dies costs the group its answer and the others nothing; it alone is tried again."""
+    """A member that fails or dies costs the group its answer, and the others nothing; it is tried again."""
     for case, reason in (
         ("fail", "ValueError: no luck (src/model/model93/folds.py:"),
         ("die", "its process was killed by SIGKILL (out of memory?)"),
