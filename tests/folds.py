@@ -47,7 +47,12 @@ def load(folder: Path) -> np.ndarray:
 def main(cfg: Config, run: Run) -> float | tuple[float, float] | None:
     run.objective("val_rmse", "min")
     run.tag({"pid": str(os.getpid())})
-    if cfg.case in ("fail", "die", "hang") and run.member and cfg.at == str(run.fold) and not run.resume_from:
+    if (
+        cfg.case in ("fail", "die", "hang")
+        and run.member
+        and cfg.at == str(run.fold)
+        and not run.resume_from
+    ):
         run.save("weights.npy", lambda file: np.save(file.open("wb"), np.zeros(FEATURES)))
         misbehave(cfg.case)
     samples, target, fold = table()
