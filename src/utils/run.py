@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, SupportsFloat
 
 from src.utils.config.sweep_settings import DIRECTIONS, Mode
 from src.utils.errors import UserError
-from src.utils.paths import LOGS, ROOT, SAVED, Experiment, display_path
+from src.utils.paths import LOGS, ROOT, Experiment, display_path
 from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.process import SHARED_RUN, deferred_interrupts, is_rank_zero, this_process
 from src.utils.runs.artifacts import record_run, record_settings
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
+from src.utils.runs.part import Fit
 from src.utils.settings import Settings
 from src.utils.store.mlflow import experiment_id, local_store, open_store
 from src.utils.store.objective import MONITOR
@@ -34,19 +35,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Run:
-    """A run in MLflow, and the local folder of its artifacts."""
+class Run(Fit):
+    """A run in MLflow, and the local folder of its artifacts; or a part of it (`part`)."""
 
     output: Path  # the folder that a dataset or feature writes; a model has none
-    # A checkpoint of Lightning; for a model without Lightning, the folder of what `save` has written
-    resume_from: Path | None = None
-    weights_from: Path | None = None  # of a warm start
-    more_epochs = False  # resumes a finished run with a larger max_epochs
-    has_trainer = False  # a run has one training
 
     def __init__(
         self, client: MlflowClient, run_id: str, experiment: Experiment, inputs: list[Manifest]
     ) -> None:
+        super().__init__()
         info = client.get_run(run_id).info
         self.client, self.id, self.experiment = client, run_id, experiment
         self.name: str = info.run_name
@@ -55,20 +52,9 @@ class Run:
         self.data_metadata = merge_metadata(inputs)
         self.trial = TrialLink.current()
         self.is_rank_zero = is_rank_zero()
-        self.ended_by: signal.Signals | None = None
         self.remote = local_store() is None
         self.folder = LOGS / "lightning" / run_id if self.remote else Path(info.artifact_uri)
         self.folder.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of Lightning's checkpoints, among the artifacts."""
-        return self.folder / "checkpoints"
-
-    @property
-    def saved(self) -> Path:
-        """The folder of what `save` writes, among the artifacts."""
-        return self.folder / SAVED
 
     def inputs(self, stage: str) -> list[Path]:
         """The folders of all inputs of a stage (`dataset` or `feature`), in the order of the setting."""
@@ -92,13 +78,13 @@ class Run:
     def log(self, metrics: Mapping[str, SupportsFloat], step: int = 0) -> None:
         """Log metrics. They are written in batches (`src/utils/runs/metric_buffer.py`)."""
         if self.is_rank_zero:
-            self.metrics.add(metrics, step)
+            self.metrics.add(self._prefixed(metrics), step)
 
     def report(self, value: SupportsFloat, step: int) -> None:
         """Report an intermediate value to the trial of a study with one objective; else do nothing.
 
         Args:
-            step: counts the reports of a trial: an epoch, a fold, a number of trees.
+            step: counts the reports of a trial: an epoch, a fold, a number of trees. A part counts its own.
 
         Raises:
             Pruned: the pruner ends the trial.
@@ -106,14 +92,15 @@ class Run:
         if self.trial is None or self.trial.n_objectives > 1 or not self.is_rank_zero:
             return
         trial = self.trial.open()
-        trial.report(float(value), step)
+        trial.report(float(value), self.count_report(step))
         if trial.should_prune():
             raise Pruned(f"pruned at step {step}")
 
     def objective(self, metric: str, mode: Mode) -> None:
         """Name the metric by which runs and trials are compared, in the tag `monitor`.
 
-        The settings `monitor` and `mode` do the same without this call.
+        The settings `monitor` and `mode` do the same without this call. The metric of a part is only
+        compared with the direction of the study.
 
         Args:
             metric: a name that is given to `log`.
@@ -127,7 +114,8 @@ class Run:
             return
         if self.trial is not None:
             self.trial.check_direction(mode)
-        self.tag({MONITOR: f"{self.metrics.stored_name(metric)} {mode}"})
+        if not self.prefix:
+            self.tag({MONITOR: f"{self.metrics.stored_name(metric)} {mode}"})
 
     def save(self, name: str, write: Callable[[Path], object]) -> Path:
         """Save a file of the model as the artifact `model/<name>`, in its own format; returns its path.
@@ -174,8 +162,8 @@ class Run:
         """Save a matplotlib figure as the artifact `figures/<name>.png`."""
         if not self.is_rank_zero:
             return
-        path = self.folder / "figures" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
+        path = self.folder / "figures" / self.prefix / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120, bbox_inches="tight")
 
     def log_dataset(self, data: Manifest, context: str) -> None:
@@ -323,13 +311,16 @@ def _reopen(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint"
 
 def _copy_checkpoints(start: "ResumePoint", run: Run) -> None:
     """The old best checkpoint may stay the best one, even after its run is deleted."""
-    run.checkpoints.mkdir(exist_ok=True)
-    for file in (start.folder / "checkpoints").glob("*.ckpt"):
-        shutil.copy2(file, run.checkpoints)
+    old = start.folder / "checkpoints"
+    for file in old.rglob("*.ckpt"):
+        copy = run.checkpoints / file.relative_to(old)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copy)
 
 
 def _with_checkpoint(run: Run, start: "ResumePoint | None") -> Run:
     """Set the checkpoint that the training begins with."""
+    run.start = start
     if start is not None and start.weights_only:
         run.weights_from = start.checkpoint
     elif start is not None:

@@ -22,6 +22,7 @@ from src.utils.callbacks.exact_resume import ExactResume
 from src.utils.callbacks.interruption import Interruption
 from src.utils.callbacks.logger import RunLogger
 from src.utils.callbacks.progress import Progress
+from src.utils.callbacks.pruning import Pruning
 from src.utils.callbacks.step_metrics import StepLearningRate, StepLoss
 from src.utils.config.sweep_settings import Mode
 from src.utils.config.trainer_arguments import trainer_arguments
@@ -56,7 +57,7 @@ def tracked_trainer(
     """Make a trainer that logs to a run and saves the best and the last checkpoint there.
 
     Args:
-        run: the run that it belongs to.
+        run: the run that it belongs to, or a part of one: `run.part("fold0")`.
         cfg: the settings; `cfg.trainer` are arguments of Lightning's Trainer.
         monitor: the metric that decides which checkpoint is best; None means the setting `monitor`.
         mode: `min` or `max`; None means the setting `mode`.
@@ -119,12 +120,10 @@ def _callbacks(
         yield InitialWeights(run.weights_from)
     yield StepLoss(run, log_every)
     yield ExactResume(run)
-    yield Progress(bar="enable_progress_bar" not in cfg.trainer)
+    yield Progress(run.prefix, bar="enable_progress_bar" not in cfg.trainer)
     yield Interruption(run)
     if monitor is not None and run.trial is not None and run.trial.n_objectives == 1:
-        from src.utils.callbacks.pruning import Pruning  # late: only trials need Optuna
-
-        yield Pruning(run.trial.open() if run.is_rank_zero else None, monitor)
+        yield Pruning(run, monitor)
 
 
 def best_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint:

@@ -26,9 +26,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 ONE_FIT = (
-    "a run holds one training, otherwise it could not be resumed: start one run per fold "
-    "(fold=0, and -m fold=0,1,2 for all of them), and fine-tune in a second run with "
-    "warm_start=RUN, which begins with the weights of the first"
+    "a run holds one training, otherwise it could not be resumed: make each of several a part of it, "
+    'tracked_trainer(run.part("fold0"), cfg), and fine-tune in a second run with warm_start=RUN, which '
+    "begins with the weights of the first"
 )
 MAX_PARAMETERS = 2_000_000  # of a model that CheckLoading rebuilds; it takes 0.03 s
 ADVICE: dict[type, str] = {  # instead of a hyperparameter of that type

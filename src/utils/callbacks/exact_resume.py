@@ -6,8 +6,10 @@ states, the position in the data, accumulated gradients, and the sums of the epo
 
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
+from src.utils.callbacks.checkpoints import LastCheckpoint
 from src.utils.callbacks.resumable_loader import ResumableLoader, TrainingSource, inexact_reason
 from src.utils.errors import UserError
 from src.utils.metrics import LossAndAccuracy
@@ -52,9 +54,15 @@ class ExactResume(pl.Callback):
                     "this checkpoint of an earlier version lacks the position in the data: "
                     "warm_start=RUN begins with its weights"
                 )
-            for state in checkpoint["callbacks"].values():
-                if "dirpath" in state:  # the repository may have been moved since
-                    state.update(_relocated(state, state["dirpath"], str(self.run.checkpoints)))
+            states = checkpoint["callbacks"]
+            for state in states.values():  # the repository may have been moved since
+                old = _old_folder(states, self.run)
+                state.update(_relocated(state, old, str(self.run.folder)))
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """A training that something has ended early, such as EarlyStopping, does not begin again."""
+        if self.stored.get("should_stop") and not self.run.more_epochs:
+            trainer.should_stop = True
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         _warn_if_inexact(_loader(trainer))
@@ -80,6 +88,13 @@ class ExactResume(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.at_epoch_end = False
 
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.stored:  # the training had ended, so that Lightning has not begun it
+            trainer._logger_connector._callback_metrics.update(self.stored["metrics"])
+            self.stored = {}
+            name = self.run.prefix.rstrip("/") or "the training"
+            log.info("%s had ended at step %d", name, trainer.global_step)
+
     def on_save_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -90,6 +105,7 @@ class ExactResume(pl.Callback):
         self.run.metrics.flush()
         if trainer.fit_loop._combined_loader is not None:
             checkpoint[KEY] = _current_state(trainer, module)
+            checkpoint[KEY]["should_stop"] = self.at_epoch_end and trainer.should_stop
 
     def _restore_random_states(self, trainer: pl.Trainer) -> None:
         """As late as possible, because setting up a training draws random numbers too."""
@@ -168,6 +184,13 @@ def _warn_if_inexact(loader: ResumableLoader) -> None:
     reasons = {reason for part in loader.flattened if (reason := inexact_reason(part))}
     if reasons:
         log.warning("resuming this run within an epoch is not exact: %s", "; ".join(reasons))
+
+
+def _old_folder(states: dict[str, Any], run: Run) -> str:
+    """The folder of the run's artifacts, as it was when the checkpoint was saved."""
+    key = LastCheckpoint(run).state_key
+    levels = len((run.checkpoints).relative_to(run.folder).parts)
+    return str(Path(states[key]["dirpath"]).parents[levels - 1])
 
 
 def _relocated(value: Any, old: str, new: str) -> Any:

@@ -1,8 +1,8 @@
 """Pruning: Optuna's pruner is asked after each validation whether to end the trial."""
 
+from src.utils.run import Run
 from src.utils.study.trial import Pruned
 
-import optuna
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 
@@ -16,8 +16,8 @@ class Pruning(pl.Callback):
         Pruned: the trial is pruned.
     """
 
-    def __init__(self, trial: optuna.Trial | None, monitor: str) -> None:
-        self.trial, self.monitor = trial, monitor
+    def __init__(self, run: Run, monitor: str) -> None:
+        self.run, self.monitor = run, monitor
         self.validations = 0
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -26,9 +26,25 @@ class Pruning(pl.Callback):
         if self.monitor not in trainer.callback_metrics:
             return  # BestCheckpoint reports it
         self.validations += 1
-        should_prune = False
-        if self.trial is not None:
-            self.trial.report(float(trainer.callback_metrics[self.monitor]), self.validations)
-            should_prune = self.trial.should_prune()
-        if trainer.strategy.broadcast(should_prune):
+        if trainer.strategy.broadcast(self._should_prune(trainer)):
             raise Pruned(f"pruned after validation {self.validations}")
+
+    def _should_prune(self, trainer: pl.Trainer) -> bool:
+        try:
+            self.run.report(float(trainer.callback_metrics[self.monitor]), self.validations)
+        except Pruned:
+            return True
+        return False
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Where the training ended early, count on to its planned end: a part that follows is then compared
+        with the same part of other trials."""
+        limits = (
+            (trainer.max_epochs, trainer.current_epoch),
+            (trainer.max_steps, trainer.global_step),
+        )
+        shares = [
+            done / limit for limit, done in limits if limit is not None and limit > 0 and done
+        ]
+        if shares:
+            self.run.count_report(round(self.validations / max(shares)))

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,8 @@ def _train(experiment: Experiment, main: Main, settings: Settings) -> Any:
     with tracked(experiment, settings, inputs, start) as run:
         if "sample" in run.data_metadata.get("source", "").split("+"):
             log.warning("SAMPLE DATA: a small part of the data set; see README, «Data»")
-        seed_random(settings)
+        run.seed_random = partial(seed_random, settings)  # for its parts
+        run.seed_random()
         with convert_trial_pruned():
             value = main(settings, run)
         record_objective(run, settings, value)

@@ -19,6 +19,8 @@ COMMON_METRICS = ("val_acc", "val_loss", "test_acc", "test_loss", "train_acc", "
 # Prefixes of metrics of time and hardware, in which any two runs differ
 RESOURCE_METRICS = ("system/", "epoch_seconds", "samples_per_second", "batches_per_second")
 NOT_RESULTS = (*RESOURCE_METRICS, "epoch", "lr", "train_loss_step")  # prefixes, too
+# The same of a part of a run: fold0/epoch
+OF_PART = re.compile(rf".*/({'|'.join(NOT_RESULTS)})(/\d+)?")
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,10 @@ def find_objective(records: Sequence[RunRecord]) -> Objective | None:
 
 def result_metrics(metrics: Iterable[str]) -> list[str]:
     """The names of the metrics that measure the model, in the order in which they are displayed."""
-    return sorted((name for name in metrics if not name.startswith(NOT_RESULTS)), key=display_order)
+    results = (
+        name for name in metrics if not (name.startswith(NOT_RESULTS) or OF_PART.fullmatch(name))
+    )
+    return sorted(results, key=display_order)
 
 
 def display_order(metric: str) -> tuple[int, bool, str]:
