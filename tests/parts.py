@@ -6,6 +6,7 @@ python src/model/model93/parts.py kind=lightning
 # ruff: noqa: NPY002  the setting `seed` seeds NumPy's global generator
 import os
 import signal
+from functools import partial
 from typing import Literal
 
 from src.utils.experiment import experiment
@@ -58,7 +59,7 @@ def descend(cfg: Config, part: Run, fold: int) -> float:
         kill(fold, step)
         weight -= cfg.rate * (weight - fold)
         part.log({"loss": (weight - fold) ** 2}, step)
-        part.save("state.npz", lambda file, at=step: np.savez(file, weight=weight, step=at + 1))
+        part.save("state.npz", partial(np.savez, weight=weight, step=step + 1))
         part.report((weight - fold) ** 2, step)
     part.figure("line", matplotlib.figure.Figure((1, 1)))
     return (weight - fold) ** 2
@@ -83,7 +84,7 @@ def train(cfg: Config, part: Run, fold: int) -> float:
     part.tag(
         {
             f"fold{fold}": f"{trainer.global_step} {best_checkpoint(trainer).best_model_path[-16:]}",
-            f"sum{fold}": str(float(model.network[0].weight.double().sum())),
+            f"sum{fold}": str(float(model.network[0].weight.detach().double().sum())),
             f"metric{fold}": str(float(trainer.callback_metrics["val_loss"])),
         }
     )

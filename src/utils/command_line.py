@@ -20,6 +20,7 @@ from src.utils.config.composition import (
     composition_error,
     hydra_main,
 )
+from src.utils.config.overrides import override_key
 from src.utils.config.trainer_arguments import lift_epoch_limit
 from src.utils.errors import UserError
 from src.utils.paths import Experiment
@@ -99,7 +100,7 @@ class CommandLine:
     def is_multirun(self) -> bool:
         """Whether it asks for a sweep, with -m or with hydra.mode=MULTIRUN."""
         overrides = self.options.overrides
-        modes = [text for text in overrides if text.lstrip("+").startswith("hydra.mode=")]
+        modes = [text for text in overrides if override_key(text) == "hydra.mode"]
         return bool(self.options.multirun or (modes and modes[-1].endswith("=MULTIRUN")))
 
     @property
@@ -112,7 +113,7 @@ class CommandLine:
         """The overrides of the run; with -m, of its first run."""
         if not self.is_multirun:
             return list(self.options.overrides)
-        overrides = [text for text in self.options.overrides if "hydra.mode=" not in text]
+        overrides = [one for one in self.options.overrides if override_key(one) != "hydra.mode"]
         return list(_first_values(OverridesParser.create().parse_overrides(overrides)))
 
 
@@ -153,11 +154,14 @@ def print_info(experiment: Experiment, settings_class: type[Settings] | None) ->
 
 def check_before_import(
     experiment: Experiment, settings_class: type[Settings] | None, line: CommandLine
-) -> None:
+) -> Settings | None:
     """Check a command line before the experiment is imported: in half a second, without torch.
 
     Args:
         settings_class: the experiment's; None if it can't be read before the import
+
+    Returns:
+        The settings; None without a settings class.
 
     Raises:
         UserError: the settings can't be composed, are invalid, or name a run that does not exist.
@@ -176,6 +180,7 @@ def check_before_import(
         raise composition_error(error, experiment, known) from None
     if local_database() is not None:  # which is read without MLflow
         check_store(experiment, settings)
+    return settings
 
 
 def settings_from_config(
@@ -187,7 +192,7 @@ def settings_from_config(
         UserError: settings are invalid, or name a dataset or feature that does not exist.
     """
     hydra = cfg.hydra if "hydra" in cfg else HydraConfig.get()
-    overridden = {override.lstrip("+").split("=")[0] for override in hydra.overrides.task}
+    overridden = {override_key(override) for override in hydra.overrides.task}
     lift_epoch_limit(cfg, overridden, lambda: load_config(experiment.config / "config.yaml"))
     names = [str(name) for name in cfg if name != "hydra"]
     settings = validate_config(settings_class, OmegaConf.masked_copy(cfg, names))

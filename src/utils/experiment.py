@@ -36,7 +36,8 @@ from src.utils.config.sweep_settings import study_directions
 from src.utils.config.trainer_arguments import check_trainer_arguments
 from src.utils.errors import UserError, exit_on_user_error, library_error_line, traceback_from
 from src.utils.paths import STAGES, Experiment, display_path
-from src.utils.settings import Settings, TrainingSettings
+from src.utils.runs.source_code import reads_attribute
+from src.utils.settings import ModelSettings, Settings, TrainingSettings
 from src.utils.study.trial import PRUNED, Pruned
 
 from hydra.core.hydra_config import HydraConfig
@@ -111,7 +112,7 @@ class Program:
         self.run_started = is_single
         with exit_on_user_error() if is_single else nullcontext():  # Hydra would add a line
             try:
-                return execute(self.experiment, self.main, settings)
+                return execute(self.experiment, self.main, self._run_group, settings)
             except Pruned:
                 return PRUNED
             except Exception as error:
@@ -120,6 +121,13 @@ class Program:
                     raise
                 print(f"error: {line}", file=sys.stderr)
                 sys.exit(1)
+
+    def _run_group(self, settings: Any, typed: Any, run: Any) -> Any:
+        """Run the members of a group in place of `main`."""
+        from src.utils.groups.group import run_group  # late: it imports launchers, and matplotlib
+
+        score = self.main.__globals__.get("score")
+        return run_group(self.run, score, settings, typed, run)
 
     def check(self, cfg: DictConfig) -> Settings:
         """Validate a composed config with all that can be checked before a run; return the settings.
@@ -130,8 +138,17 @@ class Program:
         settings = settings_from_config(self.experiment, self.settings_class, cfg)
         if isinstance(settings, TrainingSettings):
             check_trainer_arguments(settings.trainer)
+        if isinstance(settings, ModelSettings):
+            self._check_folds(settings)
         check_store(self.experiment, settings)
         return settings
+
+    def _check_folds(self, settings: ModelSettings) -> None:
+        if settings.folds > 1 and not reads_attribute(self.experiment.source, "fold"):
+            raise UserError(
+                f"folds={settings.folds} is refused: src/{self.experiment} never reads run.fold, so all "
+                f"folds would be the same run; seeds={settings.folds} repeats it with other seeds"
+            )
 
     def _readable_error(self, error: Exception) -> Exception:
         """A UserError for a mistake in the settings, else the error with the experiment's traceback."""
@@ -215,14 +232,14 @@ def _before_import() -> None:
         settings_class = read_settings_class(Path(script))
         if CommandLine.parse().is_info_request:
             print_info(experiment, settings_class)
-        line = CommandLine.parse(settings_class)
+        line, settings = CommandLine.parse(settings_class), None
         if line.uses_own_config:
-            check_before_import(experiment, settings_class, line)
+            settings = check_before_import(experiment, settings_class, line)
     atexit.register(_report_never_called, script)
     if sys.stderr.isatty() and "LOCAL_RANK" not in os.environ:  # once in a distributed training
         print(f"{experiment}: importing …", file=sys.stderr)
     pause_gc()
-    if line.is_multirun:
+    if line.is_multirun or getattr(settings, "is_group", False):
         from src.utils.sweep.launcher import start_fork_server
 
         start_fork_server()  # it imports torch at the same time as this process

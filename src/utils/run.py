@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat
 
@@ -17,11 +17,12 @@ from src.utils.paths import LOGS, ROOT, Experiment, display_path
 from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.process import SHARED_RUN, deferred_interrupts, is_rank_zero, this_process
 from src.utils.runs.artifacts import record_run, record_settings
+from src.utils.runs.member import MemberLink
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.runs.part import Fit
-from src.utils.settings import Settings
+from src.utils.settings import ModelSettings, Settings
 from src.utils.store.mlflow import experiment_id, local_store, open_store
-from src.utils.store.objective import MONITOR
+from src.utils.store.objective import MONITOR, Objective
 from src.utils.study.trial import Pruned, TrialLink
 
 from mlflow.entities import Dataset as StoredDataset
@@ -39,6 +40,7 @@ class Run(Fit):
     """A run in MLflow, and the local folder of its artifacts; or a part of it (`part`)."""
 
     output: Path  # the folder that a dataset or feature writes; a model has none
+    fold = 0  # the fold of the data to hold out
 
     def __init__(
         self, client: MlflowClient, run_id: str, experiment: Experiment, inputs: list[Manifest]
@@ -51,6 +53,7 @@ class Run(Fit):
         self.data = [Experiment.named(manifest.experiment) for manifest in inputs]  # the inputs
         self.data_metadata = merge_metadata(inputs)
         self.trial = TrialLink.current()
+        self.member = MemberLink.current()
         self.is_rank_zero = is_rank_zero()
         self.remote = local_store() is None
         self.folder = LOGS / "lightning" / run_id if self.remote else Path(info.artifact_uri)
@@ -114,8 +117,9 @@ class Run(Fit):
             return
         if self.trial is not None:
             self.trial.check_direction(mode)
+        objective = Objective(self.metrics.stored_name(metric), mode == "max")
         if not self.prefix:
-            self.tag({MONITOR: f"{self.metrics.stored_name(metric)} {mode}"})
+            self.tag({MONITOR: objective.to_tag()})
 
     def save(self, name: str, write: Callable[[Path], object]) -> Path:
         """Save a file of the model as the artifact `model/<name>`, in its own format; returns its path.
@@ -230,13 +234,14 @@ def tracked(
     """
     if not is_rank_zero():
         run = Run(open_store(), os.environ[SHARED_RUN], experiment, inputs)
-        yield _with_checkpoint(run, start)
+        yield _prepared(run, settings, start)
         return
     with _opened(experiment, inputs, start) as run:
         if start is None or start.new_run:
             _record_start(run, settings, inputs, start)
-        with system_metrics(run.id):
-            yield _with_checkpoint(run, start)
+        is_group = isinstance(settings, ModelSettings) and settings.is_group
+        with nullcontext() if is_group else system_metrics(run.id):  # its members have their own
+            yield _prepared(run, settings, start)
 
 
 @contextmanager
@@ -278,7 +283,8 @@ def _create_or_reopen(
     if start is not None and not start.new_run:
         return _reopen(experiment, inputs, start)
     trial = TrialLink.current()
-    tags, name = (trial.tags(), trial.name) if trial else ({}, None)
+    link = trial or MemberLink.current()
+    tags, name = (link.tags(), link.name) if link else ({}, None)
     run = create_run(experiment, tags, inputs, name)
     if trial is not None:
         trial.set_user_attr("run_id", run.id)
@@ -318,8 +324,10 @@ def _copy_checkpoints(start: "ResumePoint", run: Run) -> None:
         shutil.copy2(file, copy)
 
 
-def _with_checkpoint(run: Run, start: "ResumePoint | None") -> Run:
-    """Set the checkpoint that the training begins with."""
+def _prepared(run: Run, settings: Settings, start: "ResumePoint | None") -> Run:
+    """Set the fold, and the checkpoint that the training begins with."""
+    if isinstance(settings, ModelSettings):
+        run.fold = settings.fold or 0
     run.start = start
     if start is not None and start.weights_only:
         run.weights_from = start.checkpoint

@@ -7,6 +7,7 @@ class Config(ModelSettings)       /model       any other model
 class Config(StageSettings)       /stage       a dataset or feature
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -29,6 +30,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     ValidationError,
     ValidationInfo,
@@ -74,9 +76,25 @@ class ModelSettings(Settings):
 
     monitor: str | None  # the metric that decides which epoch, trial or run is best
     mode: Literal["min", "max"] | None  # whether a lower or higher monitor is better
+    folds: PositiveInt
+    fold: NonNegativeInt | None
+    seeds: PositiveInt
     resume_study: str | None
     resume_run: str | None
     warm_start: str | None
+
+    @property
+    def is_group(self) -> bool:
+        """Whether the run is a group, with a run for each fold and seed (`src/utils/groups`)."""
+        return self.seeds > 1 or (self.folds > 1 and self.fold is None)
+
+    @field_validator("fold")
+    @classmethod
+    def _is_one_of_the_folds(cls, value: int | None, info: ValidationInfo) -> int | None:
+        folds = info.data.get("folds", math.inf)
+        if value is not None and value >= folds:
+            raise ValueError(f"should be less than folds={folds}: the first fold is 0")
+        return value
 
     @field_validator("warm_start")
     @classmethod

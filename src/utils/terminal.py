@@ -70,6 +70,11 @@ def format_metric(value: float | None) -> str:
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.3g}"
 
 
+def format_spread(mean: float, spread: float, count: int) -> str:
+    """A metric of a group, mean ± standard deviation (number of members): `0.9871 ± 0.0012 (5)`"""
+    return f"{format_metric(mean)} ± {format_metric(spread)} ({count})"
+
+
 def format_settings(params: Mapping[str, Any]) -> str:
     """Settings or parameters on one line: `learning_rate=0.0012 hidden=64`"""
     return " ".join(f"{name}={format_value(str(value))}" for name, value in params.items())

@@ -65,7 +65,7 @@ def group_seeds(records: Iterable[RunRecord]) -> list[SeedGroup]:
     """Group the runs that have the same params except the seed, and the same note, code and data."""
     groups: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in records:
-        params = {k: v for k, v in run.params.items() if k not in NOT_COMPARED}
+        params = {k: v for k, v in run.settings.items() if k not in NOT_COMPARED}
         data = repr(data_metadata(run))
         key = (run.experiment, run.note, _code_digest(run), repr(sorted(params.items())), data)
         groups.setdefault(key, []).append(run)

@@ -6,7 +6,7 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
-from src.utils.lab.runs import NO_EFFECT, without_derived
+from src.utils.lab.runs import without_derived
 from src.utils.lab.show import read_packages
 from src.utils.runs.provenance import read_metadata
 from src.utils.store.objective import RESOURCE_METRICS, display_order
@@ -103,7 +103,7 @@ def _differing(left: Mapping[str, str], right: Mapping[str, str]) -> dict[str, P
 
 
 def _settings(record: RunRecord) -> dict[str, str]:
-    return without_derived({k: v for k, v in record.params.items() if k not in NO_EFFECT})
+    return without_derived(record.settings)
 
 
 def _data(reader: RunReader, record: RunRecord) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from src.utils.errors import exit_on_user_error
-from src.utils.lab.runs import NO_EFFECT, varying_params
+from src.utils.lab.runs import varying_params
 from src.utils.store.mlflow import open_store
 from src.utils.store.objective import find_objective, result_metrics
 from src.utils.store.reader import open_reader
@@ -66,7 +66,7 @@ def _metrics(records: Sequence[RunRecord]) -> list[str]:
 def _params(records: Sequence[RunRecord]) -> list[str]:
     """Those that vary; if none does, those of the newest run."""
     varied = dict.fromkeys(name for params in varying_params(records).values() for name in params)
-    top = [name for name in records[0].params if "." not in name and name not in NO_EFFECT]
+    top = [name for name in records[0].settings if "." not in name]
     return [*varied] or top
 
 

@@ -36,13 +36,8 @@ WIDE_TERMINAL = 100  # from here on the table shows four metrics instead of two
 MOST_NOTE = 120  # characters of a note
 STYLES = {"failed": "red", "killed": "red", "running": "yellow", "pruned": "dim"}
 
-# Params that never change a result.
-NO_EFFECT = (
-    *("note", "tags", "stale", "resume_study", "resume_run", "warm_start"),
-    *("resume", "fork"),  # as stored by earlier versions
-)
-# Params that do not count as a difference between runs that are otherwise equal.
-NOT_COMPARED = (*NO_EFFECT, "seed", "force")
+# Settings that do not count as a difference between runs that are otherwise equal.
+NOT_COMPARED = ("seed", "force")
 
 FILTER = re.compile(r"\s*([\w./\-]+)\s*(?:(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*)?", re.DOTALL)
 ATTRIBUTES = ("id", "name", "status", "experiment")  # of a run, as --where and --sort name them
@@ -288,14 +283,15 @@ def data_metadata(record: RunRecord) -> dict[str, str]:
 
 def varying_params(records: Sequence[RunRecord]) -> dict[str, dict[str, str]]:
     """By run id, the params whose values are not the same in all these runs."""
-    runs = [run for run in records if run.params]
-    names = dict.fromkeys(name for run in runs for name in run.params)
-    varied = [name for name in names if len({run.params.get(name) for run in runs}) > 1]
-    top = [name for name in varied if "." not in name and name not in NO_EFFECT]
+    settings = {run.id: run.settings for run in records}
+    known = [values for values in settings.values() if values]
+    names = dict.fromkeys(name for values in known for name in values)
+    varied = [name for name in names if len({values.get(name) for values in known}) > 1]
+    top = [name for name in varied if "." not in name]
     nested = [name for name in varied if "." in name and name.split(".")[-1] not in top]
     return {
-        run.id: {name: run.params[name] for name in top + nested if name in run.params}
-        for run in records
+        run_id: {name: values[name] for name in top + nested if name in values}
+        for run_id, values in settings.items()
     }
 
 
@@ -304,7 +300,7 @@ def overrides_of(record: RunRecord, defaults: dict[str, str]) -> dict[str, str]:
     return without_derived(
         {
             name: value
-            for name, value in record.params.items()
+            for name, value in record.settings.items()
             if name not in NOT_COMPARED and not _is_equal(value, defaults.get(name))
         }
     )

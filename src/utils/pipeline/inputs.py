@@ -57,9 +57,23 @@ def prepare_inputs(settings: Settings, check: bool = True) -> list[Manifest]:
         check: whether to look for inputs that are out of date; an earlier check may be enough.
 
     Raises:
-        UserError: an input doesn't exist, or can't be built.
+        UserError: an input doesn't exist, can't be built, or has other folds than the settings ask for.
     """
-    return [_prepare_input(experiment, settings, check) for experiment in find_inputs(settings)]
+    manifests = [_prepare_input(one, settings, check) for one in find_inputs(settings)]
+    _check_folds(settings, manifests)
+    return manifests
+
+
+def _check_folds(settings: Settings, manifests: list[Manifest]) -> None:
+    """Compare the setting `folds` with the number that the inputs have, in their metadata."""
+    folds = getattr(settings, "folds", 1)
+    for manifest in manifests:
+        there = manifest.metadata.get("folds", str(folds))
+        if folds > 1 and there != str(folds):
+            raise UserError(
+                f"folds={folds} is refused: {manifest.experiment} has {there} folds; type folds={there}, or "
+                f"build it with folds={folds} first"
+            )
 
 
 def prepare_inputs_of_sweep(settings: Iterable[Settings]) -> None:

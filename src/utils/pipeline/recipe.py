@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from src.utils.config.composition import compose_values
+from src.utils.config.overrides import override_key
 from src.utils.paths import ROOT, Experiment, display_path
 from src.utils.pipeline.manifest import (
     NO_EFFECT_ON_DATA,
@@ -47,7 +48,7 @@ class Recipe:
         hydra = HydraConfig.get()
         name = str(hydra.job.config_name)
         overrides = [str(override) for override in hydra.overrides.task]
-        overrides = [text for text in overrides if _key(text) not in NO_EFFECT_ON_DATA]
+        overrides = [text for text in overrides if override_key(text) not in NO_EFFECT_ON_DATA]
         return cls(
             name,
             overrides,
@@ -134,10 +135,6 @@ def _changed_input(experiment: Experiment, digest: str) -> Iterator[str]:
 
 def _recipe_file(experiment: Experiment) -> Path:
     return experiment.data.with_name(f".{experiment.name}.recipe.json")
-
-
-def _key(override: str) -> str:
-    return override.split("=", maxsplit=1)[0].lstrip("+~")
 
 
 def _file_states(path: Path) -> dict[str, str]:

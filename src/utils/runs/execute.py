@@ -3,6 +3,7 @@
 A dataset or feature writes `_data/<stage>/<name>`; later stages read that folder.
 """
 
+import json
 import logging
 import math
 import os
@@ -11,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,9 @@ from src.utils.pipeline.inputs import prepare_inputs
 from src.utils.pipeline.manifest import Manifest, file_digests, fingerprint, json_digest
 from src.utils.pipeline.recipe import Recipe
 from src.utils.process import RERUN, is_rank_zero
-from src.utils.settings import Settings, TrainingSettings
-from src.utils.store.objective import MONITOR
+from src.utils.runs.member import VALUE, MemberLink
+from src.utils.settings import ModelSettings, Settings, TrainingSettings
+from src.utils.store.objective import MONITOR, Objective
 from src.utils.study.trial import TrialLink, convert_trial_pruned
 
 from filelock import FileLock
@@ -35,43 +37,61 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Main = Callable[[Any, Any], Any]  # of the settings and the run
+GroupMain = Callable[[Any, Any, Any], Any]  # of the settings, the settings as typed, and the run
 OBJECTIVE = "objective"  # the metric that holds what `main` returned
 
 
-def execute(experiment: Experiment, main: Main, settings: Settings) -> Any:
+def execute(experiment: Experiment, main: Main, run_group: GroupMain, settings: Settings) -> Any:
     """Run an experiment once. A dataset or feature that is up to date is not built again.
 
+    Args:
+        run_group: called in place of `main` for a group.
+
     Returns:
-        What `main` returned; None for a dataset or feature.
+        What `main` or `run_group` returned; None for a dataset or feature.
 
     Raises:
         UserError: an input can't be built, or the run that the settings name can't be resumed.
         Pruned: the pruner has ended this trial.
     """
-    return (_build if experiment.stage in DATA else _train)(experiment, main, settings)
+    if experiment.stage in DATA:
+        return _build(experiment, main, settings)
+    return _train(experiment, main, run_group, settings)
 
 
-def _train(experiment: Experiment, main: Main, settings: Settings) -> Any:
+def _train(experiment: Experiment, main: Main, run_group: GroupMain, typed: Settings) -> Any:
     from src.utils.run import tracked  # late: a stage that is up to date needs no MLflow
     from src.utils.runs.resume import find_resume_point
     from src.utils.runs.summary import print_summary
 
     began = time.monotonic()
-    settings, start = find_resume_point(experiment, settings)
+    settings, start = find_resume_point(experiment, typed)
     inputs = prepare_inputs(settings, check=not _is_checked(start))
     if start is not None:
         start.check(experiment, inputs)
     with tracked(experiment, settings, inputs, start) as run:
         if "sample" in run.data_metadata.get("source", "").split("+"):
             log.warning("SAMPLE DATA: a small part of the data set; see README, «Data»")
-        run.seed_random = partial(seed_random, settings)  # for its parts
-        run.seed_random()
-        with convert_trial_pruned():
-            value = main(settings, run)
+        if isinstance(settings, ModelSettings) and settings.is_group:
+            value = run_group(settings, typed, run)
+        else:
+            run.seed_random = partial(seed_random, settings)  # for its parts
+            run.seed_random()
+            with convert_trial_pruned():
+                value = main(settings, run)
+        if run.member is not None and run.is_rank_zero:
+            _tag_value(run, value)
         record_objective(run, settings, value)
-    if run.is_rank_zero and run.trial is None and RERUN not in os.environ:
+    is_one_of_many = run.trial is not None or run.member is not None
+    if run.is_rank_zero and not is_one_of_many and RERUN not in os.environ:
         print_summary(run, settings, time.monotonic() - began)
     return value
+
+
+def _tag_value(run: "Run", value: Any) -> None:
+    """Tag the run of a member with what `main` returned, if that is a number or several."""
+    with suppress(TypeError, AttributeError):
+        run.tag({VALUE: json.dumps(value, default=lambda number: number.tolist())})
 
 
 def seed_random(settings: Settings) -> None:
@@ -124,7 +144,8 @@ def _is_checked(start: "ResumePoint | None") -> bool:
     A resumed training and a rerun use the inputs that the old run had, or are refused.
     """
     resumes = start is not None and not start.weights_only
-    return TrialLink.current() is not None or not is_rank_zero() or RERUN in os.environ or resumes
+    is_one_of_many = TrialLink.current() is not None or MemberLink.current() is not None
+    return is_one_of_many or not is_rank_zero() or RERUN in os.environ or resumes
 
 
 @contextmanager
@@ -163,10 +184,10 @@ def record_objective(run: "Run", settings: Settings, value: Any) -> None:
     monitor = run.metrics.stored_name(monitor) if monitor else None
     run.metrics.flush()
     if monitor in run.metrics.latest:
-        run.tag({MONITOR: f"{monitor} {mode}"})
+        run.tag({MONITOR: Objective(monitor, mode == "max").to_tag()})
     elif number is not None:
         run.log({OBJECTIVE: number})
-        run.tag({MONITOR: f"{OBJECTIVE} {mode}"})
+        run.tag({MONITOR: Objective(OBJECTIVE, mode == "max").to_tag()})
 
 
 def _finite_number(value: Any) -> float | None:

@@ -5,10 +5,10 @@
         part = run.part(f"fold{fold}")
         losses.append(part.once(train, cfg, part, fold))    # `train` returns the loss of its fold
 
-A part is used like a run: `tracked_trainer(part, cfg)`, `part.log`, `part.report`, `part.save`. What it makes
-lies in folders of its name, and its metrics begin with it: `checkpoints/fold0/best.ckpt`, `fold0/val_loss`.
-A loop that was killed is resumed like any run: finished parts are kept, the part that was stopped goes on from
-`part.resume_from`, and the next ones follow.
+A part is used like a run: `tracked_trainer(part, cfg)`, `part.log`, `part.report`, `part.save`. What it
+makes lies in folders of its name, and its metrics begin with it: `checkpoints/fold0/best.ckpt`,
+`fold0/val_loss`. A loop that was killed is resumed like any run: finished parts are kept, the part that was
+stopped goes on from `part.resume_from`, and the next ones follow.
 """
 
 import copy

@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from src.utils.config.overrides import override_key
 from src.utils.errors import UserError, first_line
 from src.utils.paths import LOGS, SAVED, Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import is_gone, is_rank_zero
+from src.utils.runs.member import GROUP, MEMBERS, MemberLink
 from src.utils.runs.source_code import same_code
 from src.utils.settings import (
     AnySettings,
@@ -32,6 +34,7 @@ from src.utils.settings import (
     settings_of_run,
 )
 from src.utils.store.mlflow import get_artifact, local_store, open_store
+from src.utils.store.record import NO_EFFECT
 from src.utils.store.reference import find_run
 
 from hydra.core.hydra_config import HydraConfig
@@ -40,8 +43,6 @@ from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 
 log = logging.getLogger(__name__)
-# Settings that have no effect on a training, so that a resumed run may have other values
-NOT_COMPARED = {"resume_study", "resume_run", "warm_start", "note", "tags", "stale"}
 WARM_START = "warm_start={} starts a new run that begins with its weights"
 
 
@@ -111,7 +112,9 @@ def find_resume_point(
     run = find_run(client, str(reference), str(experiment))
     if is_rank_zero() and run.info.status == "RUNNING" and not is_gone(run.data.tags["process"]):
         raise UserError(f"run {run.info.run_id[:8]} is still running: stop it first")
-    folder = _artifact_folder(client, run)
+    if warm is not None:
+        run = _same_member(client, run)
+    folder = artifact_folder(client, run)
     config = folder / "config"
     before = settings_of_run(load_config(config / "config.yaml"), settings)
     differences = dict(_differences(before, settings))
@@ -126,6 +129,8 @@ def find_resume_point(
             raise UserError(_finished(run, settings))
     new_run = warm is not None or more_epochs
     used = _with_overrides(load_config(config / "composed.yaml"), settings) if new_run else before
+    if getattr(used, "is_group", False):  # its members have the checkpoints
+        return used, ResumePoint(run, folder, None, warm is not None)
     if isinstance(settings, TrainingSettings):
         checkpoint = newest_checkpoint(folder / "checkpoints", with_parts=warm is not None)
     else:
@@ -134,7 +139,22 @@ def find_resume_point(
     return used, ResumePoint(run, folder, checkpoint, warm is not None, more_epochs, is_training)
 
 
-def _artifact_folder(client: MlflowClient, run: StoredRun) -> Path:
+def _same_member(client: MlflowClient, run: StoredRun) -> StoredRun:
+    """Of a group, the run with the fold and seed of this process's member; any other run itself."""
+    link = MemberLink.current()
+    if link is None or MEMBERS not in run.data.tags:
+        return run
+    tags = link.member.tags | {GROUP: run.info.run_id}
+    found = client.search_runs(
+        [run.info.experiment_id],
+        " AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items()),
+    )
+    if found:
+        return found[0]
+    raise UserError(f"the group {run.info.run_id[:8]} has no member {link.name} to begin with")
+
+
+def artifact_folder(client: MlflowClient, run: StoredRun) -> Path:
     """The folder of a run's artifacts; of a remote store the one that this machine wrote, else a download."""
     if local_store() is not None:
         return get_artifact(client, run, "config").parent
@@ -145,13 +165,15 @@ def _artifact_folder(client: MlflowClient, run: StoredRun) -> Path:
 def _has_more_epochs(settings: AnySettings, before: AnySettings) -> bool:
     if not isinstance(settings, TrainingSettings) or not isinstance(before, TrainingSettings):
         return False  # only Lightning's state is known to be that of an epoch's end
+    if before.is_group:
+        return False  # each of its members may go on by itself
     return settings.max_epochs > before.max_epochs
 
 
 def _finished(run: StoredRun, settings: AnySettings) -> str:
     short = run.info.run_id[:8]
     more = "with a larger max_epochs=… a new run goes on from its end; "
-    more *= isinstance(settings, TrainingSettings)
+    more *= isinstance(settings, TrainingSettings) and MEMBERS not in run.data.tags
     return f"run {short} is finished and stays as it is: {more}{WARM_START.format(short)}"
 
 
@@ -165,11 +187,10 @@ def _refuse(run: StoredRun, differences: list[str]) -> None:
 
 def _overrides(settings: AnySettings) -> Iterator[tuple[str, Any]]:
     """The settings that were overridden on the command line: dotted name and value."""
-    overrides = HydraConfig.get().overrides.task
-    keys = [override.split("=")[0].lstrip("+~") for override in overrides]
+    keys = [override_key(override) for override in HydraConfig.get().overrides.task]
     for name, value in flatten(settings.model_dump()):
         is_overridden = any(name == key or name.startswith(f"{key}.") for key in keys)
-        if is_overridden and name not in NOT_COMPARED:
+        if is_overridden and name not in NO_EFFECT:
             yield name, value
 
 

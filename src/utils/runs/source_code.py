@@ -48,6 +48,13 @@ def defines_load(program: Path) -> bool:
     return any(isinstance(node, ast.FunctionDef) and node.name == "load" for node in body)
 
 
+def reads_attribute(folder: Path, name: str) -> bool:
+    """Whether a Python file of an experiment reads an attribute of this name, as in `run.fold`."""
+    trees = (ast.parse(file.read_bytes()) for file in folder.rglob("*.py"))
+    nodes = (node for tree in trees for node in ast.walk(tree))
+    return any(isinstance(node, ast.Attribute) and node.attr == name for node in nodes)
+
+
 def import_file(file: Path, name: str) -> ModuleType:
     """Import a file as the module `name`. The file may import its siblings by their plain names."""
     spec = spec_from_file_location(name, file)

@@ -1,18 +1,21 @@
 """The summary that is printed after a run: its last metrics, and the commands to type next."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from src.utils.run import Run
+from src.utils.runs.member import members_of
 from src.utils.runs.source_code import defines_load
-from src.utils.settings import Settings, TrainingSettings
+from src.utils.settings import ModelSettings, Settings, TrainingSettings
 from src.utils.store.objective import result_metrics
 from src.utils.terminal import (
     copy_command,
     format_duration,
     format_metric,
+    format_spread,
+    lab_command,
     print_hints,
     reload_command,
     run_command,
@@ -31,12 +34,20 @@ def print_summary(run: Run, settings: Settings, seconds: float) -> None:
     table = Table(title=title, title_justify="left", show_header=False)
     names = result_metrics(run.metrics.latest)
     for name in names[:MAX_METRICS]:
-        table.add_row(name, format_metric(run.metrics.latest[name]))
+        table.add_row(name, _format(run.metrics.latest, name, settings))
     if len(names) > MAX_METRICS:
         table.add_row(f"and {len(names) - MAX_METRICS} more", "")
     table.add_row("run id", run.id)
     get_console().print(table)
     print_hints(dict(_next_commands(run, settings)))
+
+
+def _format(metrics: Mapping[str, float], name: str, settings: Settings) -> str:
+    """A metric; of a group with the standard deviation and the number of members."""
+    spread = metrics.get(f"{name}_sd")
+    if spread is None or not isinstance(settings, ModelSettings):
+        return format_metric(metrics[name])
+    return format_spread(metrics[name], spread, len(members_of(settings)))
 
 
 def _next_commands(run: Run, settings: Settings) -> Iterator[tuple[str, str]]:
@@ -46,7 +57,11 @@ def _next_commands(run: Run, settings: Settings) -> Iterator[tuple[str, str]]:
         yield "reload", reload_command(run.id[:8], checkpoint)
     elif run.saved.is_dir() and defines_load(run.experiment.program()):
         yield "reload", reload_command(run.id[:8])
-    yield "search", f"{run_command(run.experiment)} -m '{_example_sweep(settings)}'"
+    elif isinstance(settings, ModelSettings) and settings.is_group:
+        yield "members", f"{lab_command()} show {run.id[:8]}"
+    command = run_command(run.experiment)
+    sweep = _example_sweep(settings)
+    yield ("search", f"{command} -m '{sweep}'") if sweep else ("repeat", f"{command} seeds=3")
     yield "copy", copy_command(run.experiment)
 
 
@@ -57,13 +72,13 @@ def _first_checkpoint(folder: Path) -> str:
 
 
 def _example_sweep(settings: Settings) -> str:
-    """Half to double the learning rate, or the first float that allows it; else some seeds."""
+    """Half to double the learning rate, or the first float that allows it; empty if none does."""
     values = {name: getattr(settings, name) for name in _own_settings(settings)}
     for name in sorted(values, key=lambda name: name != "learning_rate"):
         ends = (values[name] / 2, values[name] * 2) if _is_positive_float(values[name]) else ()
         if ends and all(_allows(settings, name, end) for end in ends):
             return f"{name}=interval({ends[0]:g},{ends[1]:g})"
-    return "seed=0,1,2"
+    return ""
 
 
 def _own_settings(settings: Settings) -> list[str]:

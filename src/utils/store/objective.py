@@ -6,7 +6,7 @@ calls it with the settings `monitor` and `mode`. Where nothing has, `src/utils/r
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from src.utils.store.record import RunRecord
@@ -18,6 +18,7 @@ LOWER_IS_BETTER = re.compile(
 COMMON_METRICS = ("val_acc", "val_loss", "test_acc", "test_loss", "train_acc", "train_loss")
 # Prefixes of metrics of time and hardware, in which any two runs differ
 RESOURCE_METRICS = ("system/", "epoch_seconds", "samples_per_second", "batches_per_second")
+SPREAD = "_sd"  # after the name of a metric: the standard deviation among the members of a group
 NOT_RESULTS = (*RESOURCE_METRICS, "epoch", "lr", "train_loss_step")  # prefixes, too
 # The same of a part of a run: fold0/epoch
 OF_PART = re.compile(rf".*/({'|'.join(NOT_RESULTS)})(/\d+)?")
@@ -36,15 +37,26 @@ class Objective:
         return cls(metric, not LOWER_IS_BETTER.search(metric))
 
     @classmethod
-    def from_tag(cls, record: RunRecord) -> "Objective | None":
-        """The objective in the tag `monitor` of a run; None without the tag."""
-        metric, _, mode = record.tags.get(MONITOR, "").rpartition(" ")
-        if not metric:
-            return None
-        # Lightning stores what is logged on_step and on_epoch as <metric>_step and <metric>_epoch
-        if metric not in record.metrics and f"{metric}_epoch" in record.metrics:
-            metric = f"{metric}_epoch"
-        return cls(metric, mode == "max")
+    def from_tags(cls, tags: Mapping[str, str]) -> "Objective | None":
+        """The objective in the tag `monitor`, as `to_tag` writes it; None without the tag."""
+        metric, _, mode = tags.get(MONITOR, "").rpartition(" ")
+        return cls(metric, mode == "max") if metric else None
+
+    def to_tag(self) -> str:
+        """The value of the tag `monitor`."""
+        return f"{self.metric} {'max' if self.maximize else 'min'}"
+
+    @classmethod
+    def of(cls, record: RunRecord) -> "Objective | None":
+        """The objective of a run, by the name under which its metric is stored; None without the tag."""
+        found = cls.from_tags(record.tags)
+        return found and found.stored_in(record.metrics)
+
+    def stored_in(self, metrics: Mapping[str, float]) -> "Objective":
+        """The objective by the name that its metric has among the metrics of a run."""
+        by_epoch = f"{self.metric}_epoch"  # as Lightning stores what is logged on_step and on_epoch
+        is_by_epoch = self.metric not in metrics and by_epoch in metrics
+        return Objective(by_epoch, self.maximize) if is_by_epoch else self
 
     @property
     def metrics(self) -> list[str]:
@@ -64,7 +76,7 @@ class Objective:
             for record in records
             if record.state == "finished"
             and not record.is_study
-            and Objective.from_tag(record) in (None, self)
+            and Objective.of(record) in (None, self)
             and math.isfinite(self._sort_key_of(record))
         ]
         return min(ranked, key=self._sort_key_of, default=None)
@@ -82,7 +94,7 @@ def find_objective(records: Sequence[RunRecord]) -> Objective | None:
     Args:
         records: runs with their params, metrics and tags, the newest first.
     """
-    tagged = [(record, found) for record in records if (found := Objective.from_tag(record))]
+    tagged = [(record, found) for record in records if (found := Objective.of(record))]
     logged = [found for record, found in tagged if found.metric in record.metrics]
     if tagged:
         return logged[0] if logged else tagged[0][1]
@@ -93,9 +105,13 @@ def find_objective(records: Sequence[RunRecord]) -> Objective | None:
 
 def result_metrics(metrics: Iterable[str]) -> list[str]:
     """The names of the metrics that measure the model, in the order in which they are displayed."""
-    results = (
-        name for name in metrics if not (name.startswith(NOT_RESULTS) or OF_PART.fullmatch(name))
-    )
+    known = set(metrics)
+    results = [
+        name
+        for name in known
+        if not (name.startswith(NOT_RESULTS) or OF_PART.fullmatch(name))
+        and not (name.endswith(SPREAD) and name.removesuffix(SPREAD) in known)
+    ]
     return sorted(results, key=display_order)
 
 

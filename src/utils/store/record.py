@@ -4,6 +4,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 Value = str | float  # of a param, metric or tag
+# Settings without effect on results: runs that differ in nothing else are equal
+NO_EFFECT = frozenset(
+    {
+        *("note", "tags", "stale", "resume_study", "resume_run", "warm_start"),
+        *("resume", "fork"),  # as stored by earlier versions
+    }
+)
+# Of a run that stands alone, as are all runs of earlier versions, which lack these settings
+ALONE = {"folds": "1", "fold": "None", "seeds": "1"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,15 @@ class RunRecord:
     def short(self) -> str:
         """The start of the id, as it is displayed."""
         return self.id[:8]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The params that have an effect on results, without `folds=1`, `fold=null` and `seeds=1`."""
+        return {
+            name: value
+            for name, value in self.params.items()
+            if name not in NO_EFFECT and ALONE.get(name) != value
+        }
 
     @property
     def note(self) -> str:
@@ -52,6 +70,15 @@ class RunRecord:
     @property
     def is_study(self) -> bool:
         return "optuna.study" in self.tags and "optuna.trial" not in self.tags
+
+    @property
+    def is_group(self) -> bool:
+        """Whether its members are runs that each hold out another fold or have another seed."""
+        return "group.members" in self.tags
+
+    @property
+    def is_member(self) -> bool:
+        return "group.run_id" in self.tags
 
     @property
     def is_dirty(self) -> bool:

@@ -185,6 +185,17 @@ def list_trials(reader: RunReader, study: RunRecord) -> list[RunRecord]:
     )
 
 
+def list_members(reader: RunReader, group: RunRecord) -> list[RunRecord]:
+    """The members of a group, by fold and then by seed, with their params, metrics and tags."""
+    groups = reader.column("tags", "group.run_id")
+    members = [run for run in reader.runs() if groups.get(run.id) == group.id]
+    return sorted(reader.with_values(members), key=_fold_and_seed)
+
+
+def _fold_and_seed(member: RunRecord) -> tuple[int, int]:
+    return int(member.tags.get("group.fold", 0)), int(member.tags.get("group.seed", 0))
+
+
 def find_best(reader: RunReader, records: list[RunRecord], group: str) -> RunRecord:
     """The best of some runs by their objective.
 

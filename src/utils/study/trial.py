@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.utils.config.sweep_settings import DIRECTIONS, Mode, direction_conflict
 from src.utils.errors import UserError
@@ -105,6 +105,13 @@ class TrialLink:
             text = direction_conflict(mode, direction)
             self.set_user_attr(REFUSED, text)
             raise UserError(text)
+
+    def close_connections(self) -> None:
+        """Close the connections to the study's storage; the next use opens new ones."""
+        storage: Any = self.open().study._storage
+        engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+        if engine is not None:
+            engine.dispose()
 
     def open(self) -> "optuna.Trial":
         """Open the trial in the study's storage, with the pruner of the sweep.

@@ -16,6 +16,8 @@ from typing import Any
 
 from src.utils.errors import UserError, one_line
 from src.utils.paths import Experiment, display_path
+from src.utils.process import SHARED_RUN
+from src.utils.runs.member import MEMBER
 from src.utils.study.trial import PRUNED, TRIAL
 
 import cloudpickle
@@ -54,8 +56,8 @@ class JobRunner:
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number
-        is_trial = any(TRIAL in override for override in overrides)
-        if is_trial:
+        is_one_of_many = any(TRIAL in one or MEMBER in one for one in overrides)
+        if is_one_of_many:
             _redirect_output(Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir)
         # The command line of this job alone: distributed training starts it again.
         sys.argv = [sys.argv[0], *config.hydra.overrides.task]
@@ -66,7 +68,7 @@ class JobRunner:
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
-        return self._shorten_failure(convert_result(result), is_trial)
+        return self._shorten_failure(convert_result(result), is_one_of_many)
 
     def _restore_singletons(self) -> None:
         """Set Hydra's global state; the plugins are those that the fork server has found."""
@@ -74,13 +76,13 @@ class JobRunner:
         instances = self.singletons["instances"] | {Plugins: Plugins.instance()}
         Singleton.set_state(self.singletons | {"instances": instances})
 
-    def _shorten_failure(self, result: JobReturn, is_trial: bool) -> JobReturn:
-        """Send one line, and print the traceback to the trial's output. The exception of a program that is
+    def _shorten_failure(self, result: JobReturn, prints: bool) -> JobReturn:
+        """Send one line, and print the traceback to the job's output. The exception of a program that is
         no experiment is sent whole, with its frames, as Hydra's results have them."""
         is_experiment = hasattr(self.task, "__self__")  # the experiment's Program
         if result.status is JobStatus.COMPLETED or not is_experiment:
             return result
-        if is_trial:
+        if prints:
             traceback.print_exception(result._return_value)
         return failed_result(failure_reason(result))
 
@@ -102,6 +104,8 @@ def run_job_process(
     signal.signal(signal.SIGTERM, _raise_interrupt)
     multiprocessing.set_start_method(START_METHOD, force=True)  # as in a program that runs alone
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    for inherited in (TRIAL, SHARED_RUN):  # a member of a group is forked from its trial
+        os.environ.pop(inherited, None)
     os.environ.update(environment)
     if "OMP_NUM_THREADS" in environment:
         _set_num_threads(int(environment["OMP_NUM_THREADS"]))
@@ -126,7 +130,7 @@ def _set_num_threads(number: int) -> None:
 
 
 def _redirect_output(folder: Path) -> None:
-    """Write stdout and stderr of a trial to output.txt: the terminal belongs to the sweep."""
+    """Write stdout and stderr of a job to output.txt: the terminal belongs to the sweep or group."""
     folder.mkdir(parents=True, exist_ok=True)
     file = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):

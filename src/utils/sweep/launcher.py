@@ -22,6 +22,7 @@ from functools import cached_property
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from src.utils.process import count_cores
 from src.utils.sweep.job import (
@@ -100,6 +101,7 @@ class ForkLauncher(Launcher):
 
     def __init__(self, n_jobs: int | None, jobs_per_gpu: int) -> None:
         self.slots = Slots(n_jobs, jobs_per_gpu)
+        self.context: Any = FORK
         self.processes: set[BaseProcess] = set()
         self.stopped = threading.Event()
 
@@ -141,7 +143,7 @@ class ForkLauncher(Launcher):
 
     def wait_for_server(self) -> None:
         """Wait until the server can fork: the duration of the first trial must not include its imports."""
-        process = FORK.Process(target=gc.collect)  # any function will do
+        process = self.context.Process(target=gc.collect)  # any function will do
         process.start()
         process.join()
 
@@ -160,9 +162,9 @@ class ForkLauncher(Launcher):
     def _run(self, overrides: Sequence[str], number: int, environment: dict[str, str]) -> JobReturn:
         if self.stopped.is_set():
             return failed_result(STOPPED)
-        receiver, sender = FORK.Pipe(duplex=False)
+        receiver, sender = self.context.Pipe(duplex=False)
         arguments = (self._runner, list(overrides), number, environment, sender)
-        process = FORK.Process(target=run_job_process, args=arguments, name=f"job {number}")
+        process = self.context.Process(target=run_job_process, args=arguments, name=f"job {number}")
         with receiver:
             process.start()
             sender.close()

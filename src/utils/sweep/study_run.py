@@ -14,12 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from src.utils.config.sweep_settings import MODES
 from src.utils.paths import Experiment
 from src.utils.run import Run, create_run
 from src.utils.runs.artifacts import record_run
 from src.utils.store.location import is_server, tracking_uri
 from src.utils.store.mlflow import experiment_id, open_store
+from src.utils.store.objective import MONITOR, Objective
 from src.utils.study.study import (
     EXPERIMENT,
     FINISHED,
@@ -41,6 +41,7 @@ from mlflow.store.tracking.dbmodels.models import SqlParam
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig, OmegaConf
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 log = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ class StudyRun:
             (name,) = self.study.metric_names or [OBJECTIVE]
             self.run.log(dict.fromkeys(("best_value", name), best[0].value or 0.0), step)
             self.run.metrics.flush()
-            tags["monitor"] = f"{name} {_mode(self.study)}"
+            tags[MONITOR] = _objective(self.study, name).to_tag()
         self.run.tag(tags)
         is_finished = count_trials(self.study, *FINISHED) >= n_trials_of(self.study)
         if has_one_objective and best_run and is_finished:
@@ -205,8 +206,8 @@ class StudyRun:
             OmegaConf.save(results, folder / "optimization_results.yaml")
 
 
-def _mode(study: optuna.Study) -> str:
-    return MODES[study.direction.name.lower()]
+def _objective(study: optuna.Study, metric: str) -> Objective:
+    return Objective(metric, study.direction is StudyDirection.MAXIMIZE)
 
 
 def name_objective(client: MlflowClient, study: optuna.Study, trial: FrozenTrial) -> None:
@@ -217,15 +218,18 @@ def name_objective(client: MlflowClient, study: optuna.Study, trial: FrozenTrial
     """
     if len(study.directions) > 1 or trial.value is None:
         return
-    run, mode = client.get_run(trial.user_attrs[RUN_ID]), _mode(study)
-    monitor, _, monitor_mode = run.data.tags.get("monitor", "").rpartition(" ")
-    is_monitored = monitor_mode == mode and _has_value(client, run, monitor, trial.value)
+    run = client.get_run(trial.user_attrs[RUN_ID])
+    tagged = Objective.from_tags(run.data.tags)
+    monitored = tagged and tagged.stored_in(run.data.metrics)
+    name = monitored.metric if monitored else OBJECTIVE
+    if monitored != _objective(study, name) or not _has_value(client, run, name, trial.value):
+        name = OBJECTIVE
     if study.metric_names is None:
-        study.set_metric_names([monitor if is_monitored else OBJECTIVE])
+        study.set_metric_names([name])
     if study.metric_names == [OBJECTIVE]:
         client.log_metric(run.info.run_id, OBJECTIVE, trial.value)
-        if not monitor:
-            client.set_tag(run.info.run_id, "monitor", f"{OBJECTIVE} {mode}")
+        if monitored is None:
+            client.set_tag(run.info.run_id, MONITOR, _objective(study, OBJECTIVE).to_tag())
 
 
 def _has_value(client: MlflowClient, run: StoredRun, metric: str, value: float) -> bool:

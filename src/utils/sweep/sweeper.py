@@ -16,6 +16,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import src.utils.startup  # noqa: F401  before Optuna imports torch
+from src.utils.config.overrides import override_key
 from src.utils.errors import UserError
 from src.utils.paths import STUDIES, Experiment
 from src.utils.pipeline.inputs import prepare_inputs_of_sweep
@@ -300,11 +301,6 @@ def default_study_name(experiment: Experiment, folder: Path, params: Iterable[st
         return f"{experiment.name}-{end_of_path.replace('/', '-')}-{searched}"
     day, minute, unique = match.groups()
     return f"{day}-{minute}-{searched}-{unique}"
-
-
-def override_key(override: str) -> str:
-    """Return the key of an override: `x` of `+x=1`, `hydra.sweeper.sampler` of `hydra/sweeper/sampler=…`."""
-    return override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
 
 
 def stored_overrides(hydra_overrides: Sequence[str]) -> list[str]:

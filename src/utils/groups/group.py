@@ -1,0 +1,161 @@
+"""A group of runs: its members are launched, and its own run gets their common answer.
+
+One `main` is written for one fold and one seed (`run.fold`, `cfg.seed`) and knows nothing of groups. Where
+`folds` or `seeds` ask for more, `run_group` is called in its place.
+
+Finished members are never repeated: `resume_run=GROUP` resumes those that were stopped, and starts those that
+never began. As a trial of a study, a group reports after each member, and may be pruned then.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from src.utils.errors import UserError, one_line
+from src.utils.groups.answer import find_objective, record_answer
+from src.utils.groups.launch import MemberLauncher
+from src.utils.groups.progress import MemberProgress
+from src.utils.run import Run
+from src.utils.runs.member import (
+    FOLD,
+    FOLDS,
+    GROUP,
+    MEMBERS,
+    SEED,
+    SEEDS,
+    VALUE,
+    Member,
+    members_of,
+)
+from src.utils.settings import ModelSettings
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import TaskFunction
+from mlflow.entities import Run as StoredRun
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+log = logging.getLogger(__name__)
+MAX_RUNS = 50_000  # MLflow's limit for one search
+Value = Any  # what main returns: a number, one for each objective, or anything else
+
+
+def run_group(
+    task: TaskFunction,
+    score: Callable[..., float] | None,
+    settings: ModelSettings,
+    typed: ModelSettings,
+    run: Run,
+) -> float | list[float] | None:
+    """Run the members of a group that are not finished yet, then record the answer of all.
+
+    Args:
+        task: the program, as Hydra calls it.
+        score: the program's own function `score(target, prediction)`, if it has one.
+        settings: of the group.
+        typed: as they were composed from the command line.
+        run: the group's own.
+
+    Returns:
+        The mean of what `main` returned, of each objective if there are several; None if it is no number.
+
+    Raises:
+        UserError: members have failed.
+        Pruned: the group is a trial, and its pruner ends it.
+    """
+    members = members_of(settings)
+    counts = {MEMBERS: len(members), FOLDS: settings.folds, SEEDS: settings.seeds}
+    run.tag({name: str(count) for name, count in counts.items()})
+    stored = _member_runs(run, members)
+    finished = {one: member for one, member in stored.items() if member.info.status == "FINISHED"}
+    resumed = {one: member.info.run_id for one, member in stored.items() if one not in finished}
+    values = {
+        one: json.loads(member.data.tags.get(VALUE, "null")) for one, member in finished.items()
+    }
+    launcher = MemberLauncher(task, run.id, settings, typed)
+    waiting = [member for member in members if member not in finished]
+    batches = [[member] for member in waiting] if launcher.in_job else [waiting]
+    failures: dict[Member, str] = {}
+    with MemberProgress(members, len(finished), launcher.at_a_time) as progress:
+        for batch in batches:
+            _close_connections(run)
+            for member, value, reason in launcher.launch(batch, resumed):
+                progress.on_member_end(member, value, reason)
+                (failures if reason else values)[member] = reason or value
+            if run.trial is not None:
+                if failures:
+                    break
+                _report(run, members, values)
+    stored = _member_runs(run, members)
+    if failures:
+        _close_failed(run, stored, failures)
+        raise UserError(_failure_message(run, len(members), failures))
+    record_answer(run, stored, score)
+    return mean_value([values[member] for member in members])
+
+
+def _member_runs(run: Run, members: Sequence[Member]) -> dict[Member, StoredRun]:
+    """The runs of the members that have one, the newest of each."""
+    by_tags = {(one.data.tags.get(FOLD), one.data.tags[SEED]): one for one in _search(run)}
+    keys = {one: (None if one.fold is None else str(one.fold), str(one.seed)) for one in members}
+    return {member: by_tags[key] for member, key in keys.items() if key in by_tags}
+
+
+def _search(run: Run) -> list[StoredRun]:
+    return list(
+        run.client.search_runs(
+            [run.client.get_run(run.id).info.experiment_id],
+            f"tags.`{GROUP}` = '{run.id}'",
+            max_results=MAX_RUNS,
+            order_by=["attributes.start_time ASC"],
+        )
+    )
+
+
+def _close_connections(run: Run) -> None:
+    """Close the connections to both stores: a member that is forked must not inherit them."""
+    store = run.client._tracking_client.store
+    if isinstance(store, SqlAlchemyStore):
+        store.engine.dispose()
+    if run.trial is not None:
+        run.trial.close_connections()
+
+
+def _report(run: Run, members: Sequence[Member], values: Mapping[Member, Value]) -> None:
+    """Report to the pruner: the mean so far; or to Wilcoxon's, which compares pairs, the last value."""
+    known = [values[member] for member in members if member in values]
+    value, objective = mean_value(known), find_objective(one.data.tags for one in _search(run))
+    if objective is not None:
+        run.objective(objective.metric, "max" if objective.maximize else "min")
+    if isinstance(value, float):
+        compares_pairs = "Wilcoxon" in HydraConfig.get().sweeper.pruner._target_
+        run.report(float(known[-1]) if compares_pairs else value, len(known))
+
+
+def _close_failed(
+    run: Run, stored: Mapping[Member, StoredRun], failures: Mapping[Member, str]
+) -> None:
+    """Tag the runs of failed members with the reason, and end those whose process could not."""
+    for member, reason in failures.items():
+        if member in stored:
+            run_id = stored[member].info.run_id
+            run.client.set_tag(run_id, "reason", one_line(reason))
+            if stored[member].info.status == "RUNNING":
+                run.client.set_terminated(run_id, "FAILED")
+
+
+def _failure_message(run: Run, count: int, failures: Mapping[Member, str]) -> str:
+    reasons = "; ".join(f"{member.name}: {reason}" for member, reason in failures.items())
+    resume = "" if run.trial else f"; resume_run={run.id[:8]} runs them again and keeps the others"
+    return f"{len(failures)} of {count} members failed: {reasons}{resume}"
+
+
+def mean_value(values: Sequence[Value]) -> float | list[float] | None:
+    """The mean of what several members returned; None if one of them returned no number."""
+    lists = [list(value) if isinstance(value, list | tuple) else [value] for value in values]
+    try:
+        means = [fmean(map(float, column)) for column in zip(*lists, strict=True)]
+    except (TypeError, ValueError):
+        return None
+    return means if isinstance(values[0], list | tuple) else means[0]
