@@ -41,8 +41,8 @@ def record_answer(
     results = {member: one.data.metrics for member, one in members.items()}
     common = set.intersection(*({*metrics} for metrics in results.values()))
     names = result_metrics(common)
-    objective = next(filter(None, (one.data.tags.get(MONITOR, "") for one in members.values())), "")
-    monitor = objective.rpartition(" ")[0]
+    objective = find_objective(one.data.tags for one in members.values())
+    monitor = objective.metric if objective else ""
     names.sort(key=lambda name: name != monitor)  # stable: the objective comes first
     curves = {name: _curves(run, members, name) for name in names[:MAX_CURVES]}
     for name in names:
