@@ -17,7 +17,7 @@ from src.utils.callbacks.checkpoints import (
     SaveModelClass,
     StepCheckpoint,
 )
-from src.utils.callbacks.checks import ONE_FIT, CheckLoading, CheckSchedule, SingleFit
+from src.utils.callbacks.checks import ONE_FIT, CheckLoading, CheckModes, CheckSchedule, SingleFit
 from src.utils.callbacks.exact_resume import ExactResume
 from src.utils.callbacks.interruption import Interruption
 from src.utils.callbacks.logger import RunLogger
@@ -36,8 +36,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.profilers import Profiler
 from torch.nn import Module, ModuleDict, ModuleList
 
-# Where they differ from Lightning's own; the setting `trainer` comes before them
-TRAINER_DEFAULTS = {"enable_model_summary": False, "num_sanity_val_steps": 0}
+# Where they differ from Lightning's own; the setting `trainer` comes before them.
+# One batch is validated before the training: it shows whether the monitored metric exists.
+TRAINER_DEFAULTS = {"enable_model_summary": False, "num_sanity_val_steps": 1}
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no banners and tips
 warnings.filterwarnings("ignore", r"`isinstance\(treespec")  # this Lightning with a newer torch
@@ -107,6 +108,7 @@ def _callbacks(
     if cfg.compile:
         yield Compile()
     if monitor is not None:
+        yield CheckModes(monitor, mode)
         yield BestCheckpoint(run, monitor, mode)
     yield LastCheckpoint(run)
     if cfg.checkpoint_every:

@@ -4,6 +4,7 @@
 |-----------------|------------------------------------------------------------------------------|
 | `SingleFit`     | a second `fit` in the same run                                               |
 | `CheckLoading`  | a model that `load_model` could not load from its checkpoint                 |
+| `CheckModes`    | a callback or schedule that watches the monitored metric in the other mode   |
 | `CheckSchedule` | more epochs, where the learning rate depends on the number of epochs         |
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.callbacks.resumable_loader import random_state, set_random_state
+from src.utils.config.sweep_settings import MODES, Mode
 from src.utils.errors import UserError, one_line
 from src.utils.run import Run
 
@@ -175,6 +177,39 @@ def _no_side_effects() -> Iterator[None]:
             yield
     finally:
         set_random_state(state)
+
+
+class CheckModes(pl.Callback):
+    """Compares the mode of the monitored metric with those of the callbacks and schedules that watch it.
+
+    EarlyStopping and ReduceLROnPlateau have mode="min" where none is given: of an accuracy they would end the
+    training when it gets better.
+
+    Raises:
+        UserError: one of them has the other mode.
+    """
+
+    def __init__(self, monitor: str, mode: Mode) -> None:
+        self.monitor, self.mode = monitor, mode
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        for name, monitor, mode in _watchers(trainer):
+            if monitor == self.monitor and mode in MODES.values() and mode != self.mode:
+                raise UserError(
+                    f"{name} watches {monitor} with mode={mode}, and the run with mode={self.mode}: "
+                    f'give {name} mode="{self.mode}"'
+                )
+
+
+def _watchers(trainer: pl.Trainer) -> Iterator[tuple[str, str | None, str | None]]:
+    """What decides by a metric: its class, the metric and the mode."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # it is there
+        mode = getattr(callback, "mode", None)
+        yield type(callback).__name__, getattr(callback, "monitor", None), mode
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau:
+            mode = getattr(config.scheduler, "mode", None)
+            yield type(config.scheduler).__name__, config.monitor, mode
 
 
 class CheckSchedule(pl.Callback):
