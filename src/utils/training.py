@@ -17,7 +17,7 @@ from src.utils.callbacks.checkpoints import (
     SaveModelClass,
     StepCheckpoint,
 )
-from src.utils.callbacks.checks import ONE_FIT, CheckLoading, CheckModes, CheckSchedule, SingleFit
+from src.utils.callbacks.checks import ONE_FIT, CheckEnd, CheckLoading, CheckModes, CheckSchedule, SingleFit
 from src.utils.callbacks.exact_resume import ExactResume
 from src.utils.callbacks.interruption import Interruption
 from src.utils.callbacks.logger import RunLogger
@@ -116,6 +116,7 @@ def _callbacks(
     yield StepLearningRate(run, log_every)
     yield SaveModelClass(run)
     yield CheckLoading(run)
+    yield CheckEnd()
     if run.more_epochs:
         yield CheckSchedule()
     if run.weights_from:

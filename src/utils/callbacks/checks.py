@@ -5,6 +5,7 @@
 | `SingleFit`     | a second `fit` in the same run                                               |
 | `CheckLoading`  | a model that `load_model` could not load from its checkpoint                 |
 | `CheckModes`    | a callback or schedule that watches the monitored metric in the other mode   |
+| `CheckEnd`      | a schedule that needs the number of steps, where only max_time is set        |
 | `CheckSchedule` | more epochs, where the learning rate depends on the number of epochs         |
 """
 
@@ -210,6 +211,23 @@ def _watchers(trainer: pl.Trainer) -> Iterator[tuple[str, str | None, str | None
         if config.reduce_on_plateau:
             mode = getattr(config.scheduler, "mode", None)
             yield type(config.scheduler).__name__, config.monitor, mode
+
+
+class CheckEnd(pl.Callback):
+    """Explains why the number of steps is infinite, to a schedule that ends with the training.
+
+    Raises:
+        UserError: instead of the OverflowError of `int(trainer.estimated_stepping_batches)`.
+    """
+
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, OverflowError) and trainer.max_epochs == trainer.max_steps == -1:
+            raise UserError(
+                "the schedule of the learning rate needs a number of steps, and max_time gives none: "
+                "type max_epochs=… as well; whichever comes first then ends the training"
+            ) from exception
 
 
 class CheckSchedule(pl.Callback):
