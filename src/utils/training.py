@@ -17,7 +17,14 @@ from src.utils.callbacks.checkpoints import (
     SaveModelClass,
     StepCheckpoint,
 )
-from src.utils.callbacks.checks import ONE_FIT, CheckEnd, CheckLoading, CheckModes, CheckSchedule, SingleFit
+from src.utils.callbacks.checks import (
+    ONE_FIT,
+    CheckEnd,
+    CheckLoading,
+    CheckModes,
+    CheckSchedule,
+    SingleFit,
+)
 from src.utils.callbacks.exact_resume import ExactResume
 from src.utils.callbacks.interruption import Interruption
 from src.utils.callbacks.logger import RunLogger

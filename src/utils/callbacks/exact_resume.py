@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.callbacks.checkpoints import LastCheckpoint
+from src.utils.callbacks.epoch_sums import add_logged, epoch_sums, restore_sums
 from src.utils.callbacks.resumable_loader import ResumableLoader, TrainingSource, inexact_reason
 from src.utils.errors import UserError
-from src.utils.metrics import LossAndAccuracy
 from src.utils.run import Run
 
 import pytorch_lightning as pl
@@ -37,6 +37,7 @@ class ExactResume(pl.Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
         self.stored: dict[str, Any] = {}  # the state to resume from; empty when it is restored
+        self.logged: dict[str, Any] = {}  # sums of the epoch that are still to be added
         self.at_epoch_end = False  # Lightning is in the hooks of an epoch's end
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
@@ -68,6 +69,7 @@ class ExactResume(pl.Callback):
         _warn_if_inexact(_loader(trainer))
         if self.stored:
             _restore(trainer, module, self.stored)
+            self.logged = self.stored.get("logged", {})
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.at_epoch_end = False
@@ -81,8 +83,12 @@ class ExactResume(pl.Callback):
             self.stored = {}
             trainer.fit_loop.restarting = False  # else ReduceLROnPlateau misses this epoch
 
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.logged:
+            add_logged(trainer, self.logged)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.at_epoch_end = True
+        self.at_epoch_end, self.logged = True, {}
         self._restore_random_states(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -105,7 +111,9 @@ class ExactResume(pl.Callback):
         self.run.metrics.flush()
         if trainer.fit_loop._combined_loader is not None:
             checkpoint[KEY] = _current_state(trainer, module)
-            checkpoint[KEY]["should_stop"] = self.at_epoch_end and trainer.should_stop
+            if self.at_epoch_end:  # a new epoch begins with new sums
+                checkpoint[KEY] |= {"torchmetrics": {}, "logged": {}}
+                checkpoint[KEY]["should_stop"] = trainer.should_stop
 
     def _restore_random_states(self, trainer: pl.Trainer) -> None:
         """As late as possible, because setting up a training draws random numbers too."""
@@ -119,7 +127,7 @@ def _current_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str,
     return {
         "data": _loader(trainer).state(prefetched),
         "gradients": _accumulated_gradients(trainer, module),
-        "scores": {name: metric.sums for name, metric in _epoch_metrics(module).items()},
+        **epoch_sums(trainer, module),
         "metrics": dict(trainer.callback_metrics),
         "epoch": trainer.current_epoch,
         "epoch_ends": trainer.is_last_batch,
@@ -128,8 +136,7 @@ def _current_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str,
 
 def _restore(trainer: pl.Trainer, module: pl.LightningModule, stored: dict[str, Any]) -> None:
     """Restore all but the random states; within an epoch, those and the data follow at the next batch."""
-    for name, metric in _epoch_metrics(module).items():
-        metric.sums = stored["scores"].get(name)
+    restore_sums(trainer, module, stored)
     for name, gradient in stored["gradients"].items():
         parameter = module.get_parameter(name)
         parameter.grad = gradient.to(parameter.device)
@@ -163,15 +170,6 @@ def _accumulated_gradients(trainer: pl.Trainer, module: pl.LightningModule) -> d
         return {}
     parameters = module.named_parameters()
     return {name: each.grad for name, each in parameters if each.grad is not None}
-
-
-def _epoch_metrics(module: pl.LightningModule) -> dict[str, LossAndAccuracy]:
-    """The LossAndAccuracy attributes of a module, and those in its attributes that are dicts."""
-    values: dict[str, object] = {}
-    for name, value in vars(module).items():
-        parts = value if isinstance(value, dict) else {"": value}
-        values |= {f"{name}.{key}": part for key, part in parts.items()}
-    return {name: value for name, value in values.items() if isinstance(value, LossAndAccuracy)}
 
 
 def _loader(trainer: pl.Trainer) -> ResumableLoader:

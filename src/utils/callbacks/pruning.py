@@ -1,4 +1,4 @@
-"""Pruning: Optuna's pruner is asked after each validation whether to end the trial."""
+"""Pruning: Optuna's pruner is asked after each validation or epoch whether to end the trial."""
 
 from src.utils.run import Run
 from src.utils.study.trial import Pruned
@@ -10,6 +10,9 @@ from pytorch_lightning.trainer.states import TrainerFn
 class Pruning(pl.Callback):
     """Reports the monitored metric to the trial, and ends the training when the pruner decides so.
 
+    It does so after each validation. Where there is none, or `monitor` begins with `train`, it is after each
+    epoch.
+
     In a distributed training, rank zero has the trial and broadcasts the decision.
 
     Raises:
@@ -18,20 +21,32 @@ class Pruning(pl.Callback):
 
     def __init__(self, run: Run, monitor: str) -> None:
         self.run, self.monitor = run, monitor
-        self.validations = 0
+        self.reports, self.is_due = 0, False
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
-            return
+        is_fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if is_fitting and not self.monitor.startswith("train"):
+            self._report(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.is_due = not trainer.enable_validation or self.monitor.startswith("train")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Called after `on_train_epoch_end`, when Lightning has all metrics of the epoch."""
+        if self.is_due:
+            self.is_due = False
+            self._report(trainer)
+
+    def _report(self, trainer: pl.Trainer) -> None:
         if self.monitor not in trainer.callback_metrics:
-            return  # BestCheckpoint reports it
-        self.validations += 1
+            return  # BestCheckpoint refuses it, or warns
+        self.reports += 1
         if trainer.strategy.broadcast(self._should_prune(trainer)):
-            raise Pruned(f"pruned after validation {self.validations}")
+            raise Pruned(f"pruned at report {self.reports}")
 
     def _should_prune(self, trainer: pl.Trainer) -> bool:
         try:
-            self.run.report(float(trainer.callback_metrics[self.monitor]), self.validations)
+            self.run.report(float(trainer.callback_metrics[self.monitor]), self.reports)
         except Pruned:
             return True
         return False
@@ -39,6 +54,7 @@ class Pruning(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Where the training ended early, count on to its planned end: a part that follows is then compared
         with the same part of other trials."""
+        self.on_train_epoch_start(trainer, module)
         limits = (
             (trainer.max_epochs, trainer.current_epoch),
             (trainer.max_steps, trainer.global_step),
@@ -47,4 +63,4 @@ class Pruning(pl.Callback):
             done / limit for limit, done in limits if limit is not None and limit > 0 and done
         ]
         if shares:
-            self.run.count_report(round(self.validations / max(shares)))
+            self.run.count_report(round(self.reports / max(shares)))
