@@ -108,6 +108,9 @@ class ExactResume(pl.Callback):
             step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
             metrics = trainer._logger_connector.metrics["log"]  # of this epoch, and no others
             self.run.log({**metrics, "epoch": trainer.current_epoch}, step)
+        elif trainer.training and trainer._logger_connector._first_loop_iter is not None:
+            # those of the step that has just been trained; the buffer ignores them the second time
+            trainer._logger_connector.update_train_step_metrics()
         self.run.metrics.flush()
         if trainer.fit_loop._combined_loader is not None:
             checkpoint[KEY] = _current_state(trainer, module)
