@@ -147,6 +147,7 @@ class Run(Fit):
             write(draft)
             if not draft.is_file():
                 raise UserError(f"run.save({name!r}): no file was written to the path given")
+            self.metrics.flush()  # a run that is resumed from this file has what was logged before
             return draft.replace(file)
         finally:
             if draft.is_file():

@@ -1,7 +1,7 @@
 """Exact resuming: a training that was stopped and resumed ends with the weights that it would have had.
 
 Lightning's checkpoints hold weights, optimizers, schedulers and loop counters. `ExactResume` adds random
-states, the position in the data, accumulated gradients, and the sums of the epoch's metrics.
+states, the position in the data, accumulated gradients, what is frozen, and the sums of the epoch's metrics.
 """
 
 import logging
@@ -130,6 +130,8 @@ def _current_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str,
     return {
         "data": _loader(trainer).state(prefetched),
         "gradients": _accumulated_gradients(trainer, module),
+        "frozen": [name for name, each in module.named_parameters() if not each.requires_grad],
+        "statistics": _tracked_statistics(module),
         **epoch_sums(trainer, module),
         "metrics": dict(trainer.callback_metrics),
         "epoch": trainer.current_epoch,
@@ -140,6 +142,7 @@ def _current_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str,
 def _restore(trainer: pl.Trainer, module: pl.LightningModule, stored: dict[str, Any]) -> None:
     """Restore all but the random states; within an epoch, those and the data follow at the next batch."""
     restore_sums(trainer, module, stored)
+    _unfreeze(module, stored)
     for name, gradient in stored["gradients"].items():
         parameter = module.get_parameter(name)
         parameter.grad = gradient.to(parameter.device)
@@ -165,6 +168,24 @@ def _step_plateau_schedulers(trainer: pl.Trainer, module: pl.LightningModule, ep
         is_due = config.interval == "epoch" and (epoch + 1) % config.frequency == 0
         if config.reduce_on_plateau and is_due and config.monitor in trainer.callback_metrics:
             module.lr_scheduler_step(config.scheduler, trainer.callback_metrics[config.monitor])
+
+
+def _tracked_statistics(module: pl.LightningModule) -> dict[str, bool]:
+    """Of each normalization layer, whether it tracks the statistics of its batches: a frozen one does not."""
+    layers = module.named_modules()
+    return {
+        name: each.track_running_stats for name, each in layers if hasattr(each, "running_mean")
+    }
+
+
+def _unfreeze(module: pl.LightningModule, stored: dict[str, Any]) -> None:
+    """Freeze and unfreeze as before: Lightning's BaseFinetuning freezes what it had unfrozen."""
+    if "frozen" not in stored:  # as stored by earlier versions
+        return
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad = name not in stored["frozen"]
+    for name, is_tracked in stored["statistics"].items():
+        module.get_submodule(name).track_running_stats = is_tracked
 
 
 def _accumulated_gradients(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Tensor]:
