@@ -59,7 +59,8 @@ def load_model(
         run_id: a run id, the start of one, or a run name; a study's name or run means its best trial;
             None means the experiment's newest finished run.
         experiment_name: `model/model01`; only its runs are searched.
-        checkpoint: "best" or "last"; of Lightning.
+        checkpoint: "best" or "last", of Lightning; of a part of the run "fold0/best". For a part of a run
+            without Lightning, "fold0/best" is the folder of what the part has saved.
         trust_source: needed for a store that isn't local, since the run's source code is executed.
 
     Raises:
@@ -131,7 +132,8 @@ def _load(client: "MlflowClient", run: "StoredRun", checkpoint: str, warn: bool 
         source = get_artifact(client, run, "source")
         if defines(source / program, "load"):
             module = _import_saved_source(client, run, source, program, warn)
-            return module.load(get_artifact(client, run, SAVED))
+            part = Path(checkpoint).parent
+            return module.load(get_artifact(client, run, str(SAVED / part)))
         if "checkpoints" not in artifacts:
             raise UserError(
                 f"run {run.info.run_id[:8]} has saved files in {SAVED}/, and {program} defines no "

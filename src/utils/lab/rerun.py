@@ -226,15 +226,26 @@ def _same_weights(client: MlflowClient, old: StoredRun, new: StoredRun) -> bool 
 
 def _same_checkpoints(client: MlflowClient, old: StoredRun, new: StoredRun) -> bool | None:
     try:
-        files = [get_artifact(client, run, "checkpoints/last.ckpt") for run in (old, new)]
-    except UserError:
+        folders = [get_artifact(client, run, "checkpoints") for run in (old, new)]
+    except (UserError, MlflowException):
         return None
+    left, right = (_last_weights(folder) for folder in folders)
+    if not left or not right:
+        return None
+    return left.keys() == right.keys() and all(left[key].equal(right[key]) for key in left)
+
+
+def _last_weights(folder: Path) -> dict[str, Any]:
+    """The tensors of the last checkpoint of a run, or of each of its parts."""
     import torch  # late: a model without Lightning has no checkpoints
 
-    left, right = (
-        torch.load(file, map_location="cpu", weights_only=True)["state_dict"] for file in files
-    )
-    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+    return {
+        f"{file.relative_to(folder)} {name}": tensor
+        for file in folder.rglob("last.ckpt")
+        for name, tensor in torch.load(file, map_location="cpu", weights_only=True)[
+            "state_dict"
+        ].items()
+    }
 
 
 def _same_files(client: MlflowClient, old: StoredRun, new: StoredRun) -> bool | None:

@@ -185,10 +185,10 @@ def _files(record: RunRecord) -> Iterator[str]:
         return
     yield str(display_path(folder))
     for path in sorted(folder.iterdir()):
-        inside = [file for file in path.rglob("*") if file.is_file()]
+        inside = sorted(file for file in path.rglob("*") if file.is_file())
         if path.name in LISTED_FOLDERS:
             for file in inside:
-                yield f"  {path.name}/{file.name}  {format_size(file.stat().st_size)}"
+                yield f"  {file.relative_to(folder)}  {format_size(file.stat().st_size)}"
         elif path.is_dir():
             total = format_size(sum(file.stat().st_size for file in inside))
             yield f"  {path.name}/  {len(inside)} files, {total}"

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,8 @@ def _train(experiment: Experiment, main: Main, run_group: GroupMain, typed: Sett
         if isinstance(settings, ModelSettings) and settings.is_group:
             value = run_group(settings, typed, run)
         else:
-            seed_random(settings)
+            run.seed_random = partial(seed_random, settings)  # for its parts
+            run.seed_random()
             with convert_trial_pruned():
                 value = main(settings, run)
         if run.member is not None and run.is_rank_zero:

@@ -23,6 +23,8 @@ OOF_SCORE, PUBLIC, PRIVATE = SCORES = ("oof_score", "public_score", "private_sco
 RESOURCE_METRICS = ("system/", "epoch_seconds", "samples_per_second", "batches_per_second")
 SPREAD = "_sd"  # after the name of a metric: the standard deviation among the members of a group
 NOT_RESULTS = (*RESOURCE_METRICS, "epoch", "lr", "train_loss_step")  # prefixes, too
+# The same of a part of a run: fold0/epoch
+OF_PART = re.compile(rf".*/({'|'.join(NOT_RESULTS)})(/\d+)?")
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,13 @@ class Objective:
     def of(cls, record: RunRecord) -> "Objective | None":
         """The objective of a run, by the name under which its metric is stored; None without the tag."""
         found = cls.from_tags(record.tags)
-        # Lightning stores what is logged on_step and on_epoch as <metric>_step and <metric>_epoch
-        if found and found.metric not in record.metrics:
-            by_epoch = f"{found.metric}_epoch"
-            return cls(by_epoch, found.maximize) if by_epoch in record.metrics else found
-        return found
+        return found and found.stored_in(record.metrics)
+
+    def stored_in(self, metrics: Mapping[str, float]) -> "Objective":
+        """The objective by the name that its metric has among the metrics of a run."""
+        by_epoch = f"{self.metric}_epoch"  # as Lightning stores what is logged on_step and on_epoch
+        is_by_epoch = self.metric not in metrics and by_epoch in metrics
+        return Objective(by_epoch, self.maximize) if is_by_epoch else self
 
     @property
     def metrics(self) -> list[str]:
@@ -116,7 +120,11 @@ def objective_by(metric: str, records: Sequence[RunRecord]) -> Objective:
 def result_metrics(metrics: Iterable[str]) -> list[str]:
     """The names of the metrics that measure the model, in the order in which they are displayed."""
     known = set(metrics)
-    results = (name for name in without_spreads(known) if not name.startswith(NOT_RESULTS))
+    results = (
+        name
+        for name in without_spreads(known)
+        if not (name.startswith(NOT_RESULTS) or OF_PART.fullmatch(name))
+    )
     return sorted(results, key=display_order)
 
 
