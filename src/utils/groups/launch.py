@@ -9,7 +9,7 @@ import logging
 import multiprocessing
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from copy import deepcopy
@@ -63,7 +63,7 @@ class MemberLauncher:
         """How many members run at the same time."""
         return self.launcher.slots.count if isinstance(self.launcher, ForkLauncher) else 1
 
-    def launch(self, members: Sequence[Member], runs: dict[Member, str]) -> Iterator[Ended]:
+    def launch(self, members: Sequence[Member], runs: Mapping[Member, str]) -> Iterator[Ended]:
         """Run members; yields each as soon as it has ended.
 
         Args:

@@ -97,7 +97,7 @@ def show(run: Reference, json: Json = False) -> None:
 def diff(
     run: Reference,
     other: Reference,
-    full: Annotated[bool, typer.Option("--full", help="Print a long source diff whole.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Print any source diff whole.")] = False,
 ) -> None:
     """Compare two runs: settings, data, code, packages, machine, metrics; of two groups, which is better."""
     from src.utils.lab.diff import print_diff

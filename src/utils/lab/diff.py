@@ -28,7 +28,11 @@ Pair = tuple[str, str]
 
 
 def print_diff(reader: RunReader, left: RunRecord, right: RunRecord, full: bool = False) -> None:
-    """Print a table of the differences, the source diff, and a line that names what is the same."""
+    """Print a table of the differences, the source diff, and a line that names what is the same.
+
+    Args:
+        full: print a long diff whole, and the diff of two experiments, which have little in common.
+    """
     console = get_console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -46,9 +50,10 @@ def print_diff(reader: RunReader, left: RunRecord, right: RunRecord, full: bool 
             table.add_row(*map(escape, cells))
     if table.row_count:
         console.print(table, highlight=False)
-    lines = list(source_diff(left, right))
-    _print_source_diff(lines, full)
-    same += [] if lines else ["source"]
+    if left.experiment == right.experiment or full:
+        lines = list(source_diff(left, right))
+        _print_source_diff(lines, full)
+        same += [] if lines else ["source"]
     console.print(f"the same: {', '.join(same)}", style="dim", highlight=False)
     if left.is_group or right.is_group:
         from src.utils.lab.verdict import print_verdict  # late: it imports scipy
