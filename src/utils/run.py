@@ -1,22 +1,21 @@
 """The run that `main(cfg, run)` gets: one execution of an experiment, recorded in MLflow."""
 
-import json
 import os
 import shutil
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from src.utils.config.sweep_settings import DIRECTIONS, Mode
 from src.utils.errors import UserError
-from src.utils.paths import LOGS, ROOT, Experiment, display_path
+from src.utils.paths import Experiment, display_path, remote_run_folder
 from src.utils.pipeline.manifest import Manifest, merge_metadata
+from src.utils.predictions import save_predictions
 from src.utils.process import SHARED_RUN, deferred_interrupts, is_rank_zero, this_process
-from src.utils.runs.artifacts import record_run, record_settings
+from src.utils.runs.artifacts import log_dataset, record_run, record_settings, save_traceback
 from src.utils.runs.member import MemberLink
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.runs.part import Fit
@@ -25,9 +24,6 @@ from src.utils.store.mlflow import experiment_id, local_store, open_store
 from src.utils.store.objective import MONITOR, Objective
 from src.utils.study.trial import Pruned, TrialLink
 
-from mlflow.entities import Dataset as StoredDataset
-from mlflow.entities import DatasetInput, InputTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 if TYPE_CHECKING:
@@ -39,7 +35,7 @@ if TYPE_CHECKING:
 class Run(Fit):
     """A run in MLflow, and the local folder of its artifacts; or a part of it (`part`)."""
 
-    output: Path  # the folder that a dataset or feature writes; a model has none
+    output: Path  # the folder that an experiment with `StageSettings` writes
     fold = 0  # the fold of the data to hold out
 
     def __init__(
@@ -56,11 +52,11 @@ class Run(Fit):
         self.member = MemberLink.current()
         self.is_rank_zero = is_rank_zero()
         self.remote = local_store() is None
-        self.folder = LOGS / "lightning" / run_id if self.remote else Path(info.artifact_uri)
+        self.folder = remote_run_folder(run_id) if self.remote else Path(info.artifact_uri)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def inputs(self, stage: str) -> list[Path]:
-        """The folders of all inputs of a stage (`dataset` or `feature`), in the order of the setting."""
+        """The folders of all inputs of a stage (`feature`, or one's own), in the order of the setting."""
         return [source.data for source in self.data if source.stage == stage]
 
     def input(self, name: str) -> Path:
@@ -171,20 +167,28 @@ class Run(Fit):
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120, bbox_inches="tight")
 
-    def log_dataset(self, data: Manifest, context: str) -> None:
-        """Log data as a dataset of MLflow, by the digest of its content.
+    def predictions(self, split: str, ids: Any, values: Any, target: Any = None) -> None:
+        """Write predictions as the artifact `predictions/<split>.parquet`; a second call replaces it.
+
+        A group pools the rows that its members hold out, and has the metric `oof_score` if the program has
+        `def score(target, prediction) -> float`. A loop over folds in one process concatenates them.
 
         Args:
-            context: "input" for data that this run reads, "output" for data that it writes.
+            split: "oof", rows that the model was not trained on, or "test".
+            ids: what identifies the N rows, in every run the same, each once.
+            values: [N], or [N, K] for classes (probabilities, not labels) or several targets: an array,
+                list, Series, DataFrame or tensor. The columns of a DataFrame keep their names.
+            target: the true values, where they are known.
+
+        Raises:
+            UserError: an id is not unique, a value is no finite number, or the numbers of rows differ.
         """
-        folder = Experiment.named(data.experiment).data.relative_to(ROOT)
-        source = json.dumps({"uri": str(folder)})
-        dataset = StoredDataset(data.experiment, data.digest[:32], "local", source)
-        tags = [InputTag("mlflow.data.context", context), InputTag("run_id", data.run_id)]
-        try:
-            self.client.log_inputs(self.id, [DatasetInput(dataset, tags)])
-        except MlflowException:  # another trial has recorded the same data at this moment
-            self.client.log_inputs(self.id, [DatasetInput(dataset, tags)])
+        if self.is_rank_zero:
+            save_predictions(self.folder, split, ids, values, target)
+
+    def log_dataset(self, data: Manifest, context: str) -> None:
+        """Log data as a dataset of MLflow; the context of what this run reads is "input", else "output"."""
+        log_dataset(self.client, self.id, data, context)
 
     def terminate(self, *_: object) -> None:
         """Handle SIGTERM outside a training; `src/utils/callbacks/interruption.py` does so inside one."""
@@ -252,9 +256,8 @@ def _opened(
     run: Run | None = None
     status = "FAILED"
     try:
-        with (
-            deferred_interrupts() as handlers
-        ):  # else they could leave a run that is RUNNING for ever
+        # An interrupt here could leave a run that is RUNNING for ever
+        with deferred_interrupts() as handlers:
             run = _create_or_reopen(experiment, inputs, start)
             os.environ[SHARED_RUN] = run.id
             if handlers[signal.SIGTERM] is signal.SIG_DFL:
@@ -270,7 +273,7 @@ def _opened(
         if run.ended_by or isinstance(error, KeyboardInterrupt):
             status = "KILLED"
             raise SystemExit(128 + (run.ended_by or signal.SIGINT)) from None
-        error.add_note(f"the whole traceback: {display_path(_save_traceback(run.folder))}")
+        error.add_note(f"the whole traceback: {display_path(save_traceback(run.folder))}")
         raise
     finally:
         if run is not None:
@@ -335,10 +338,3 @@ def _prepared(run: Run, settings: Settings, start: "ResumePoint | None") -> Run:
     elif start is not None:
         run.resume_from, run.more_epochs = start.checkpoint, start.more_epochs
     return run
-
-
-def _save_traceback(folder: Path) -> Path:
-    file = folder / "logs" / "traceback.txt"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(traceback.format_exc())
-    return file

@@ -21,14 +21,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from src.utils.averaged_model import AveragedModel
 from src.utils.errors import UserError
 from src.utils.paths import ROOT, SAVED, Experiment
 from src.utils.pipeline.manifest import NO_EFFECT_ON_DATA, Manifest
-from src.utils.runs.source_code import defines_load, import_file, same_code
+from src.utils.runs.source_code import defines, import_file, same_code
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader, open_reader
-from src.utils.store.record import DatasetUse, RunRecord
-from src.utils.store.reference import find_record, find_run, newest_run
+from src.utils.store.record import MEMBERS, DatasetUse, RunRecord
+from src.utils.store.reference import find_record, find_run, list_members, newest_run
 
 from omegaconf import OmegaConf
 
@@ -52,6 +53,7 @@ def load_model(
     A run of Lightning gives its LightningModule in eval mode, with the run's settings as `model.config`. For
     a run that has saved files with `run.save`, and whose program defines `def load(folder: Path)` at top
     level, it is what that function returns. It is called with the folder of these files.
+    A group gives an `AveragedModel`, which holds the models of all its members.
 
     Args:
         run_id: a run id, the start of one, or a run name; a study's name or run means its best trial;
@@ -63,41 +65,34 @@ def load_model(
 
     Raises:
         UserError: no such run, several, no such checkpoint, one that holds more than weights, files without a
-            function `load`, or a store that isn't local without `trust_source`.
+            function `load`, a group with members that are not finished, a blend, or a store that isn't local
+            without `trust_source`.
     """
-    from src.utils.store.mlflow import get_artifact, open_store  # late: it imports MLflow
+    from src.utils.store.mlflow import open_store  # late: it imports MLflow
 
     client = open_store()
     run = _best_of_study(client, _find_run(client, run_id, experiment_name))
+    check_trust(trust_source)
+    record = find_record(run.info.run_id)
+    if record.blended:
+        loads = ", ".join(f'load_model("{run_id[:8]}")' for run_id in record.blended)
+        raise UserError(f"{record.short} is a blend: its runs may have different inputs: {loads}")
+    if record.is_group:
+        return AveragedModel(_load_members(client, record, checkpoint))
+    return _load(client, run, checkpoint)
+
+
+def check_trust(trust_source: bool) -> None:
+    """Check that source code of the store may be run.
+
+    Raises:
+        UserError: the store isn't local, and `trust_source` is false.
+    """
     if local_database() is None and not trust_source:
         raise UserError(
             "loading a model runs the source code kept with its run, and this store is not local: "
-            "if you trust whoever wrote the run, say trust_source=True"
+            "if you trust whoever wrote the run, say trust_source=True, or --trust-source on the command line"
         )
-    artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-    if SAVED in artifacts:
-        program = Path(run.data.tags["mlflow.source.name"]).name
-        source = get_artifact(client, run, "source")
-        if defines_load(source / program):
-            module = _import_saved_source(client, run, source, program)
-            part = Path(checkpoint).parent
-            return module.load(get_artifact(client, run, str(SAVED / part)))
-        if "checkpoints" not in artifacts:
-            raise UserError(
-                f"run {run.info.run_id[:8]} has saved files in {SAVED}/, and {program} defines no "
-                "load(folder: Path) that reads them"
-            )
-    weights = get_artifact(client, run, f"checkpoints/{checkpoint}.ckpt")
-    file, class_name = _read_model_class(weights)
-    if file.endswith(".py"):
-        module = _import_saved_source(client, run, get_artifact(client, run, "source"), file)
-    else:  # a module of a library
-        module = import_module(file)
-    kind: type[pl.LightningModule] = attrgetter(class_name)(module)
-    model = kind.load_from_checkpoint(weights, map_location="cpu", weights_only=True)
-    settings = OmegaConf.load(get_artifact(client, run, "config/config.yaml"))
-    object.__setattr__(model, "config", settings)  # no parameter, module or buffer of the network
-    return model.eval()
 
 
 def _find_run(
@@ -116,6 +111,47 @@ def _best_of_study(client: "MlflowClient", run: "StoredRun") -> "StoredRun":
     return client.get_run(best) if best else run
 
 
+def _load_members(client: "MlflowClient", group: RunRecord, checkpoint: str) -> list[Any]:
+    members = [run for run in list_members(open_reader(), group) if run.state == "finished"]
+    if len(members) < int(group.tags[MEMBERS]):
+        raise UserError(
+            f"group {group.short} has {len(members)} of {group.tags[MEMBERS]} members finished: "
+            f"lab resume {group.short} runs the others"
+        )
+    runs = [client.get_run(member.id) for member in members]
+    return [_load(client, run, checkpoint, warn=run is runs[0]) for run in runs]
+
+
+def _load(client: "MlflowClient", run: "StoredRun", checkpoint: str, warn: bool = True) -> Any:
+    """The model of one run."""
+    from src.utils.store.mlflow import get_artifact  # late: see `load_model`
+
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+    if SAVED in artifacts:
+        program = Path(run.data.tags["mlflow.source.name"]).name
+        source = get_artifact(client, run, "source")
+        if defines(source / program, "load"):
+            module = _import_saved_source(client, run, source, program, warn)
+            part = Path(checkpoint).parent
+            return module.load(get_artifact(client, run, str(SAVED / part)))
+        if "checkpoints" not in artifacts:
+            raise UserError(
+                f"run {run.info.run_id[:8]} has saved files in {SAVED}/, and {program} defines no "
+                "load(folder: Path) that reads them"
+            )
+    weights = get_artifact(client, run, f"checkpoints/{checkpoint}.ckpt")
+    file, class_name = _read_model_class(weights)
+    if file.endswith(".py"):
+        module = _import_saved_source(client, run, get_artifact(client, run, "source"), file, warn)
+    else:  # a module of a library
+        module = import_module(file)
+    kind: type[pl.LightningModule] = attrgetter(class_name)(module)
+    model = kind.load_from_checkpoint(weights, map_location="cpu", weights_only=True)
+    settings = OmegaConf.load(get_artifact(client, run, "config/config.yaml"))
+    object.__setattr__(model, "config", settings)  # no parameter, module or buffer of the network
+    return model.eval()
+
+
 def _read_model_class(file: Path) -> tuple[str, str]:
     """Where the class of a checkpoint's model is defined: file or module, and qualified name."""
     import torch  # late: data_of_run doesn't need it
@@ -129,12 +165,12 @@ def _read_model_class(file: Path) -> tuple[str, str]:
 
 
 def _import_saved_source(
-    client: "MlflowClient", run: "StoredRun", source: Path, file: str
+    client: "MlflowClient", run: "StoredRun", source: Path, file: str, warn: bool
 ) -> ModuleType:
     """Import a file of the run's source code, under a module name that no other run has."""
     experiment = client.get_experiment(run.info.experiment_id).name
     local = ROOT / "src" / experiment
-    if not local.is_dir() or not same_code(source, local):
+    if warn and (not local.is_dir() or not same_code(source, local)):
         state = "has changed since" if local.is_dir() else "is no longer there"
         log.warning("%s %s: using the source kept with the run", local.relative_to(ROOT), state)
     return import_file(source / file, f"run_{run.info.run_id}_{Path(file).stem}")

@@ -16,7 +16,7 @@ from src.utils.predictions import pool_members
 from src.utils.run import Run
 from src.utils.runs.member import VALUE, Member
 from src.utils.runs.resume import artifact_folder
-from src.utils.store.objective import MONITOR, Objective, result_metrics
+from src.utils.store.objective import MONITOR, OOF_SCORE, Objective, result_metrics
 
 from mlflow.entities import Run as StoredRun
 
@@ -100,4 +100,4 @@ def _record_predictions(
     folders = [artifact_folder(run.client, one) for one in members.values()]
     pooled = pool_members(run.folder, folders)
     if pooled is not None and score is not None:
-        run.log({"oof_score": score(*pooled)})
+        run.log({OOF_SCORE: score(*pooled)})

@@ -7,6 +7,7 @@ source/             the code of the run     README.md     how to load it, and th
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from inspect import getdoc
@@ -14,6 +15,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from src.utils.averaged_model import AveragedModel, mean_output
 from src.utils.errors import UserError
 from src.utils.paths import SAVED
 from src.utils.store.objective import result_metrics
@@ -40,7 +42,7 @@ model = torch.export.load("model.pt2").module()
 outputs = model({arguments})  # {inputs}, N of any size
 ```
 
-It needs torch and nothing else. `model.safetensors` holds the weights alone{onnx}.
+{group}It needs torch and nothing else. `model.safetensors` holds the weights alone{onnx}.
 
 | metric | value |
 |---|---|
@@ -167,6 +169,8 @@ def export_run(
 ) -> None:
     """Write the model of a run to a new folder, completely or not at all.
 
+    The model of a group is one network: the mean of the outputs of its members.
+
     Args:
         checkpoint: `best` or `last`.
         sample: Shape and type of one sample: see `ExampleInput.of`.
@@ -181,20 +185,18 @@ def export_run(
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     model = load_model(record.id, checkpoint=checkpoint, trust_source=trust_source)
-    if not isinstance(model, LightningModule):
-        raise UserError(
-            f"run {record.short} holds a {type(model).__name__}: lab export writes models of Lightning; the "
-            f"files that this one saved are in {find_artifact(record, SAVED)}"
-        )
-    model.to(memory_format=torch.contiguous_format)
-    batch = ExampleInput.of(model, sample)
-    program = export_program(model, batch)
+    members = model.members if isinstance(model, AveragedModel) else [model]
+    _check_members(record, members)
+    network = AveragedNetwork(members) if record.is_group else members[0]
+    network.to(memory_format=torch.contiguous_format)
+    batch = ExampleInput.of(members[0], sample)
+    program = export_program(network, batch)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _save_model(program, model, draft, onnx)
+        _save_model(program, network, draft, onnx)
         _copy_source(record, draft)
-        (draft / "README.md").write_text(_readme(record, model, batch, onnx))
+        (draft / "README.md").write_text(_readme(record, members, batch, onnx))
         draft.chmod(0o755)  # mkdtemp makes a folder that only its owner can read
         draft.replace(folder)
     finally:
@@ -210,17 +212,40 @@ def _check_export(folder: Path, onnx: bool) -> None:
         raise UserError(f"ONNX needs packages that are not installed: pip install {names}")
 
 
-def export_program(model: LightningModule, batch: ExampleInput) -> ExportedProgram:
+def _check_members(record: RunRecord, members: Sequence[object]) -> None:
+    other = next((one for one in members if not isinstance(one, LightningModule)), None)
+    if other is None:
+        return
+    files = find_artifact(record, SAVED)
+    raise UserError(
+        f"run {record.short} holds a {type(other).__name__}: lab export writes models of Lightning"
+        + (f"; the files that this one saved are in {files}" if files else "")
+    )
+
+
+class AveragedNetwork(torch.nn.Module):
+    """The mean of the outputs of several networks."""
+
+    def __init__(self, members: Sequence[torch.nn.Module]) -> None:
+        super().__init__()
+        self.members = torch.nn.ModuleList(members)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return mean_output([member(*args, **kwargs) for member in self.members])
+
+
+def export_program(model: torch.nn.Module, batch: ExampleInput) -> ExportedProgram:
     """Export the network for batches of any size, and check that its outputs are the model's.
 
     Raises:
         UserError: torch.export can't follow `forward`, or the shape of the input is wrong.
     """
+    shapes = batch.dynamic_shapes()
+    if isinstance(model, AveragedNetwork) and batch.args:
+        shapes = (shapes,)  # of its one parameter, *args
     try:
         with torch.no_grad():
-            program = torch.export.export(
-                model, batch.args, batch.kwargs, dynamic_shapes=batch.dynamic_shapes()
-            )
+            program = torch.export.export(model, batch.args, batch.kwargs, dynamic_shapes=shapes)
             three = batch.with_size(3)
             outputs = program.module()(*three.args, **three.kwargs)
             torch.testing.assert_close(outputs, model(*three.args, **three.kwargs))
@@ -231,7 +256,7 @@ def export_program(model: LightningModule, batch: ExampleInput) -> ExportedProgr
     return program
 
 
-def _save_model(program: ExportedProgram, model: LightningModule, folder: Path, onnx: bool) -> None:
+def _save_model(program: ExportedProgram, model: torch.nn.Module, folder: Path, onnx: bool) -> None:
     torch.export.save(program, folder / "model.pt2")
     weights = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
@@ -247,7 +272,10 @@ def _copy_source(record: RunRecord, folder: Path) -> None:
     shutil.copytree(source, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def _readme(record: RunRecord, model: LightningModule, batch: ExampleInput, onnx: bool) -> str:
+def _readme(
+    record: RunRecord, members: Sequence[LightningModule], batch: ExampleInput, onnx: bool
+) -> str:
+    model, count = members[0], len(members)
     own = [kind for kind in type(model).__mro__ if kind.__module__ == type(model).__module__]
     commit = record.tags.get("mlflow.source.git.commit", "")[:12]
     changes = " with uncommitted changes" if record.is_dirty else ""
@@ -257,6 +285,7 @@ def _readme(record: RunRecord, model: LightningModule, batch: ExampleInput, onnx
         doc="\n\n".join(doc for kind in own if (doc := getdoc(kind))),
         arguments=batch.call_arguments(),
         inputs=batch.describe(),
+        group=f"Its output is the mean of the outputs of {count} models. " if count > 1 else "",
         onnx=", `model.onnx` the network for ONNX runtimes" if onnx else "",
         metrics="\n".join(f"| {name} | {value} |" for name, value in metrics.items()),
         id=record.id,

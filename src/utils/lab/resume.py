@@ -12,13 +12,15 @@ def resume(reference: str) -> int:
     """Start the program of a run with `resume_run=ID` and return its exit status.
 
     Raises:
-        UserError: there is no such run, it is a study, or its program no longer exists.
+        UserError: there is no such run, it is a study or blend, or its program no longer exists.
     """
     run = find_record(reference)
     if run.is_study:
         raise UserError(
             f"{run.name} is a study, not a run: lab show {run.name} has the command that resumes it"
         )
+    if run.blended:
+        raise UserError(f"{run.short} is a blend, which is never resumed: {run.tags['command']}")
     program = ROOT / run.tags["mlflow.source.name"]
     if not program.exists():
         raise UserError(

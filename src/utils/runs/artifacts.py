@@ -5,25 +5,30 @@ source/       the experiment's code as it ran: `load_model` imports it
 provenance/   commit, patch, packages, hardware, command
 logs/         the log file; later the traceback of a run that failed
 
-Later come checkpoints/ (Lightning), model/ (`run.save`) and figures/ (`run.figure`).
+Later come checkpoints/ (Lightning), model/ (`run.save`), figures/ (`run.figure`) and predictions/
+(`run.predictions`).
 """
 
 import json
 import logging
 import os
 import shutil
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 
 from src.utils.paths import ROOT, Experiment
+from src.utils.pipeline.manifest import Manifest
 from src.utils.process import RERUN, this_process
 from src.utils.runs import provenance
+from src.utils.runs.member import MemberLink
 from src.utils.runs.source_code import copy_source
 from src.utils.settings import Settings, flatten
 from src.utils.terminal import log_file
 
 from hydra.core.hydra_config import HydraConfig
-from mlflow.entities import Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 
@@ -45,12 +50,10 @@ def record_run(
         folder: of the artifacts.
         labels: the setting `tags`.
     """
-    git = provenance.git_state()
-    tags = _tags(experiment, git) | {"mlflow.note.content": note}
-    tags |= {f"tag.{label}": "true" for label in labels}
+    tags = save_provenance(folder / "provenance") | _tags(experiment)
+    tags |= {"mlflow.note.content": note} | {f"tag.{label}": "true" for label in labels}
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     copy_source(experiment.source, folder / "source")
-    _save_provenance(folder / "provenance", git)
     _link_log_file(folder / "logs" / "run.log")
 
 
@@ -64,22 +67,55 @@ def record_settings(client: MlflowClient, run_id: str, folder: Path, settings: S
     OmegaConf.save(settings.model_dump(mode="json"), config / "config.yaml")
 
 
-def _tags(experiment: Experiment, git: provenance.GitState | None) -> dict[str, str]:
-    tags = {
-        **({"rerun_of": os.environ[RERUN]} if RERUN in os.environ else {}),
-        "mlflow.source.name": str(experiment.program().relative_to(ROOT)),
-        "mlflow.source.type": "LOCAL",
-        "command": provenance.command(),
-        "process": this_process(),
-        "hydra.output": os.path.relpath(_hydra_output(), ROOT),
-    }
+def save_provenance(folder: Path) -> dict[str, str]:
+    """Write the provenance of this process to a folder; returns the tags that say the most of it."""
+    git = provenance.git_state()
+    folder.mkdir(exist_ok=True)
+    (folder / "packages.txt").write_text("\n".join(provenance.packages()) + "\n")
+    metadata = {"command": provenance.command(), "hardware": provenance.hardware()}
+    tags = {"command": provenance.command(), "process": this_process()}
     if git:
+        (folder / "changes.patch").write_bytes(git.patch)
+        values = {key: value for key, value in asdict(git).items() if key != "patch"}
+        metadata["git"] = values | {"dirty": git.dirty}
+        _warn_of_left_out(git.left_out)
         tags |= {
             "mlflow.source.git.commit": git.commit,
             "mlflow.source.git.branch": git.branch,
             "git.dirty": str(git.dirty).lower(),
         }
+    (folder / provenance.METADATA[0]).write_text(json.dumps(metadata, indent=2) + "\n")
     return tags
+
+
+def log_dataset(client: MlflowClient, run_id: str, data: Manifest, context: str) -> None:
+    """Log data as a dataset of MLflow, by the digest of its content; the context is `input` or `output`."""
+    folder = Experiment.named(data.experiment).data.relative_to(ROOT)
+    source = json.dumps({"uri": str(folder)})
+    dataset = Dataset(data.experiment, data.digest[:32], "local", source)
+    tags = [InputTag("mlflow.data.context", context), InputTag("run_id", data.run_id)]
+    try:
+        client.log_inputs(run_id, [DatasetInput(dataset, tags)])
+    except MlflowException:  # another trial has recorded the same data at this moment
+        client.log_inputs(run_id, [DatasetInput(dataset, tags)])
+
+
+def save_traceback(folder: Path) -> Path:
+    """Write the traceback of the exception that is being handled to a run's `logs/traceback.txt`."""
+    file = folder / "logs" / "traceback.txt"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(traceback.format_exc())
+    return file
+
+
+def _tags(experiment: Experiment) -> dict[str, str]:
+    is_member = MemberLink.current() is not None  # of a rerun of its group
+    return {
+        **({"rerun_of": os.environ[RERUN]} if RERUN in os.environ and not is_member else {}),
+        "mlflow.source.name": str(experiment.program().relative_to(ROOT)),
+        "mlflow.source.type": "LOCAL",
+        "hydra.output": os.path.relpath(_hydra_output(), ROOT),
+    }
 
 
 def _hydra_output() -> str:
@@ -87,18 +123,6 @@ def _hydra_output() -> str:
     config = HydraConfig.get()
     missing = OmegaConf.is_missing(config.runtime, "output_dir")
     return str(config.sweep.dir if missing else config.runtime.output_dir)
-
-
-def _save_provenance(folder: Path, git: provenance.GitState | None) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / "packages.txt").write_text("\n".join(provenance.packages()) + "\n")
-    metadata = {"command": provenance.command(), "hardware": provenance.hardware()}
-    if git:
-        (folder / "changes.patch").write_bytes(git.patch)
-        values = {key: value for key, value in asdict(git).items() if key != "patch"}
-        metadata["git"] = values | {"dirty": git.dirty}
-        _warn_of_left_out(git.left_out)
-    (folder / provenance.METADATA[0]).write_text(json.dumps(metadata, indent=2) + "\n")
 
 
 def _warn_of_left_out(files: list[str]) -> None:

@@ -21,10 +21,10 @@ from typing import Any
 
 from src.utils.config.overrides import override_key
 from src.utils.errors import UserError, first_line
-from src.utils.paths import LOGS, SAVED, Experiment
+from src.utils.paths import SAVED, Experiment, remote_run_folder
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import is_gone, is_rank_zero
-from src.utils.runs.member import GROUP, MEMBERS, MemberLink
+from src.utils.runs.member import MemberLink
 from src.utils.runs.source_code import same_code
 from src.utils.settings import (
     AnySettings,
@@ -34,7 +34,7 @@ from src.utils.settings import (
     settings_of_run,
 )
 from src.utils.store.mlflow import get_artifact, local_store, open_store
-from src.utils.store.record import NO_EFFECT
+from src.utils.store.record import GROUP, MEMBERS, NO_EFFECT
 from src.utils.store.reference import find_run
 
 from hydra.core.hydra_config import HydraConfig
@@ -158,8 +158,12 @@ def artifact_folder(client: MlflowClient, run: StoredRun) -> Path:
     """The folder of a run's artifacts; of a remote store the one that this machine wrote, else a download."""
     if local_store() is not None:
         return get_artifact(client, run, "config").parent
-    folder = LOGS / "lightning" / run.info.run_id
-    return folder if folder.is_dir() else get_artifact(client, run, "")
+    folder = remote_run_folder(run.info.run_id)
+    if not folder.is_dir():
+        folder = get_artifact(client, run, "")
+        for last in folder.glob("checkpoints/last.ckpt"):
+            last.touch()  # the newest: a download arrives in any order
+    return folder
 
 
 def _has_more_epochs(settings: AnySettings, before: AnySettings) -> bool:

@@ -40,12 +40,15 @@ def _python_files(folder: Path) -> dict[Path, bytes]:
     return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.py")}
 
 
-def defines_load(program: Path) -> bool:
-    """Whether a program has a function `load` at top level, by which `load_model` reads what it saved."""
+def defines(program: Path, function: str) -> bool:
+    """Whether a program has a function of this name at top level.
+
+    `load` reads what the program has saved, for `load_model`; `score` is the metric of a competition.
+    """
     if not program.is_file():
         return False
     body = ast.parse(program.read_text()).body
-    return any(isinstance(node, ast.FunctionDef) and node.name == "load" for node in body)
+    return any(isinstance(node, ast.FunctionDef) and node.name == function for node in body)
 
 
 def reads_attribute(folder: Path, name: str) -> bool:

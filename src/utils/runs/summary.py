@@ -7,7 +7,7 @@ from typing import Any
 
 from src.utils.run import Run
 from src.utils.runs.member import members_of
-from src.utils.runs.source_code import defines_load
+from src.utils.runs.source_code import defines
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
 from src.utils.store.objective import result_metrics
 from src.utils.terminal import (
@@ -55,7 +55,7 @@ def _next_commands(run: Run, settings: Settings) -> Iterator[tuple[str, str]]:
     checkpoint = _first_checkpoint(run.checkpoints)
     if checkpoint:
         yield "reload", reload_command(run.id[:8], checkpoint)
-    elif run.saved.is_dir() and defines_load(run.experiment.program()):
+    elif run.saved.is_dir() and defines(run.experiment.program(), "load"):
         yield "reload", reload_command(run.id[:8])
     elif isinstance(settings, ModelSettings) and settings.is_group:
         yield "members", f"{lab_command()} show {run.id[:8]}"

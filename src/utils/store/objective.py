@@ -16,6 +16,9 @@ LOWER_IS_BETTER = re.compile(
     r"loss|err|mae|mse|nll|perplexity|ppl|latency|seconds|bytes", re.IGNORECASE
 )
 COMMON_METRICS = ("val_acc", "val_loss", "test_acc", "test_loss", "train_acc", "train_loss")
+# Metrics of `score(target, prediction)`: out of fold, and as a competition gives them; better where the
+# objective is
+OOF_SCORE, PUBLIC, PRIVATE = SCORES = ("oof_score", "public_score", "private_score")
 # Prefixes of metrics of time and hardware, in which any two runs differ
 RESOURCE_METRICS = ("system/", "epoch_seconds", "samples_per_second", "batches_per_second")
 SPREAD = "_sd"  # after the name of a metric: the standard deviation among the members of a group
@@ -109,16 +112,35 @@ def is_resource(metric: str) -> bool:
     return metric.startswith(RESOURCE_METRICS) or bool(RESOURCE_OF_PART.fullmatch(metric))
 
 
+def objective_by(metric: str, records: Sequence[RunRecord]) -> Objective:
+    """A metric by which runs are sorted, with its direction.
+
+    It is the direction of the newest run whose objective the metric is; of a score, of the newest objective.
+    Else it is guessed from the name.
+    """
+    tagged = [found for record in records if (found := Objective.of(record))]
+    known = [one for one in tagged if one.metric == metric or metric in SCORES]
+    return Objective(metric, known[0].maximize) if known else Objective.from_name(metric)
+
+
 def result_metrics(metrics: Iterable[str]) -> list[str]:
     """The names of the metrics that measure the model, in the order in which they are displayed."""
     known = set(metrics)
-    results = [
+    results = (
         name
-        for name in known
+        for name in without_spreads(known)
         if not (name.startswith(NOT_RESULTS) or OF_PART.fullmatch(name))
-        and not (name.endswith(SPREAD) and name.removesuffix(SPREAD) in known)
-    ]
+    )
     return sorted(results, key=display_order)
+
+
+def without_spreads(metrics: set[str]) -> set[str]:
+    """The names of metrics, without those that are standard deviations of others."""
+    return {
+        name
+        for name in metrics
+        if not (name.endswith(SPREAD) and name.removesuffix(SPREAD) in metrics)
+    }
 
 
 def display_order(metric: str) -> tuple[int, bool, str]:
