@@ -12,7 +12,7 @@ from typing import Any
 from src.utils.lab.runs import without_derived
 from src.utils.lab.show import read_packages
 from src.utils.runs.provenance import read_metadata
-from src.utils.store.objective import RESOURCE_METRICS, display_order, without_spreads
+from src.utils.store.objective import display_order, is_resource, without_spreads
 from src.utils.store.reader import RunReader, dataset_digests, find_artifact
 from src.utils.store.record import RunRecord
 from src.utils.terminal import format_value
@@ -149,11 +149,7 @@ def _machine(record: RunRecord) -> dict[str, str]:
 
 def _metrics(record: RunRecord) -> dict[str, str]:
     names = sorted(
-        (
-            name
-            for name in without_spreads({*record.metrics})
-            if not name.startswith(RESOURCE_METRICS)
-        ),
+        (name for name in without_spreads({*record.metrics}) if not is_resource(name)),
         key=display_order,
     )
     return {name: repr(record.metrics[name]) for name in names}

@@ -24,7 +24,7 @@ from src.utils.process import RERUN
 from src.utils.runs.provenance import packages, read_metadata
 from src.utils.store.location import tracking_uri
 from src.utils.store.mlflow import get_artifact, open_store
-from src.utils.store.objective import RESOURCE_METRICS
+from src.utils.store.objective import is_resource
 from src.utils.store.reader import open_reader
 from src.utils.store.record import MEMBERS
 from src.utils.store.reference import find_record, list_members
@@ -63,7 +63,7 @@ class RerunResult:
     def metrics(self) -> dict[str, tuple[float, float | None]]:
         """The old and the new value of each metric, without timings."""
         old, new = self.old.data.metrics, self.new.data.metrics
-        names = sorted(name for name in old if not name.startswith(RESOURCE_METRICS))
+        names = sorted(name for name in old if not is_resource(name))
         return {name: (old[name], new.get(name)) for name in names}
 
     @property

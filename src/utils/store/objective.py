@@ -25,6 +25,7 @@ SPREAD = "_sd"  # after the name of a metric: the standard deviation among the m
 NOT_RESULTS = (*RESOURCE_METRICS, "epoch", "lr", "train_loss_step")  # prefixes, too
 # The same of a part of a run: fold0/epoch
 OF_PART = re.compile(rf".*/({'|'.join(NOT_RESULTS)})(/\d+)?")
+RESOURCE_OF_PART = re.compile(rf".*/({'|'.join(RESOURCE_METRICS)})")
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,11 @@ def find_objective(records: Sequence[RunRecord]) -> Objective | None:
     runs = [record for record in records if not record.is_study]  # a study's metrics are its own
     names = result_metrics({name for record in runs for name in record.metrics})
     return Objective.from_name(names[0]) if names else None
+
+
+def is_resource(metric: str) -> bool:
+    """Whether a metric is of time or hardware, of a run or of a part of one."""
+    return metric.startswith(RESOURCE_METRICS) or bool(RESOURCE_OF_PART.fullmatch(metric))
 
 
 def objective_by(metric: str, records: Sequence[RunRecord]) -> Objective:
