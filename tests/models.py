@@ -17,7 +17,12 @@ from src.utils.training import best_checkpoint, best_score, tracked_trainer
 import optuna
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -35,6 +40,9 @@ class Config(TrainingSettings):
         "alone",
         "diverging",
         "training",
+        "modes",
+        "averaged",
+        "timed",
     ]
     dropout: float
 
@@ -122,6 +130,34 @@ def training(cfg: Config, run: Run) -> float:
     trainer = tracked_trainer(run, changed(cfg, val_check_interval=2), "train_loss", "min")
     trainer.fit(Regression(), train(), validation())
     run.tag({"best": str(best_score(trainer))})
+    return best_score(trainer)
+
+
+def modes(cfg: Config, run: Run) -> float:
+    errors = []
+    for name, model, own in (
+        ("first", Regression(), [EarlyStopping("val_loss", mode="max")]),
+        ("second", Plateau(), []),
+    ):
+        trainer = tracked_trainer(run.part(name), cfg, "val_loss", "min", callbacks=own)
+        try:
+            trainer.fit(model, train(), validation())
+        except UserError as error:
+            errors.append(str(error))
+    run.tag({"refused": "\n".join(errors)})
+    return 0.0
+
+
+def averaged(cfg: Config, run: Run) -> float:
+    own = [StochasticWeightAveraging(0.1, swa_epoch_start=1)]
+    trainer = tracked_trainer(run, cfg, "val_loss", "min", callbacks=own)
+    trainer.fit(Plain(), train(), validation())
+    return best_score(trainer)
+
+
+def timed(cfg: Config, run: Run) -> float:
+    trainer = tracked_trainer(run, cfg, "val_loss", "min")
+    trainer.fit(Plain(), train(), validation())
     return best_score(trainer)
 
 
@@ -232,6 +268,18 @@ class Regression(pl.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+class Plain(Regression):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+class Plateau(Regression):
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), 0.01)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max")
+        return [optimizer], [{"scheduler": schedule, "monitor": "val_loss"}]
 
 
 if __name__ == "__main__":

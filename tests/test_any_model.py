@@ -31,6 +31,8 @@ KINDS = (
     "pruned",
     "diverging",
     "training",
+    "modes",
+    "averaged",
 )
 FEW = ("max_epochs=3", "trainer.accelerator=cpu", "trainer.log_every_n_steps=2")
 ONE_PROCESS = ("hydra/sweeper=basic", "hydra/launcher=basic")
@@ -155,15 +157,42 @@ def test_nothing_stale(trained: Trained) -> None:
 
 
 def test_unknown_monitor(trained: Trained) -> None:
-    """A monitored name that does not exist is one line with the names there are, after the first epoch."""
-    assert (
-        trained.run("unknown")
-        .data.tags["refused"]
-        .startswith(
-            "monitor='val_acc' is not among the metrics: there are train_loss, train_loss_epoch"
-        )
+    """A monitored name that does not exist is one line with the names there are, before the first step."""
+    run = trained.run("unknown")
+    line = "monitor='val_acc' is not among the metrics: there are val_loss"
+    assert run.data.tags["refused"] == line
+    assert not {"val_loss", "train_loss_step"} & run.data.metrics.keys()
+
+
+def test_modes(trained: Trained) -> None:
+    """A callback or schedule that watches the monitored metric in the other mode is one line."""
+    first, second = trained.run("modes").data.tags["refused"].splitlines()
+    assert first == (
+        "EarlyStopping watches val_loss with mode=max, and the run with mode=min: "
+        'give EarlyStopping mode="min"'
     )
-    assert trained.steps("unknown", "val_loss") == [3]
+    assert second.startswith("ReduceLROnPlateau watches val_loss with mode=max")
+
+
+def test_own_averaging(trained: Trained) -> None:
+    """A user's StochasticWeightAveraging works beside the callbacks of the run."""
+    assert trained.run("averaged").info.status == "FINISHED"
+    assert trained.checkpoints("averaged") == ["best.ckpt", "last.ckpt"]
+
+
+def test_time_limit(trained: Trained, tmp_path: Path) -> None:
+    """max_time alone ends a training as max_steps does; a schedule that needs an end says so in one line."""
+    lab = trained.lab.copied(tmp_path / "timed")
+    quick = [one for one in FEW if "max_epochs" not in one]
+    lab.done(MODELS, *quick, "kind=timed", "+trainer.max_time=00:00:00:01")
+    run = lab.newest("model/model91")
+    assert run.data.params["trainer.max_epochs"] == "-1"
+    assert run.data.metrics["epoch"] > 5
+    done = lab.run(MODELS, *quick, "kind=seldom", "+trainer.max_time=00:00:00:01")
+    assert done.returncode == 0  # it says max_epochs=4 in its code
+    done = lab.run(MODELS, *quick, "kind=training", "+trainer.max_time=00:00:00:01")
+    assert done.returncode == 2
+    assert "the schedule of the learning rate needs a number of steps" in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["twice", "folds"])
@@ -171,7 +200,7 @@ def test_one_training_a_run(trained: Trained, kind: str) -> None:
     """A second training in a run is refused with a line that says how to have both."""
     said = trained.run(kind).data.tags["refused"]
     assert said.startswith("a run holds one training")
-    assert "-m fold=0,1,2" in said
+    assert 'run.part("fold0")' in said
 
 
 def test_summary(trained: Trained, tmp_path: Path) -> None:

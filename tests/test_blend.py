@@ -11,6 +11,8 @@ from src.utils.lab.blend_weights import METHODS, Metric, Rows, cross_validate, h
 from src.utils.lab.submit import write_submission
 from src.utils.predictions import save_predictions
 from src.utils.store.mlflow import open_store
+from src.utils.store.objective import objective_by
+from src.utils.store.record import RunRecord
 from src.utils.store.reference import find_record
 
 import numpy as np
@@ -123,6 +125,17 @@ def test_leaderboard(own: Lab) -> None:
     assert table.index(linear.info.run_id[:8]) < table.index(trees.info.run_id[:8])
     assert "oof_score" in table
     assert "--public 0.91" in refused(own, "submitted", "latest")
+
+
+def test_direction_of_sorting() -> None:
+    """A metric is sorted as the newest run says whose objective it is; a score, as the newest run says."""
+    records = [
+        RunRecord("", "", "", "FINISHED", None, None, "", tags={"monitor": monitor})
+        for monitor in ("oof_score max", "val_score min", "val_score max")
+    ]
+    assert not objective_by("val_score", records).maximize
+    assert objective_by("public_score", records).maximize
+    assert not objective_by("test_loss", records).maximize
 
 
 @pytest.fixture(scope="session", name="store")

@@ -70,6 +70,7 @@ def test_several_columns(tmp_path: Path) -> None:
         ("oof", [], [], None, "not 0 rows of ids"),
         ("oof", [7, 3, 7], VALUES, None, "id 7 is there twice"),
         ("oof", ["a", None, "b"], VALUES, None, "row 1 has no id"),
+        ("oof", np.array([1, "a", 2], object), VALUES, None, "of one type, not int and str"),
         ("oof", np.ones((3, 2)), VALUES, None, "ids should be one column"),
         ("oof", IDS, [0.1, np.inf, 1], None, "the prediction of id 3 is inf, not a finite number"),
         ("oof", IDS, [[1, 2], [1, 2], [1, None]], None, "the prediction_1 of id 5 is nan"),

@@ -1,15 +1,21 @@
 """Trainings that are stopped, by whatever, and go on as if they had not been."""
 
+import os
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
+
+from src.utils.process import deferred_interrupts
+from src.utils.runs import resume
 
 import pytest
 import torch
 from conftest import MODEL, QUICK, Lab, copy_experiment, made_once
-from mlflow.entities import Run
+from mlflow.entities import Run, RunData, RunInfo
 from torch import Tensor
 
 LONG = (*QUICK, "max_epochs=30", "checkpoint_every=7")  # of 18 steps an epoch
@@ -136,6 +142,35 @@ def test_stopped_and_resumed(fresh: Lab, uninterrupted: Lab, by: signal.Signals)
 def test_no_signal_is_lost(clone: Lab) -> None:
     """A signal that comes while a run is created arrives afterwards, also behind one that is ignored."""
     assert clone.python(DEFERRED)[0].split() == ["created", "terminated"]
+
+
+def test_interrupts_of_threads() -> None:
+    """A thread other than the main one can't defer interrupts, and leaves them as they are."""
+    before, inside = signal.getsignal(signal.SIGTERM), []
+
+    def defer() -> None:
+        with deferred_interrupts() as handlers:
+            inside.append(handlers[signal.SIGTERM])
+
+    thread = threading.Thread(target=defer)
+    thread.start()
+    thread.join()
+    assert inside == [before]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_downloaded_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of checkpoints that are downloaded, the last one is the newest, in whatever order they arrive."""
+    (tmp_path / "checkpoints").mkdir()
+    for age, name in enumerate(("last.ckpt", "best.ckpt")):
+        file = tmp_path / "checkpoints" / name
+        torch.save({}, file)
+        os.utime(file, (age, age))
+    monkeypatch.setattr(resume, "local_store", lambda: None)
+    monkeypatch.setattr(resume, "get_artifact", lambda client, run, path: tmp_path)
+    run = Run(RunInfo("0" * 32, "0", "", "FINISHED", 0, 0, "active"), RunData())
+    folder = resume.artifact_folder(Mock(), run)
+    assert resume.newest_checkpoint(folder / "checkpoints") == folder / "checkpoints/last.ckpt"
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])

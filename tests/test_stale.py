@@ -219,10 +219,3 @@ def test_unknown_names(reader: Lab) -> None:
         assert refused.returncode == 2
         assert refused.stderr.count("\n") == 1
         assert answer in refused.stderr
-    own = reader.root / "src/ensemble/ensemble01/vote.py"
-    own.parent.mkdir(parents=True)
-    shutil.copy(reader.root / PROGRAM, own)
-    refused = reader.run(str(own.relative_to(reader.root)))
-    assert refused.returncode == 2
-    assert "the stages are dataset, feature, model" in refused.stderr
-    assert refused.stderr.count("\n") == 1

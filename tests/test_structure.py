@@ -6,12 +6,14 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from src.utils.paths import list_stages
+
 import pytest
 from conftest import PROJECT, ROOT, Lab
 from mnist import needed
 
 SRC, CONFIG = ROOT / "src", ROOT / "config"
-STAGES = ("dataset", "feature", "model")
+STAGES = list_stages()
 EXPERIMENTS = [
     folder
     for src in (SRC, PROJECT / "src")

@@ -22,7 +22,7 @@ class AveragedModel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The mean of the members' outputs."""
-        if hasattr(self.members[0], "predict_proba"):
+        if hasattr(self.members[0], "classes_"):
             return self.members[0].classes_[self.predict_proba(*args, **kwargs).argmax(axis=1)]
         calls = [one if _is_network(one) else one.predict for one in self.members]
         return mean_output([call(*args, **kwargs) for call in calls])
@@ -30,7 +30,7 @@ class AveragedModel:
     predict = __call__
 
     def predict_proba(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """The mean of the members' probabilities [N, K], if they have such a method.
+        """The mean of the members' probabilities [N, K], if they are such classifiers.
 
         Raises:
             UserError: the members have seen different classes.

@@ -16,11 +16,13 @@ from typing import Any, NoReturn
 
 from src.utils.config.composition import (
     COMPOSITION_ERRORS,
+    FIRST_LINE,
     compose_config,
     composition_error,
     hydra_main,
 )
 from src.utils.config.overrides import override_key
+from src.utils.config.settings_class import makes_data
 from src.utils.config.trainer_arguments import lift_epoch_limit
 from src.utils.errors import UserError
 from src.utils.paths import Experiment
@@ -175,6 +177,8 @@ def check_before_import(
         (check_hydra_settings if line.is_multirun else check_single_run)(config)
         settings = None
         if settings_class is not None:
+            if line.is_multirun:
+                check_is_searchable(experiment, settings_class)
             settings = settings_from_config(experiment, settings_class, config)
     except COMPOSITION_ERRORS as error:
         raise composition_error(error, experiment, known) from None
@@ -189,14 +193,17 @@ def settings_from_config(
     """Convert a composed config to the experiment's settings class.
 
     Raises:
-        UserError: settings are invalid, or name a dataset or feature that does not exist.
+        UserError: settings are invalid, or name an input that does not exist, or the experiment itself.
     """
     hydra = cfg.hydra if "hydra" in cfg else HydraConfig.get()
     overridden = {override_key(override) for override in hydra.overrides.task}
     lift_epoch_limit(cfg, overridden, lambda: load_config(experiment.config / "config.yaml"))
     names = [str(name) for name in cfg if name != "hydra"]
     settings = validate_config(settings_class, OmegaConf.masked_copy(cfg, names))
-    find_inputs(settings)
+    if experiment in find_inputs(settings):
+        raise UserError(
+            f"{experiment.stage}={experiment.name} is refused: {experiment} would read itself"
+        )
     return settings
 
 
@@ -211,6 +218,19 @@ def check_single_run(config: DictConfig) -> None:
         raise UserError("resume_study= resumes a search: add -m; resume_run= resumes a run")
 
 
+def check_is_searchable(experiment: Experiment, settings_class: type[Settings]) -> None:
+    """Check that -m runs a model.
+
+    Raises:
+        UserError: the experiment makes data.
+    """
+    if makes_data(experiment, settings_class):
+        raise UserError(
+            f"-m searches the settings of a model; {experiment} makes data, and each run would replace what "
+            "the one before made: run it without -m"
+        )
+
+
 def check_hydra_settings(config: DictConfig) -> None:
     """Check those of Hydra's own settings on which it would fail late, with files left behind.
 
@@ -219,7 +239,9 @@ def check_hydra_settings(config: DictConfig) -> None:
     """
     hydra = config.hydra
     if "check" not in (hydra.callbacks or {}):
-        raise UserError("config/utils/hydra.yaml was taken out of the settings: no run without it")
+        raise UserError(
+            f"config.yaml has no defaults that lead to config/utils/hydra.yaml: {FIRST_LINE}"
+        )
     verbose = hydra.verbose
     names = verbose if OmegaConf.is_list(verbose) else [verbose]
     if not isinstance(verbose, bool) and not all(isinstance(name, str) for name in names):

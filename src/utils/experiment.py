@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar
 
 from src.utils.startup import FastExit, pause_gc, raise_on_interrupt, resume_gc
 
@@ -24,6 +24,7 @@ from src.utils.startup import FastExit, pause_gc, raise_on_interrupt, resume_gc
 from src.utils.command_line import (
     CommandLine,
     check_before_import,
+    check_is_searchable,
     check_single_run,
     check_store,
     make_output_folder,
@@ -31,11 +32,11 @@ from src.utils.command_line import (
     settings_from_config,
 )
 from src.utils.config.composition import COMPOSITION_ERRORS, composition_error, hydra_main
-from src.utils.config.settings_class import read_settings_class
+from src.utils.config.settings_class import read_settings_class, settings_class_of
 from src.utils.config.sweep_settings import study_directions
 from src.utils.config.trainer_arguments import check_trainer_arguments
 from src.utils.errors import UserError, exit_on_user_error, library_error_line, traceback_from
-from src.utils.paths import STAGES, Experiment, display_path
+from src.utils.paths import NO_STAGES, Experiment, display_path
 from src.utils.runs.source_code import reads_attribute
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
 from src.utils.study.trial import PRUNED, Pruned
@@ -50,7 +51,10 @@ Main = Callable[[Any, Any], Any]
 
 
 def experiment(main: Main) -> "Program":
-    """Decorate `def main(cfg: SomeSettings, run: Run)`. Calling the result runs the command line."""
+    """Decorate `def main(cfg: SomeSettings, run: Run)`. Calling the result runs the command line.
+
+    A model without settings of its own may leave out both types: its cfg is then of the class ModelSettings.
+    """
     return Program(main)
 
 
@@ -63,7 +67,8 @@ class Program:
     def __init__(self, main: Main) -> None:
         self.main = main
         self.file = Path(main.__code__.co_filename)
-        self.settings_class: type[Settings] = get_type_hints(main)["cfg"]
+        with exit_on_user_error():
+            self.settings_class = settings_class_of(main)
         self.run_started = False
         Program.defined = self
 
@@ -76,9 +81,9 @@ class Program:
         """
         experiment = Experiment.of(self.file)
         if experiment is None:
-            stages = ", ".join(STAGES)
             raise UserError(
-                f"{display_path(self.file)} is in no src/<stage>/<name> folder: the stages are {stages}"
+                f"{display_path(self.file)} is in no src/<stage>/<name> folder; a stage has a Python name, "
+                f"not {', '.join(sorted(NO_STAGES))}"
             )
         return experiment
 
@@ -100,7 +105,7 @@ class Program:
         """Execute one run with a composed config. Hydra and its launchers call it.
 
         Returns:
-            What `main` returned; `PRUNED` for a pruned trial; None for a dataset or feature.
+            What `main` returned; `PRUNED` for a pruned trial; None for what makes data.
 
         Raises:
             UserError: the run is a job of a sweep, and its settings are refused.
@@ -190,11 +195,7 @@ class CheckSettings(Callback):
         if program is None:
             return
         with exit_on_user_error():
-            if program.experiment.stage != "model":
-                raise UserError(
-                    f"-m searches the settings of a model; {program.experiment} makes data, and each run "
-                    "would replace what the one before made: run it without -m"
-                )
+            check_is_searchable(program.experiment, program.settings_class)
             # A resumed study has its directions already
             if "direction" in config.hydra.sweeper and not config.get("resume_study"):
                 study_directions(config)

@@ -5,6 +5,7 @@
     _data/feature/feature01/    what the experiment `feature/feature01` made
 
 An experiment is identified by the folder of its file. No file contains its own path.
+Any folder of `src` is a stage: `src/embedding/embedding01/…py` is an experiment of the stage `embedding`.
 """
 
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from pathlib import Path
 from src.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-# Folders of the data that each stage makes; a model makes none
-DATA = {"dataset": ROOT / "_data" / "data", "feature": ROOT / "_data" / "feature"}
+DATA = ROOT / "_data"
+DATASETS = "data"  # the folder in _data of the stage `dataset`; any other has the stage's name
+STAGES = ("dataset", "feature", "model")  # that every project has, empty or not
+NO_STAGES = {"utils", DATASETS, "sample"}  # folders of src and _data that have another purpose
 SAVED = "model"  # the artifact folder of what `run.save` writes
-STAGES = ("dataset", "feature", "model")
+PREDICTIONS = "predictions"  # … and of `run.predictions`
 LOGS = ROOT / "logs"
 STUDIES = LOGS / "optuna" / "optuna.db"  # Optuna's default storage here
 
@@ -24,6 +27,33 @@ STUDIES = LOGS / "optuna" / "optuna.db"  # Optuna's default storage here
 def display_path(path: Path) -> Path:
     """A path relative to the repository's root, if it is inside."""
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def remote_run_folder(run_id: str) -> Path:
+    """The local folder of the artifacts of a run that a remote store has."""
+    return LOGS / "lightning" / run_id
+
+
+def is_stage(name: str) -> bool:
+    """Whether the folders in `src/<name>` are experiments."""
+    return name.isidentifier() and name not in NO_STAGES and not name.startswith("_")
+
+
+def list_stages() -> list[str]:
+    """The stages that have code or data here, and those of every project; by name, models last."""
+    folders = (*(ROOT / "src").glob("*/"), *DATA.glob("*/"))
+    stages = {*STAGES, *filter(is_stage, (folder.name for folder in folders))}
+    return sorted(stages, key=lambda stage: (stage == "model", stage))
+
+
+def data_folder(stage: str) -> Path:
+    """The folder of the data that the experiments of a stage make."""
+    return DATA / (DATASETS if stage == "dataset" else stage)
+
+
+def is_program(file: Path) -> bool:
+    """Whether a source file has an `@experiment`."""
+    return "\n@experiment\n" in file.read_text()
 
 
 @dataclass(frozen=True)
@@ -39,7 +69,7 @@ class Experiment:
         path = Path(file).resolve()
         parts = path.relative_to(ROOT).parts if path.is_relative_to(ROOT) else ()
         match parts:
-            case ("src", stage, name, _, *_) if stage in STAGES:
+            case ("src", stage, name, _, *_) if is_stage(stage):
                 return cls(stage, name)
         return None
 
@@ -64,8 +94,8 @@ class Experiment:
 
     @property
     def data(self) -> Path:
-        """The folder of a dataset's or feature's data. A model has none."""
-        return DATA[self.stage] / self.name
+        """The folder of the data that it makes. A model makes none."""
+        return data_folder(self.stage) / self.name
 
     def next(self) -> "Experiment":
         """The next free name: model02 after model01."""
@@ -82,13 +112,11 @@ class Experiment:
         Raises:
             UserError: no file has it, or several have.
         """
-        files = sorted(self.source.glob("*.py"))
-        programs = [file for file in files if "\n@experiment\n" in file.read_text()]
-        match programs:
+        match sorted(filter(is_program, self.source.glob("*.py"))):
             case [program]:
                 return program
             case []:
                 raise UserError(f"no program in src/{self}: one file there needs an @experiment")
-            case _:
+            case programs:
                 names = ", ".join(file.name for file in programs)
                 raise UserError(f"src/{self} has several programs ({names}): keep one @experiment")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.utils.errors import UserError
+from src.utils.paths import PREDICTIONS
 from src.utils.runs.arrays import named_columns, number_columns, split_columns
 from src.utils.settings import load_config
 from src.utils.store.reader import find_artifact
@@ -25,7 +26,6 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-PREDICTIONS = "predictions"  # the artifact folder
 OOF, TEST = SPLITS = ("oof", "test")
 ID, PREDICTION, TARGET, FOLD = "id", "prediction", "target", "fold"  # columns
 
@@ -136,6 +136,9 @@ class Predictions:
         ids = self.table[ID]
         if ids.isna().any():
             raise UserError(f"row {int(ids.isna().argmax())} has no id")
+        kinds = {type(one).__name__ for one in ids} if ids.dtype == object else set()
+        if len(kinds) > 1:
+            raise UserError(f"ids should be of one type, not {' and '.join(sorted(kinds))}")
         if ids.duplicated().any():
             raise UserError(f"id {ids[ids.duplicated()].iloc[0]} is there twice")
         for name in self.columns(PREDICTION):
@@ -180,13 +183,20 @@ def pool_members(
     names = {_member_name(folder): folder for folder in members}
     test = _read_all(names, TEST)
     if test:
-        average(test).save(group_folder, TEST)
+        _average(TEST, test).save(group_folder, TEST)
     folds = _read_all(names, OOF)
     if not folds:
         return None
-    pooled = average(_join_folds(names, folds))
+    pooled = _average(OOF, _join_folds(names, folds))
     pooled.save(group_folder, OOF)
     return None if pooled.target is None else (pooled.target, pooled.values)
+
+
+def _average(split: str, parts: Mapping[str, Predictions]) -> Predictions:
+    try:
+        return average(parts)
+    except UserError as mistake:
+        raise UserError(f"the {split} predictions don't fit together: {mistake}") from None
 
 
 def _member_name(folder: Path) -> str:

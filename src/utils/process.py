@@ -6,6 +6,7 @@ A process is recorded as `host pid start-time`, which no later process can have.
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ import psutil
 
 # Environment variables
 RERUN = "JIKKEN_RERUN_OF"  # the run that this one repeats
+BUILDING = "JIKKEN_BUILDING"  # the inputs that are being built, each for the one before
 SHARED_RUN = "JIKKEN_RUN"  # the run that the processes of one distributed training share
 
 
@@ -47,16 +49,20 @@ def count_cores() -> int:
 
 @contextmanager
 def deferred_interrupts() -> Iterator[dict[signal.Signals, Any]]:
-    """Defer Ctrl-C and SIGTERM until the end of the block.
+    """Defer Ctrl-C and SIGTERM until the end of the block; only the main thread can, others do nothing.
 
     Yields:
         The handlers that are set then, by signal; the block may put others in their place.
     """
     received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = {
-        one: signal.signal(one, lambda number, _: received.append(number)) for one in numbers
+    handlers: dict[signal.Signals, Any] = {
+        one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)
     }
+    if threading.current_thread() is not threading.main_thread():
+        yield handlers
+        return
+    for one in handlers:
+        signal.signal(one, lambda number, _: received.append(number))
     try:
         yield handlers
     finally:

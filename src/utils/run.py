@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from src.utils.config.sweep_settings import DIRECTIONS, Mode
 from src.utils.errors import UserError
-from src.utils.paths import LOGS, SAVED, Experiment, display_path
+from src.utils.paths import Experiment, display_path, remote_run_folder
 from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.predictions import save_predictions
 from src.utils.process import SHARED_RUN, deferred_interrupts, is_rank_zero, this_process
 from src.utils.runs.artifacts import log_dataset, record_run, record_settings, save_traceback
 from src.utils.runs.member import MemberLink
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
+from src.utils.runs.part import Fit
 from src.utils.settings import ModelSettings, Settings
 from src.utils.store.mlflow import experiment_id, local_store, open_store
 from src.utils.store.objective import MONITOR, Objective
@@ -31,20 +32,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Run:
-    """A run in MLflow, and the local folder of its artifacts."""
+class Run(Fit):
+    """A run in MLflow, and the local folder of its artifacts; or a part of it (`part`)."""
 
-    output: Path  # the folder that a dataset or feature writes; a model has none
-    # A checkpoint of Lightning; for a model without Lightning, the folder of what `save` has written
-    resume_from: Path | None = None
-    weights_from: Path | None = None  # of a warm start
-    more_epochs = False  # resumes a finished run with a larger max_epochs
-    has_trainer = False  # a run has one training
+    output: Path  # the folder that an experiment with `StageSettings` writes
     fold = 0  # the fold of the data to hold out
 
     def __init__(
         self, client: MlflowClient, run_id: str, experiment: Experiment, inputs: list[Manifest]
     ) -> None:
+        super().__init__()
         info = client.get_run(run_id).info
         self.client, self.id, self.experiment = client, run_id, experiment
         self.name: str = info.run_name
@@ -54,23 +51,12 @@ class Run:
         self.trial = TrialLink.current()
         self.member = MemberLink.current()
         self.is_rank_zero = is_rank_zero()
-        self.ended_by: signal.Signals | None = None
         self.remote = local_store() is None
-        self.folder = LOGS / "lightning" / run_id if self.remote else Path(info.artifact_uri)
+        self.folder = remote_run_folder(run_id) if self.remote else Path(info.artifact_uri)
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of Lightning's checkpoints, among the artifacts."""
-        return self.folder / "checkpoints"
-
-    @property
-    def saved(self) -> Path:
-        """The folder of what `save` writes, among the artifacts."""
-        return self.folder / SAVED
-
     def inputs(self, stage: str) -> list[Path]:
-        """The folders of all inputs of a stage (`dataset` or `feature`), in the order of the setting."""
+        """The folders of all inputs of a stage (`feature`, or one's own), in the order of the setting."""
         return [source.data for source in self.data if source.stage == stage]
 
     def input(self, name: str) -> Path:
@@ -91,13 +77,13 @@ class Run:
     def log(self, metrics: Mapping[str, SupportsFloat], step: int = 0) -> None:
         """Log metrics. They are written in batches (`src/utils/runs/metric_buffer.py`)."""
         if self.is_rank_zero:
-            self.metrics.add(metrics, step)
+            self.metrics.add(self._prefixed(metrics), step)
 
     def report(self, value: SupportsFloat, step: int) -> None:
         """Report an intermediate value to the trial of a study with one objective; else do nothing.
 
         Args:
-            step: counts the reports of a trial: an epoch, a fold, a number of trees.
+            step: counts the reports of a trial: an epoch, a fold, a number of trees. A part counts its own.
 
         Raises:
             Pruned: the pruner ends the trial.
@@ -105,14 +91,15 @@ class Run:
         if self.trial is None or self.trial.n_objectives > 1 or not self.is_rank_zero:
             return
         trial = self.trial.open()
-        trial.report(float(value), step)
+        trial.report(float(value), self.count_report(step))
         if trial.should_prune():
             raise Pruned(f"pruned at step {step}")
 
     def objective(self, metric: str, mode: Mode) -> None:
         """Name the metric by which runs and trials are compared, in the tag `monitor`.
 
-        The settings `monitor` and `mode` do the same without this call.
+        The settings `monitor` and `mode` do the same without this call. The metric of a part is only
+        compared with the direction of the study.
 
         Args:
             metric: a name that is given to `log`.
@@ -127,7 +114,8 @@ class Run:
         if self.trial is not None:
             self.trial.check_direction(mode)
         objective = Objective(self.metrics.stored_name(metric), mode == "max")
-        self.tag({MONITOR: objective.to_tag()})
+        if not self.prefix:
+            self.tag({MONITOR: objective.to_tag()})
 
     def save(self, name: str, write: Callable[[Path], object]) -> Path:
         """Save a file of the model as the artifact `model/<name>`, in its own format; returns its path.
@@ -155,6 +143,7 @@ class Run:
             write(draft)
             if not draft.is_file():
                 raise UserError(f"run.save({name!r}): no file was written to the path given")
+            self.metrics.flush()  # a run that is resumed from this file has what was logged before
             return draft.replace(file)
         finally:
             if draft.is_file():
@@ -174,14 +163,15 @@ class Run:
         """Save a matplotlib figure as the artifact `figures/<name>.png`."""
         if not self.is_rank_zero:
             return
-        path = self.folder / "figures" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
+        path = self.folder / "figures" / self.prefix / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120, bbox_inches="tight")
 
     def predictions(self, split: str, ids: Any, values: Any, target: Any = None) -> None:
         """Write predictions as the artifact `predictions/<split>.parquet`; a second call replaces it.
 
-        A group pools the rows that its members hold out; a loop over folds in one process concatenates them.
+        A group pools the rows that its members hold out, and has the metric `oof_score` if the program has
+        `def score(target, prediction) -> float`. A loop over folds in one process concatenates them.
 
         Args:
             split: "oof", rows that the model was not trained on, or "test".
@@ -266,9 +256,8 @@ def _opened(
     run: Run | None = None
     status = "FAILED"
     try:
-        with (
-            deferred_interrupts() as handlers
-        ):  # else they could leave a run that is RUNNING for ever
+        # An interrupt here could leave a run that is RUNNING for ever
+        with deferred_interrupts() as handlers:
             run = _create_or_reopen(experiment, inputs, start)
             os.environ[SHARED_RUN] = run.id
             if handlers[signal.SIGTERM] is signal.SIG_DFL:
@@ -332,15 +321,18 @@ def _reopen(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint"
 
 def _copy_checkpoints(start: "ResumePoint", run: Run) -> None:
     """The old best checkpoint may stay the best one, even after its run is deleted."""
-    run.checkpoints.mkdir(exist_ok=True)
-    for file in (start.folder / "checkpoints").glob("*.ckpt"):
-        shutil.copy2(file, run.checkpoints)
+    old = start.folder / "checkpoints"
+    for file in old.rglob("*.ckpt"):
+        copy = run.checkpoints / file.relative_to(old)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copy)
 
 
 def _prepared(run: Run, settings: Settings, start: "ResumePoint | None") -> Run:
     """Set the fold, and the checkpoint that the training begins with."""
     if isinstance(settings, ModelSettings):
         run.fold = settings.fold or 0
+    run.start = start
     if start is not None and start.weights_only:
         run.weights_from = start.checkpoint
     elif start is not None:

@@ -4,7 +4,7 @@ An experiment adds its own settings in a subclass. Its config.yaml begins with t
 
 class Config(TrainingSettings)    /training    a Lightning training
 class Config(ModelSettings)       /model       any other model
-class Config(StageSettings)       /stage       a dataset or feature
+class Config(StageSettings)       /stage       what makes data: a dataset, a feature
 """
 
 import math
@@ -66,7 +66,7 @@ class Settings(BaseModel):
 
 
 class StageSettings(Settings):
-    """Settings of every dataset and feature. Values: config/utils/stage.yaml."""
+    """Settings of every dataset, feature, and what else makes data. Values: config/utils/stage.yaml."""
 
     force: bool
 

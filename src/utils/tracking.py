@@ -25,11 +25,10 @@ from src.utils.averaged_model import AveragedModel
 from src.utils.errors import UserError
 from src.utils.paths import ROOT, SAVED, Experiment
 from src.utils.pipeline.manifest import NO_EFFECT_ON_DATA, Manifest
-from src.utils.runs.member import MEMBERS
 from src.utils.runs.source_code import defines, import_file, same_code
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader, open_reader
-from src.utils.store.record import DatasetUse, RunRecord
+from src.utils.store.record import MEMBERS, DatasetUse, RunRecord
 from src.utils.store.reference import find_record, find_run, list_members, newest_run
 
 from omegaconf import OmegaConf
@@ -60,7 +59,8 @@ def load_model(
         run_id: a run id, the start of one, or a run name; a study's name or run means its best trial;
             None means the experiment's newest finished run.
         experiment_name: `model/model01`; only its runs are searched.
-        checkpoint: "best" or "last"; of Lightning.
+        checkpoint: "best" or "last", of Lightning; of a part of the run "fold0/best". For a part of a run
+            without Lightning, "fold0/best" is the folder of what the part has saved.
         trust_source: needed for a store that isn't local, since the run's source code is executed.
 
     Raises:
@@ -91,7 +91,7 @@ def check_trust(trust_source: bool) -> None:
     if local_database() is None and not trust_source:
         raise UserError(
             "loading a model runs the source code kept with its run, and this store is not local: "
-            "if you trust whoever wrote the run, say trust_source=True"
+            "if you trust whoever wrote the run, say trust_source=True, or --trust-source on the command line"
         )
 
 
@@ -132,7 +132,8 @@ def _load(client: "MlflowClient", run: "StoredRun", checkpoint: str, warn: bool 
         source = get_artifact(client, run, "source")
         if defines(source / program, "load"):
             module = _import_saved_source(client, run, source, program, warn)
-            return module.load(get_artifact(client, run, SAVED))
+            part = Path(checkpoint).parent
+            return module.load(get_artifact(client, run, str(SAVED / part)))
         if "checkpoints" not in artifacts:
             raise UserError(
                 f"run {run.info.run_id[:8]} has saved files in {SAVED}/, and {program} defines no "

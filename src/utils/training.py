@@ -17,11 +17,19 @@ from src.utils.callbacks.checkpoints import (
     SaveModelClass,
     StepCheckpoint,
 )
-from src.utils.callbacks.checks import ONE_FIT, CheckLoading, CheckSchedule, SingleFit
+from src.utils.callbacks.checks import (
+    ONE_FIT,
+    CheckEnd,
+    CheckLoading,
+    CheckModes,
+    CheckSchedule,
+    SingleFit,
+)
 from src.utils.callbacks.exact_resume import ExactResume
 from src.utils.callbacks.interruption import Interruption
 from src.utils.callbacks.logger import RunLogger
 from src.utils.callbacks.progress import Progress
+from src.utils.callbacks.pruning import Pruning
 from src.utils.callbacks.step_metrics import StepLearningRate, StepLoss
 from src.utils.config.sweep_settings import Mode
 from src.utils.config.trainer_arguments import trainer_arguments
@@ -35,8 +43,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.profilers import Profiler
 from torch.nn import Module, ModuleDict, ModuleList
 
-# Where they differ from Lightning's own; the setting `trainer` comes before them
-TRAINER_DEFAULTS = {"enable_model_summary": False, "num_sanity_val_steps": 0}
+# Where they differ from Lightning's own; the setting `trainer` comes before them.
+# One batch is validated before the training: it shows whether the monitored metric exists.
+TRAINER_DEFAULTS = {"enable_model_summary": False, "num_sanity_val_steps": 1}
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no banners and tips
 warnings.filterwarnings("ignore", r"`isinstance\(treespec")  # this Lightning with a newer torch
@@ -56,7 +65,7 @@ def tracked_trainer(
     """Make a trainer that logs to a run and saves the best and the last checkpoint there.
 
     Args:
-        run: the run that it belongs to.
+        run: the run that it belongs to, or a part of one: `run.part("fold0")`.
         cfg: the settings; `cfg.trainer` are arguments of Lightning's Trainer.
         monitor: the metric that decides which checkpoint is best; None means the setting `monitor`.
         mode: `min` or `max`; None means the setting `mode`.
@@ -106,6 +115,7 @@ def _callbacks(
     if cfg.compile:
         yield Compile()
     if monitor is not None:
+        yield CheckModes(monitor, mode)
         yield BestCheckpoint(run, monitor, mode)
     yield LastCheckpoint(run)
     if cfg.checkpoint_every:
@@ -113,18 +123,17 @@ def _callbacks(
     yield StepLearningRate(run, log_every)
     yield SaveModelClass(run)
     yield CheckLoading(run)
+    yield CheckEnd()
     if run.more_epochs:
         yield CheckSchedule()
     if run.weights_from:
         yield InitialWeights(run.weights_from)
     yield StepLoss(run, log_every)
     yield ExactResume(run)
-    yield Progress(bar="enable_progress_bar" not in cfg.trainer)
+    yield Progress(run.prefix, bar="enable_progress_bar" not in cfg.trainer)
     yield Interruption(run)
     if monitor is not None and run.trial is not None and run.trial.n_objectives == 1:
-        from src.utils.callbacks.pruning import Pruning  # late: only trials need Optuna
-
-        yield Pruning(run.trial.open() if run.is_rank_zero else None, monitor)
+        yield Pruning(run, monitor)
 
 
 def best_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint:

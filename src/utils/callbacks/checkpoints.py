@@ -41,11 +41,13 @@ class BestCheckpoint(ModelCheckpoint):
     """Saves `best.ckpt` after each validation; after each epoch where `monitor` begins with `train`.
 
     Raises:
-        UserError: after the first validation, `monitor` is not among the metrics.
+        UserError: `monitor` is not among the metrics: of the batch that Lightning validates before the
+            training (`num_sanity_val_steps`), of the first validation, or of the first epoch.
     """
 
     def __init__(self, run: Run, monitor: str, mode: str) -> None:
         is_train_metric = monitor.startswith("train")
+        self.is_validation_metric = monitor.startswith("val")
         super().__init__(
             run.checkpoints,
             "best",
@@ -58,12 +60,21 @@ class BestCheckpoint(ModelCheckpoint):
         self.validated = self.warned = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        if trainer.sanity_checking:
+            self._check_before_training(trainer)
             return
         self.validated = True
         if self.monitor in trainer.callback_metrics:
             super().on_validation_end(trainer, pl_module)
         elif not self.is_train_metric and not trainer.is_last_batch:  # on_train_epoch_end is next
+            raise self._unknown_monitor(trainer)
+
+    def _check_before_training(self, trainer: pl.Trainer) -> None:
+        """Another metric may be one of the training; a module may log nothing in this check."""
+        metrics = trainer.callback_metrics
+        if self.is_validation_metric and metrics and self.monitor not in metrics:
             raise self._unknown_monitor(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -4,6 +4,8 @@
 |-----------------|------------------------------------------------------------------------------|
 | `SingleFit`     | a second `fit` in the same run                                               |
 | `CheckLoading`  | a model that `load_model` could not load from its checkpoint                 |
+| `CheckModes`    | a callback or schedule that watches the monitored metric in the other mode   |
+| `CheckEnd`      | a schedule that needs the number of steps, where only max_time is set        |
 | `CheckSchedule` | more epochs, where the learning rate depends on the number of epochs         |
 """
 
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.callbacks.resumable_loader import random_state, set_random_state
+from src.utils.config.sweep_settings import MODES, Mode
 from src.utils.errors import UserError, one_line
 from src.utils.run import Run
 
@@ -26,9 +29,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 ONE_FIT = (
-    "a run holds one training, otherwise it could not be resumed: start one run per fold "
-    "(fold=0, and -m fold=0,1,2 for all of them), and fine-tune in a second run with "
-    "warm_start=RUN, which begins with the weights of the first"
+    "a run holds one training, otherwise it could not be resumed: make each of several a part of it, "
+    'tracked_trainer(run.part("fold0"), cfg), and fine-tune in a second run with warm_start=RUN, which '
+    "begins with the weights of the first"
 )
 MAX_PARAMETERS = 2_000_000  # of a model that CheckLoading rebuilds; it takes 0.03 s
 ADVICE: dict[type, str] = {  # instead of a hyperparameter of that type
@@ -175,6 +178,56 @@ def _no_side_effects() -> Iterator[None]:
             yield
     finally:
         set_random_state(state)
+
+
+class CheckModes(pl.Callback):
+    """Compares the mode of the monitored metric with those of the callbacks and schedules that watch it.
+
+    EarlyStopping and ReduceLROnPlateau have mode="min" where none is given: of an accuracy they would end the
+    training when it gets better.
+
+    Raises:
+        UserError: one of them has the other mode.
+    """
+
+    def __init__(self, monitor: str, mode: Mode) -> None:
+        self.monitor, self.mode = monitor, mode
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        for name, monitor, mode in _watchers(trainer):
+            if monitor == self.monitor and mode in MODES.values() and mode != self.mode:
+                raise UserError(
+                    f"{name} watches {monitor} with mode={mode}, and the run with mode={self.mode}: "
+                    f'give {name} mode="{self.mode}"'
+                )
+
+
+def _watchers(trainer: pl.Trainer) -> Iterator[tuple[str, str | None, str | None]]:
+    """What decides by a metric: its class, the metric and the mode."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # it is there
+        mode = getattr(callback, "mode", None)
+        yield type(callback).__name__, getattr(callback, "monitor", None), mode
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau:
+            mode = getattr(config.scheduler, "mode", None)
+            yield type(config.scheduler).__name__, config.monitor, mode
+
+
+class CheckEnd(pl.Callback):
+    """Explains why the number of steps is infinite, to a schedule that ends with the training.
+
+    Raises:
+        UserError: instead of the OverflowError of `int(trainer.estimated_stepping_batches)`.
+    """
+
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, OverflowError) and trainer.max_epochs == trainer.max_steps == -1:
+            raise UserError(
+                "the schedule of the learning rate needs a number of steps, and max_time gives none: "
+                "type max_epochs=… as well; whichever comes first then ends the training"
+            ) from exception
 
 
 class CheckSchedule(pl.Callback):

@@ -1,16 +1,18 @@
 """Exact resuming: a training that was stopped and resumed ends with the weights that it would have had.
 
 Lightning's checkpoints hold weights, optimizers, schedulers and loop counters. `ExactResume` adds random
-states, the position in the data, accumulated gradients, and the sums of the epoch's metrics.
+states, the position in the data, accumulated gradients, what is frozen, and the sums of the epoch's metrics.
 """
 
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
+from src.utils.callbacks.checkpoints import LastCheckpoint
+from src.utils.callbacks.epoch_sums import add_logged, epoch_sums, restore_sums
 from src.utils.callbacks.resumable_loader import ResumableLoader, TrainingSource, inexact_reason
 from src.utils.errors import UserError
-from src.utils.metrics import LossAndAccuracy
 from src.utils.run import Run
 
 import pytorch_lightning as pl
@@ -35,6 +37,7 @@ class ExactResume(pl.Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
         self.stored: dict[str, Any] = {}  # the state to resume from; empty when it is restored
+        self.logged: dict[str, Any] = {}  # sums of the epoch that are still to be added
         self.at_epoch_end = False  # Lightning is in the hooks of an epoch's end
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
@@ -52,14 +55,21 @@ class ExactResume(pl.Callback):
                     "this checkpoint of an earlier version lacks the position in the data: "
                     "warm_start=RUN begins with its weights"
                 )
-            for state in checkpoint["callbacks"].values():
-                if "dirpath" in state:  # the repository may have been moved since
-                    state.update(_relocated(state, state["dirpath"], str(self.run.checkpoints)))
+            states = checkpoint["callbacks"]
+            for state in states.values():  # the repository may have been moved since
+                old = _old_folder(states, self.run)
+                state.update(_relocated(state, old, str(self.run.folder)))
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """A training that something has ended early, such as EarlyStopping, does not begin again."""
+        if self.stored.get("should_stop") and not self.run.more_epochs:
+            trainer.should_stop = True
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         _warn_if_inexact(_loader(trainer))
         if self.stored:
             _restore(trainer, module, self.stored)
+            self.logged = self.stored.get("logged", {})
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.at_epoch_end = False
@@ -73,12 +83,23 @@ class ExactResume(pl.Callback):
             self.stored = {}
             trainer.fit_loop.restarting = False  # else ReduceLROnPlateau misses this epoch
 
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.logged:
+            add_logged(trainer, self.logged)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.at_epoch_end = True
+        self.at_epoch_end, self.logged = True, {}
         self._restore_random_states(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.at_epoch_end = False
+
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.stored:  # the training had ended, so that Lightning has not begun it
+            trainer._logger_connector._callback_metrics.update(self.stored["metrics"])
+            self.stored = {}
+            name = self.run.prefix.rstrip("/") or "the training"
+            log.info("%s had ended at step %d", name, trainer.global_step)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -87,9 +108,15 @@ class ExactResume(pl.Callback):
             step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
             metrics = trainer._logger_connector.metrics["log"]  # of this epoch, and no others
             self.run.log({**metrics, "epoch": trainer.current_epoch}, step)
+        elif trainer.training and trainer._logger_connector._first_loop_iter is not None:
+            # those of the step that has just been trained; the buffer ignores them the second time
+            trainer._logger_connector.update_train_step_metrics()
         self.run.metrics.flush()
         if trainer.fit_loop._combined_loader is not None:
             checkpoint[KEY] = _current_state(trainer, module)
+            if self.at_epoch_end:  # a new epoch begins with new sums
+                checkpoint[KEY] |= {"torchmetrics": {}, "logged": {}}
+                checkpoint[KEY]["should_stop"] = trainer.should_stop
 
     def _restore_random_states(self, trainer: pl.Trainer) -> None:
         """As late as possible, because setting up a training draws random numbers too."""
@@ -103,7 +130,9 @@ def _current_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str,
     return {
         "data": _loader(trainer).state(prefetched),
         "gradients": _accumulated_gradients(trainer, module),
-        "scores": {name: metric.sums for name, metric in _epoch_metrics(module).items()},
+        "frozen": [name for name, each in module.named_parameters() if not each.requires_grad],
+        "statistics": _tracked_statistics(module),
+        **epoch_sums(trainer, module),
         "metrics": dict(trainer.callback_metrics),
         "epoch": trainer.current_epoch,
         "epoch_ends": trainer.is_last_batch,
@@ -112,8 +141,8 @@ def _current_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str,
 
 def _restore(trainer: pl.Trainer, module: pl.LightningModule, stored: dict[str, Any]) -> None:
     """Restore all but the random states; within an epoch, those and the data follow at the next batch."""
-    for name, metric in _epoch_metrics(module).items():
-        metric.sums = stored["scores"].get(name)
+    restore_sums(trainer, module, stored)
+    _unfreeze(module, stored)
     for name, gradient in stored["gradients"].items():
         parameter = module.get_parameter(name)
         parameter.grad = gradient.to(parameter.device)
@@ -141,21 +170,30 @@ def _step_plateau_schedulers(trainer: pl.Trainer, module: pl.LightningModule, ep
             module.lr_scheduler_step(config.scheduler, trainer.callback_metrics[config.monitor])
 
 
+def _tracked_statistics(module: pl.LightningModule) -> dict[str, bool]:
+    """Of each normalization layer, whether it tracks the statistics of its batches: a frozen one does not."""
+    layers = module.named_modules()
+    return {
+        name: each.track_running_stats for name, each in layers if hasattr(each, "running_mean")
+    }
+
+
+def _unfreeze(module: pl.LightningModule, stored: dict[str, Any]) -> None:
+    """Freeze and unfreeze as before: Lightning's BaseFinetuning freezes what it had unfrozen."""
+    if "frozen" not in stored:  # as stored by earlier versions
+        return
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad = name not in stored["frozen"]
+    for name, is_tracked in stored["statistics"].items():
+        module.get_submodule(name).track_running_stats = is_tracked
+
+
 def _accumulated_gradients(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Tensor]:
     """Gradients to which the next batch adds: with `accumulate_grad_batches`, or manual optimization."""
     if module.automatic_optimization and not trainer.fit_loop._should_accumulate():
         return {}
     parameters = module.named_parameters()
     return {name: each.grad for name, each in parameters if each.grad is not None}
-
-
-def _epoch_metrics(module: pl.LightningModule) -> dict[str, LossAndAccuracy]:
-    """The LossAndAccuracy attributes of a module, and those in its attributes that are dicts."""
-    values: dict[str, object] = {}
-    for name, value in vars(module).items():
-        parts = value if isinstance(value, dict) else {"": value}
-        values |= {f"{name}.{key}": part for key, part in parts.items()}
-    return {name: value for name, value in values.items() if isinstance(value, LossAndAccuracy)}
 
 
 def _loader(trainer: pl.Trainer) -> ResumableLoader:
@@ -168,6 +206,13 @@ def _warn_if_inexact(loader: ResumableLoader) -> None:
     reasons = {reason for part in loader.flattened if (reason := inexact_reason(part))}
     if reasons:
         log.warning("resuming this run within an epoch is not exact: %s", "; ".join(reasons))
+
+
+def _old_folder(states: dict[str, Any], run: Run) -> str:
+    """The folder of the run's artifacts, as it was when the checkpoint was saved."""
+    key = LastCheckpoint(run).state_key
+    levels = len((run.checkpoints).relative_to(run.folder).parts)
+    return str(Path(states[key]["dirpath"]).parents[levels - 1])
 
 
 def _relocated(value: Any, old: str, new: str) -> Any:

@@ -60,9 +60,9 @@ class Interruption(pl.Callback):
     ) -> None:
         self._restore_handlers()
         if isinstance(exception, SIGTERMException):  # it came before the first batch
-            self.run.ended_by = signal.SIGTERM
+            self.run.whole.ended_by = signal.SIGTERM
         elif isinstance(exception, KeyboardInterrupt):
-            self.run.ended_by = self.received[0] if self.received else signal.SIGINT
+            self.run.whole.ended_by = self.received[0] if self.received else signal.SIGINT
 
     def _should_stop(self, trainer: pl.Trainer) -> bool:
         """All processes of a distributed training stop when one of them receives a signal."""

@@ -21,7 +21,7 @@ class RunLogger(MLFlowLogger):
 
     @property
     def save_dir(self) -> str:
-        return str(self.run.folder)
+        return str(self.run.folder / self.run.prefix)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

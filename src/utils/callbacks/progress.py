@@ -27,11 +27,12 @@ class Progress(pl.Callback):
     """Shows the bar, and logs `epoch_seconds` and `samples_per_second`, both without validation.
 
     Args:
+        prefix: the name of a part of a run, at the start of each line.
         bar: False where the setting `trainer.enable_progress_bar` chooses Lightning's bar, or none.
     """
 
-    def __init__(self, bar: bool = True) -> None:
-        self.shows_bar = bar
+    def __init__(self, prefix: str, bar: bool = True) -> None:
+        self.prefix, self.shows_bar = prefix.replace("/", "  "), bar
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.throughput, self.refreshed = Throughput(), 0.0
@@ -117,7 +118,8 @@ class Progress(pl.Callback):
             and not _is_duplicate(name, metrics)
         }
         values = "  ".join(f"{name} {float(value):.4f}" for name, value in sorted(new.items()))
-        log.info("%s", "  ".join(part for part in (position, values, speed) if part))
+        line = "  ".join(part for part in (position, values, speed) if part)
+        log.info("%s%s", self.prefix, line)
 
 
 def _is_duplicate(name: str, metrics: dict[str, Tensor]) -> bool:

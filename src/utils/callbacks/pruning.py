@@ -1,8 +1,8 @@
-"""Pruning: Optuna's pruner is asked after each validation whether to end the trial."""
+"""Pruning: Optuna's pruner is asked after each validation or epoch whether to end the trial."""
 
+from src.utils.run import Run
 from src.utils.study.trial import Pruned
 
-import optuna
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 
@@ -10,25 +10,57 @@ from pytorch_lightning.trainer.states import TrainerFn
 class Pruning(pl.Callback):
     """Reports the monitored metric to the trial, and ends the training when the pruner decides so.
 
+    It does so after each validation. Where there is none, or `monitor` begins with `train`, it is after each
+    epoch.
+
     In a distributed training, rank zero has the trial and broadcasts the decision.
 
     Raises:
         Pruned: the trial is pruned.
     """
 
-    def __init__(self, trial: optuna.Trial | None, monitor: str) -> None:
-        self.trial, self.monitor = trial, monitor
-        self.validations = 0
+    def __init__(self, run: Run, monitor: str) -> None:
+        self.run, self.monitor = run, monitor
+        self.reports, self.is_due = 0, False
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
-            return
+        is_fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if is_fitting and not self.monitor.startswith("train"):
+            self._report(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.is_due = not trainer.enable_validation or self.monitor.startswith("train")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Called after `on_train_epoch_end`, when Lightning has all metrics of the epoch."""
+        if self.is_due:
+            self.is_due = False
+            self._report(trainer)
+
+    def _report(self, trainer: pl.Trainer) -> None:
         if self.monitor not in trainer.callback_metrics:
-            return  # BestCheckpoint reports it
-        self.validations += 1
-        should_prune = False
-        if self.trial is not None:
-            self.trial.report(float(trainer.callback_metrics[self.monitor]), self.validations)
-            should_prune = self.trial.should_prune()
-        if trainer.strategy.broadcast(should_prune):
-            raise Pruned(f"pruned after validation {self.validations}")
+            return  # BestCheckpoint refuses it, or warns
+        self.reports += 1
+        if trainer.strategy.broadcast(self._should_prune(trainer)):
+            raise Pruned(f"pruned at report {self.reports}")
+
+    def _should_prune(self, trainer: pl.Trainer) -> bool:
+        try:
+            self.run.report(float(trainer.callback_metrics[self.monitor]), self.reports)
+        except Pruned:
+            return True
+        return False
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Where the training ended early, count on to its planned end: a part that follows is then compared
+        with the same part of other trials."""
+        self.on_train_epoch_start(trainer, module)
+        limits = (
+            (trainer.max_epochs, trainer.current_epoch),
+            (trainer.max_steps, trainer.global_step),
+        )
+        shares = [
+            done / limit for limit, done in limits if limit is not None and limit > 0 and done
+        ]
+        if shares:
+            self.run.count_report(round(self.reports / max(shares)))

@@ -15,7 +15,7 @@ from typing import Any
 from src.utils.config import sweep_settings
 from src.utils.config.trainer_arguments import argument_names, unknown_argument
 from src.utils.errors import UserError, first_line, one_line
-from src.utils.paths import ROOT, Experiment
+from src.utils.paths import ROOT, Experiment, display_path
 from src.utils.settings import flatten, unknown_setting
 
 import hydra
@@ -23,7 +23,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.plugin import Plugin
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
@@ -32,6 +32,7 @@ from yaml import YAMLError
 
 # What a config may name as `_target_`: no override can make the program call anything else
 TRUSTED = ("src.utils.*", "optuna.*", "hydra_plugins.*", "hydra._internal.*")
+FIRST_LINE = "its first line should be `defaults: [/model]`, or with /training or /stage"
 # What a mistake in the settings raises
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
@@ -145,6 +146,9 @@ def composition_error(error: Exception, experiment: Experiment, known: list[str]
         known: names of the experiment's settings
     """
     match = re.match(r"Could not override '([\w.]+)'", str(error))
+    if (match or isinstance(error, MissingConfigException)) and not _has_defaults(experiment):
+        file = display_path(experiment.config / "config.yaml")
+        return UserError(f"{file} is missing or has no defaults: {FIRST_LINE}")
     if match is None:
         return UserError(_with_cause(error))
     parent, _, key = match[1].rpartition(".")
@@ -162,6 +166,12 @@ def composition_error(error: Exception, experiment: Experiment, known: list[str]
     if not names:
         return UserError(_with_cause(error))
     return UserError(unknown_setting(match[1], [f"{parent}.{name}".lstrip(".") for name in names]))
+
+
+def _has_defaults(experiment: Experiment) -> bool:
+    """Whether the experiment has a config.yaml with a list of defaults."""
+    file = experiment.config / "config.yaml"
+    return file.exists() and bool(re.search(r"^defaults *:", file.read_text(), re.MULTILINE))
 
 
 def _names_in(experiment: Experiment, parent: str) -> list[str]:

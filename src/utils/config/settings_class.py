@@ -1,16 +1,19 @@
-"""The settings class of an experiment, read from its file before the experiment is imported.
+"""The settings class of an experiment: what it is, and whether the experiment makes data or is a model.
 
-Importing an experiment imports torch, which takes seconds. Its settings class needs only a few statements of
-the file, and these are executed alone.
+It is known before the experiment is imported, which may import torch and take seconds. It needs only a few
+statements of the file, and these are executed alone.
 """
 
 import ast
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, get_type_hints
 
-from src.utils.settings import Settings
+from src.utils.errors import UserError
+from src.utils.paths import Experiment
+from src.utils.settings import ModelSettings, Settings, StageSettings
 
 # What these statements may import: nothing that is slow
 LIBRARIES = {*sys.stdlib_module_names, "annotated_types", "pydantic", "typing_extensions"}
@@ -18,7 +21,7 @@ OWN_MODULES = {"src.utils.settings", "src.utils.errors", "src.utils.paths"}
 
 
 def read_settings_class(file: Path) -> type[Settings] | None:
-    """The type of `cfg` in `@experiment def main(cfg, run)`.
+    """The class that `settings_class_of` finds once the experiment is imported.
 
     Returns:
         None if it cannot be read this way: it needs another import, or the file has an error. The import of
@@ -26,7 +29,10 @@ def read_settings_class(file: Path) -> type[Settings] | None:
     """
     try:
         tree = ast.parse(file.read_text())
-        name = _annotation_of_cfg(tree)
+        annotation = _annotation_of_cfg(tree)
+        if annotation is None:
+            return ModelSettings
+        name = annotation.id if isinstance(annotation, ast.Name) else None
         body = list(_statements_for(tree, {name} if name else set()))
         namespace: dict[str, Any] = {"__name__": file.stem, "__file__": str(file)}
         exec(compile(ast.Module(body, []), str(file), "exec"), namespace)
@@ -37,15 +43,41 @@ def read_settings_class(file: Path) -> type[Settings] | None:
     return settings_class if is_class else None
 
 
-def _annotation_of_cfg(tree: ast.Module) -> str | None:
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and _is_experiment(node):
-            annotation = node.args.args[0].annotation
-            return annotation.id if isinstance(annotation, ast.Name) else None
-    return None
+def settings_class_of(main: Callable[..., Any]) -> type[Settings]:
+    """The type of `cfg` in `def main(cfg, run)`; ModelSettings if it has none.
+
+    Raises:
+        UserError: the type is no class of settings, or `main` takes something else.
+    """
+    signature = inspect.signature(main)
+    if len(signature.parameters) == 2:
+        found = get_type_hints(main).get(next(iter(signature.parameters)), ModelSettings)
+        if isinstance(found, type) and issubclass(found, Settings):
+            return found
+    raise UserError(
+        f"{main.__name__}{signature} should be main(cfg: Config, run), with "
+        "class Config(ModelSettings), or TrainingSettings or StageSettings, above it"
+    )
 
 
-def _is_experiment(node: ast.FunctionDef) -> bool:
+def makes_data(experiment: Experiment, settings_class: type[Settings]) -> bool:
+    """Whether an experiment with these settings makes data for others to read; else it is a model.
+
+    A class of neither tier, `Config(Settings)`, makes data in the stages `dataset` and `feature`.
+    """
+    if issubclass(settings_class, StageSettings | ModelSettings):
+        return issubclass(settings_class, StageSettings)
+    return experiment.stage in ("dataset", "feature")
+
+
+def _annotation_of_cfg(tree: ast.Module) -> ast.expr | None:
+    (main,) = (node for node in tree.body if _is_experiment(node))
+    return main.args.args[0].annotation
+
+
+def _is_experiment(node: ast.stmt) -> TypeGuard[ast.FunctionDef]:
+    if not isinstance(node, ast.FunctionDef):
+        return False
     return _names_used(ast.List(node.decorator_list)) == {"experiment"}
 
 

@@ -36,6 +36,7 @@ RESERVED: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 NO_LIMIT = "it should be greater than 0; -1 needs +trainer.max_steps or +trainer.max_time"
 EPOCH_LIMITS = {"max_epochs", "trainer.max_epochs"}
+OTHER_LIMITS = {"trainer.max_steps", "trainer.max_time"}
 SPLITS = ("train", "val", "test", "predict")
 DURATION = re.compile(r"\d+:\d\d:\d\d:\d\d")  # as Lightning's Timer reads it
 
@@ -229,19 +230,19 @@ def trainer_arguments(trainer: Mapping[str, Any]) -> dict[str, Any]:
 def lift_epoch_limit(
     cfg: DictConfig, overridden: set[str], load_own_config: Callable[[], DictConfig]
 ) -> None:
-    """Set max_epochs=-1 if max_steps is set and should end the training alone.
+    """Set max_epochs=-1 if max_steps or max_time is set and should end the training alone.
 
-    It should if the command line overrides max_steps and not max_epochs, or if neither is overridden and the
+    They should if the command line overrides one of them and not max_epochs, or if none is overridden and the
     experiment's own config.yaml has no max_epochs.
 
     Args:
         overridden: names of the settings in the command line's overrides
         load_own_config: loads the experiment's own config.yaml, without its defaults list
     """
-    steps = OmegaConf.select(cfg, "trainer.max_steps", default=-1)
-    if steps in (None, -1) or overridden & EPOCH_LIMITS:
+    limits = {name: OmegaConf.select(cfg, name) for name in OTHER_LIMITS}
+    if all(limit in (None, -1) for limit in limits.values()) or overridden & EPOCH_LIMITS:
         return
-    if "trainer.max_steps" not in overridden:
+    if not overridden & OTHER_LIMITS:
         own = load_own_config()
         if any(OmegaConf.select(own, name) is not None for name in EPOCH_LIMITS):
             return

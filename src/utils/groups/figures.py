@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
 from src.utils.runs.member import Member
+from src.utils.terminal import format_spread
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,7 +29,7 @@ def plot_members(metric: str, values: Mapping[Member, float]) -> Figure:
     axes.axhline(mean, color="black", linewidth=1)
     axes.axhspan(mean - spread, mean + spread, color="black", alpha=0.1, linewidth=0)
     axes.set(xlabel="fold" if by_fold else "seed", ylabel=metric)
-    axes.set_title(f"{mean:.4g} ± {spread:.2g} ({len(numbers)})")
+    axes.set_title(format_spread(mean, spread, len(numbers)))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if by_fold and len(seeds) > 1:
         axes.legend(ncols=2, fontsize=8)

@@ -18,18 +18,9 @@ from src.utils.groups.answer import find_objective, record_answer
 from src.utils.groups.launch import MemberLauncher
 from src.utils.groups.progress import MemberProgress
 from src.utils.run import Run
-from src.utils.runs.member import (
-    FOLD,
-    FOLDS,
-    GROUP,
-    MEMBERS,
-    SEED,
-    SEEDS,
-    VALUE,
-    Member,
-    members_of,
-)
+from src.utils.runs.member import VALUE, Member, members_of
 from src.utils.settings import ModelSettings
+from src.utils.store.record import FOLD, FOLDS, GROUP, MEMBERS, SEED, SEEDS
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import TaskFunction
@@ -69,30 +60,45 @@ def run_group(
     run.tag({name: str(count) for name, count in counts.items()})
     stored = _member_runs(run, members)
     finished = {one: member for one, member in stored.items() if member.info.status == "FINISHED"}
-    resumed = {one: member.info.run_id for one, member in stored.items() if one not in finished}
     values = {
         one: json.loads(member.data.tags.get(VALUE, "null")) for one, member in finished.items()
     }
+    stopped = {one: member.info.run_id for one, member in stored.items() if one not in finished}
     launcher = MemberLauncher(task, run.id, settings, typed)
-    waiting = [member for member in members if member not in finished]
-    batches = [[member] for member in waiting] if launcher.in_job else [waiting]
-    failures: dict[Member, str] = {}
-    with MemberProgress(members, len(finished), launcher.at_a_time) as progress:
-        for batch in batches:
-            _close_connections(run)
-            for member, value, reason in launcher.launch(batch, resumed):
-                progress.on_member_end(member, value, reason)
-                (failures if reason else values)[member] = reason or value
-            if run.trial is not None:
-                if failures:
-                    break
-                _report(run, members, values)
+    failures = _launch(launcher, run, members, values, stopped)
     stored = _member_runs(run, members)
     if failures:
         _close_failed(run, stored, failures)
         raise UserError(_failure_message(run, len(members), failures))
     record_answer(run, stored, score)
     return mean_value([values[member] for member in members])
+
+
+def _launch(
+    launcher: MemberLauncher,
+    run: Run,
+    members: Sequence[Member],
+    values: dict[Member, Value],
+    stopped: Mapping[Member, str],
+) -> dict[Member, str]:
+    """Launch the members without a value, and add theirs to `values`; returns why members have failed."""
+    waiting = [member for member in members if member not in values]
+    batches = [[member] for member in waiting] if launcher.in_job else [waiting]
+    failures: dict[Member, str] = {}
+    with MemberProgress(members, len(values), launcher.at_a_time) as progress:
+        for batch in batches:
+            _close_connections(run)
+            for member, value, reason in launcher.launch(batch, stopped):
+                progress.on_member_end(member, value, reason)
+                if reason:
+                    failures[member] = reason
+                else:
+                    values[member] = value
+            if run.trial is not None:
+                if failures:
+                    return failures
+                _report(run, members, values)
+    return failures
 
 
 def _member_runs(run: Run, members: Sequence[Member]) -> dict[Member, StoredRun]:

@@ -5,10 +5,11 @@ in a trial       one after the other, forked from the trial's process, with the 
 """
 
 import json
+import logging
 import multiprocessing
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from copy import deepcopy
@@ -31,6 +32,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+log = logging.getLogger(__name__)
 Ended = tuple[Member, Any, str]  # a member, what its main returned, and why it failed
 # Settings that the group sets for each of its members
 OWN_SETTINGS = {"folds", "fold", "seed", "seeds", "resume_run"}
@@ -61,7 +63,7 @@ class MemberLauncher:
         """How many members run at the same time."""
         return self.launcher.slots.count if isinstance(self.launcher, ForkLauncher) else 1
 
-    def launch(self, members: Sequence[Member], runs: dict[Member, str]) -> Iterator[Ended]:
+    def launch(self, members: Sequence[Member], runs: Mapping[Member, str]) -> Iterator[Ended]:
         """Run members; yields each as soon as it has ended.
 
         Args:
@@ -114,8 +116,12 @@ class MemberLauncher:
             try:
                 for future in as_completed(futures):
                     yield _ended(futures[future], future.result()[0])
-            except BaseException:  # Ctrl-C, or the group needs no more of them
+            except BaseException as error:  # Ctrl-C, or the group needs no more of them
                 launcher.stop()
+                if isinstance(error, KeyboardInterrupt | SystemExit) and not self.in_job:
+                    log.warning(
+                        "stopping the running members; resume_run=%s goes on", self.group[:8]
+                    )
                 raise
 
 

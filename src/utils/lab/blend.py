@@ -85,9 +85,11 @@ def blend_runs(references: Sequence[str], method: str, trust_source: bool = Fals
     metric = _load_metric(scored_by, program, trust_source)
     oof, rows, folds = _table(aligned), _rows(aligned), _folds(aligned)
     losses = [metric.loss(rows.target, one) for one in rows.stack]
-    blended, weights = cross_validate(method, rows, metric, folds), METHODS[method](rows, metric)
-    others = (rows.without(run) for run in range(len(runs)))
-    without = (cross_validate(method, other, metric, folds) for other in others)
+    with get_console().status("finding the weights …"):
+        weights = METHODS[method](rows, metric)
+        blended = cross_validate(method, rows, metric, folds)
+        others = [rows.without(run) for run in range(len(runs))]
+        without = [cross_validate(method, other, metric, folds) for other in others]
     return Blend(
         runs=runs,
         method=method,
@@ -237,7 +239,7 @@ def print_blend(blend: Blend, run: Run) -> None:
     """Print each run's score, weight and contribution, the blend's score, and commands to type next."""
     console = get_console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("run", no_wrap=True)
+    table.add_column("run")
     for name in (OOF_SCORE, "weight", "without it", "contributes"):
         table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     parts = zip(blend.runs, blend.losses, blend.weights, blend.losses_without, strict=True)
@@ -261,7 +263,9 @@ def print_blend(blend: Blend, run: Run) -> None:
 def _verdict(blend: Blend) -> str:
     best = int(np.argmin(blend.losses))
     gain, short = blend.losses[best] - blend.loss, blend.runs[best].short
-    better = "higher is better" if blend.metric.maximize else "lower is better"
+    objective = Objective.of(blend.scored_by)
+    better = f"{'higher' if blend.metric.maximize else 'lower'} is better"
+    better += f", as {objective.metric} says" if objective else ""
     if gain == 0:
         return f"The best run alone, {short}, is as good as the blend ({better})."
     if gain < 0:

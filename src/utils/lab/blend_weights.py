@@ -16,7 +16,8 @@ from src.utils.errors import UserError
 
 import numpy as np
 
-STEPS = 50  # of hill-climb: weights are multiples of 1/50
+STEPS = 50  # of hill-climb, at most
+PATIENCE = 10  # steps without an improvement, after which it ends
 FOLDS = 5  # where the predictions do not say the fold of their rows
 
 
@@ -83,7 +84,7 @@ class Rows:
 
 
 def hill_climb(rows: Rows, metric: Metric) -> np.ndarray:
-    """Add the run that improves the mean most, 50 times; the best mean on the way counts."""
+    """Add the run that improves the mean most, up to 50 times; the best mean on the way counts."""
     counts, total = np.zeros(len(rows.stack)), np.zeros_like(rows.stack[0])
     best, best_counts = np.inf, counts
     for step in range(1, STEPS + 1):
@@ -93,6 +94,8 @@ def hill_climb(rows: Rows, metric: Metric) -> np.ndarray:
         total += rows.stack[chosen]
         if losses[chosen] < best:
             best, best_counts = losses[chosen], counts.copy()
+        elif step - best_counts.sum() >= PATIENCE:
+            break
     return np.asarray(best_counts / best_counts.sum())
 
 

@@ -32,7 +32,7 @@ TrustSource = Annotated[
 def lab(context: typer.Context) -> None:
     """List, compare, repeat, resume, export and clean up the runs of this project.
 
-    RUN is an id or its start, a name of a run or study, latest or best; also model01/best, STUDY/7.
+    RUN is an id or its start, a name of a run or study, latest or best; also model01/best, STUDY/7, GROUP/2.
     """
     from src.utils.lab.installation import venv_of_copy
     from src.utils.paths import ROOT
@@ -62,18 +62,21 @@ def runs(
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Number of runs; 0 lists all.")] = 20,
+    members: Annotated[
+        bool, typer.Option("--members", help="List the members of groups, too.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List runs, newest or best first, with the settings in which they differ."""
     from src.utils.lab.runs import Query, as_json, print_runs, select_runs
     from src.utils.store.reader import open_reader
 
-    query = Query(experiment, where or (), sort, limit)
-    records, total = select_runs(open_reader(), query)
+    query, reader = Query(experiment, where or (), sort, limit, members), open_reader()
+    selection = select_runs(reader, query)
     if json:
-        print(as_json(records))
-    elif records:
-        print_runs(records, total, query)
+        print(as_json(reader, selection.records))
+    elif selection.records:
+        print_runs(selection, query)
     else:
         raise UserError("no run matches: leave out a --where")
 
@@ -94,9 +97,9 @@ def show(run: Reference, json: Json = False) -> None:
 def diff(
     run: Reference,
     other: Reference,
-    full: Annotated[bool, typer.Option("--full", help="Print a long source diff whole.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Print any source diff whole.")] = False,
 ) -> None:
-    """Compare two runs: settings, data, code, packages, machine, metrics."""
+    """Compare two runs: settings, data, code, packages, machine, metrics; of two groups, which is better."""
     from src.utils.lab.diff import print_diff
     from src.utils.store.reader import open_reader
     from src.utils.store.reference import find_record
@@ -108,11 +111,12 @@ def diff(
 @commands.command()
 def best(
     where: Annotated[
-        str, typer.Argument(metavar="STUDY|EXPERIMENT", help="A study's name or id, or model01.")
+        str,
+        typer.Argument(metavar="STUDY|GROUP|EXPERIMENT", help="A name or id, or model01."),
     ],
     json: Json = False,
 ) -> None:
-    """Show the best run of a study or an experiment."""
+    """Show the best run of a study, a group or an experiment."""
     show(f"{where}/best", json)
 
 
@@ -157,33 +161,20 @@ def new(
         typer.Option("--from", help="Experiment to copy; default: the last with a similar name."),
     ] = None,
     stage: Annotated[
-        str | None, typer.Option(help="dataset, feature or model, if a name is in several.")
+        str | None, typer.Option(help="Its stage, such as feature, if a name is in several.")
     ] = None,
     note: Annotated[str, typer.Option(help="Note for the diary.")] = "",
     idea: Annotated[str, typer.Option(hidden=True)] = "",  # --note of earlier versions
 ) -> None:
     """Copy an experiment to a new one and add it to the diary; asks for what is missing."""
-    from src.utils.lab.diary import add_entry
-    from src.utils.lab.new import (
-        copy_experiment,
-        default_source,
-        find_experiment,
-        list_experiments,
-    )
-    from src.utils.terminal import run_command
+    from src.utils.lab.new import find_experiment, list_experiments, new_experiment
 
     note = note or idea
     if name is None:
         source = source or typer.prompt("Experiment to copy", str(list_experiments()[-1]))
         name = typer.prompt("Name of the new one", find_experiment(str(source), stage).next().name)
         note = note or typer.prompt("Note", "", show_default=False)
-    old = find_experiment(source, stage) if source else default_source(str(name), stage)
-    copy = copy_experiment(old, str(name))
-    page = add_entry(copy, old, note)
-    print(
-        f"src/{copy} and config/{copy} are copies of {old}; diary/{page.name} has an entry for it"
-    )
-    print(f"run it: {run_command(copy)}")
+    print(new_experiment(str(name), source, stage, note))
 
 
 @commands.command()
@@ -265,7 +256,9 @@ def export(
 
 @commands.command()
 def blend(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN …", help="Runs, groups or blends.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN", help="Two or more runs, groups or blends.")
+    ],
     method: Annotated[str, typer.Option(help="hill-climb, ridge or mean.")] = "hill-climb",
     note: Annotated[str, typer.Option(help="Why it is made.")] = "",
     trust_source: TrustSource = False,

@@ -1,7 +1,7 @@
 """`lab diary`: the report of the runs that have ended since the previous page of the diary, in Markdown.
 
-For each experiment: a table of runs per note, with mean ± standard deviation over seeds, then the sweeps,
-the best run and the failures.
+For each experiment: a table of runs per note, with mean ± standard deviation over seeds or of the members of
+a group, then the sweeps, the best run and the failures.
 """
 
 import hashlib
@@ -17,15 +17,17 @@ from src.utils.lab.runs import (
     NOT_COMPARED,
     data_labels,
     data_metadata,
+    format_result,
     overrides_of,
     varying_params,
 )
-from src.utils.paths import STAGES, Experiment
+from src.utils.lab.show import repeat_command
+from src.utils.paths import Experiment, list_stages
 from src.utils.store.objective import Objective, find_objective, result_metrics
 from src.utils.store.reader import RunReader, find_artifact
 from src.utils.store.record import RunRecord
-from src.utils.store.reference import list_trials
-from src.utils.terminal import format_metric, format_settings, lab_command
+from src.utils.store.reference import list_trials, without_members
+from src.utils.terminal import format_metric, format_settings
 
 from rich.cells import cell_len
 
@@ -36,21 +38,24 @@ Row = Sequence[str]
 
 
 @dataclass(frozen=True)
-class SeedGroup:
-    """Runs that are equal except for their seed."""
+class Repeats:
+    """Runs that are equal except for their seed, or one group, whose members are."""
 
     runs: list[RunRecord]
 
     @property
-    def seeds(self) -> int:
-        return len({run.params.get("seed") for run in self.runs})
+    def seeds(self) -> str:
+        """The number of seeds; of a group `5 folds, 3 seeds`."""
+        return self.runs[0].shape or str(len({run.params.get("seed") for run in self.runs}))
 
     def mean(self, metric: str) -> float | None:
         values = self._values(metric)
         return mean(values) if values else None
 
     def format(self, metric: str) -> str:
-        """`0.9712 ± 0.0021`, or the value alone for a single seed."""
+        """`0.9712 ± 0.0021`, or the value alone for a single seed; of a group with its number of members."""
+        if self.runs[0].is_group:
+            return format_result(self.runs[0], metric)
         values = self._values(metric)
         deviation = f" ± {format_metric(stdev(values))}" if len(values) > 1 else ""
         return f"{format_metric(mean(values))}{deviation}" if values else ""
@@ -61,15 +66,16 @@ class SeedGroup:
         return [value for value in by_seed.values() if value is not None]
 
 
-def group_seeds(records: Iterable[RunRecord]) -> list[SeedGroup]:
-    """Group the runs that have the same params except the seed, and the same note, code and data."""
-    groups: dict[tuple[str, ...], list[RunRecord]] = {}
+def collect_repeats(records: Iterable[RunRecord]) -> list[Repeats]:
+    """Put together the runs with the same params except the seed, and the same note, code and data."""
+    repeats: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in records:
         params = {k: v for k, v in run.settings.items() if k not in NOT_COMPARED}
         data = repr(data_metadata(run))
         key = (run.experiment, run.note, _code_digest(run), repr(sorted(params.items())), data)
-        groups.setdefault(key, []).append(run)
-    return [SeedGroup(runs) for runs in groups.values()]
+        is_one = run.is_group or run.blended
+        repeats.setdefault((run.id,) if is_one else key, []).append(run)
+    return [Repeats(runs) for runs in repeats.values()]
 
 
 def _code_digest(record: RunRecord) -> str:
@@ -80,10 +86,11 @@ def _code_digest(record: RunRecord) -> str:
 
 def runs_since(reader: RunReader, moment: datetime | None) -> list[RunRecord]:
     """The runs that have ended since then or are running, the oldest first."""
+    stages = list_stages()
     records = [
         run
         for run in reversed(reader.runs())
-        if run.experiment.split("/")[0] in STAGES  # not what other tools track here
+        if run.experiment.split("/")[0] in stages  # not what other tools track here
         and (moment is None or run.ended is None or run.ended > moment)
     ]
     return reader.with_values(records)
@@ -91,9 +98,11 @@ def runs_since(reader: RunReader, moment: datetime | None) -> list[RunRecord]:
 
 def day_report(reader: RunReader, records: Sequence[RunRecord], moment: datetime | None) -> str:
     """The report of these runs in Markdown; `moment` is the start of its period."""
+    records = without_members(reader, records)
     names = {run.experiment for run in records}
+    models = {run.experiment for run in records if run.is_model}
     parts = [_headline(records, moment)]
-    for name in sorted(names, key=lambda name: (not name.startswith("model/"), name)):
+    for name in sorted(names, key=lambda name: (name not in models, name)):
         runs = [run for run in records if run.experiment == name]
         parts += _experiment_section(reader, name, runs)
     return "\n\n".join(parts)
@@ -121,10 +130,11 @@ def _experiment_section(
     runs = [run for run in records if not run.is_study and "optuna.trial" not in run.tags]
     default_params = default_values(Experiment.named(name))
     completed = [run for run in runs if run.state not in FAILED]
-    for note, groups in _by_note(group_seeds(completed)).items():
-        yield _note_line(note, groups)
-        yield _table(_ranked(groups, objective), default_params, objective)
-    best = objective.best_run(records) if objective and name.startswith("model/") else None
+    for note, repeats in _by_note(collect_repeats(completed)).items():
+        yield _note_line(note, repeats)
+        yield _table(_ranked(repeats, objective), default_params, objective)
+    is_model = any(run.is_model for run in records)
+    best = objective.best_run(records) if objective and is_model else None
     lines = [_sweep_line(reader, run) for run in records if run.is_study]
     lines += [_best_line(best, data_labels(records)[best.id])] if best else []
     lines += [_failure_line(run) for run in runs if run.state in FAILED]
@@ -132,45 +142,45 @@ def _experiment_section(
         yield "\n".join(lines)
 
 
-def _by_note(groups: list[SeedGroup]) -> dict[str, list[SeedGroup]]:
+def _by_note(repeats: list[Repeats]) -> dict[str, list[Repeats]]:
     """Runs without a note come last."""
-    notes = dict.fromkeys(group.runs[0].note for group in groups)
+    notes = dict.fromkeys(one.runs[0].note for one in repeats)
     ordered = sorted(notes, key=lambda note: not note)
-    return {note: [group for group in groups if group.runs[0].note == note] for note in ordered}
+    return {note: [one for one in repeats if one.runs[0].note == note] for note in ordered}
 
 
-def _note_line(note: str, groups: list[SeedGroup]) -> str:
-    labels = {f"#{label}" for group in groups for run in group.runs for label in run.labels}
+def _note_line(note: str, repeats: list[Repeats]) -> str:
+    labels = {f"#{label}" for one in repeats for run in one.runs for label in run.labels}
     return " ".join([f"**{note}**" if note else "*(no note)*", *sorted(labels)])
 
 
-def _ranked(groups: list[SeedGroup], objective: Objective | None) -> list[SeedGroup]:
+def _ranked(repeats: list[Repeats], objective: Objective | None) -> list[Repeats]:
     if objective is None:
-        return groups
-    return sorted(groups, key=lambda group: objective.sort_key(group.mean(objective.metric)))
+        return repeats
+    return sorted(repeats, key=lambda one: objective.sort_key(one.mean(objective.metric)))
 
 
 def _table(
-    groups: list[SeedGroup], default_params: dict[str, str] | None, objective: Objective | None
+    repeats: list[Repeats], default_params: dict[str, str] | None, objective: Objective | None
 ) -> str:
-    """The runs of one note, a line for each group."""
-    known = {name for group in groups for run in group.runs for name in run.metrics}
+    """The runs of one note, a line for those that are equal."""
+    known = {name for one in repeats for run in one.runs for name in run.metrics}
     names = [*(objective.metrics if objective else []), *result_metrics(known)]
     metrics = [name for name in dict.fromkeys(names) if name in known][:2]
-    first = [group.runs[0] for group in groups]
+    first = [one.runs[0] for one in repeats]
     varying, labels = varying_params(first), data_labels(first)
     rows: list[Row] = [("run", "seeds", *metrics, "overrides")]
-    for group in groups[:MOST_ROWS]:
-        oldest, newest = group.runs[0], group.runs[-1]
+    for one in repeats[:MOST_ROWS]:
+        oldest, newest = one.runs[0], one.runs[-1]
         overrides = (
             varying[oldest.id] if default_params is None else overrides_of(newest, default_params)
         )
         state = "" if newest.state == "finished" else f" ({newest.state})"
         run = f"{newest.short}{'*' * newest.is_dirty}{state}"
-        values = (group.format(name) for name in metrics)
+        values = (one.format(name) for name in metrics)
         settings = f"{format_settings(overrides) or 'none'} {labels[oldest.id]}".strip()
-        rows.append((run, str(group.seeds), *values, settings))
-    hidden = len(groups) - MOST_ROWS
+        rows.append((run, one.seeds, *values, settings))
+    hidden = len(repeats) - MOST_ROWS
     return _aligned(rows) + (f"\n\n… and {hidden} more" if hidden > 0 else "")
 
 
@@ -202,10 +212,10 @@ def _sweep_line(reader: RunReader, study: RunRecord) -> str:
 def _best_line(record: RunRecord, data_label: str) -> str:
     known = result_metrics(record.metrics)
     names = [name for name in known if name.startswith(("val", "test"))][:4] or known[:4]
-    values = ", ".join(f"{name} {format_metric(record.metrics[name])}" for name in names)
+    values = ", ".join(f"{name} {format_result(record, name)}" for name in names)
     return (
         f"- best: {record.short} ({record.name}), {values}{data_label and ' '}{data_label}"
-        f"; repeat it: `{lab_command()} rerun {record.short}`"
+        f"; repeat it: `{repeat_command(record)}`"
         # pictures: as stored by earlier versions
         + (_figure_links(record, "figures") or _figure_links(record, "pictures"))
     )

@@ -1,4 +1,7 @@
-"""`lab diff`: what differs between two runs, in params, data, code, packages, machine and metrics."""
+"""`lab diff`: what differs between two runs, in params, data, code, packages, machine and metrics.
+
+Between two groups it ends with the pairs of their members and a verdict (`src/utils/lab/verdict.py`).
+"""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -9,7 +12,7 @@ from typing import Any
 from src.utils.lab.runs import without_derived
 from src.utils.lab.show import read_packages
 from src.utils.runs.provenance import read_metadata
-from src.utils.store.objective import RESOURCE_METRICS, display_order
+from src.utils.store.objective import display_order, is_resource, without_spreads
 from src.utils.store.reader import RunReader, dataset_digests, find_artifact
 from src.utils.store.record import RunRecord
 from src.utils.terminal import format_value
@@ -25,7 +28,11 @@ Pair = tuple[str, str]
 
 
 def print_diff(reader: RunReader, left: RunRecord, right: RunRecord, full: bool = False) -> None:
-    """Print a table of the differences, the source diff, and a line that names what is the same."""
+    """Print a table of the differences, the source diff, and a line that names what is the same.
+
+    Args:
+        full: print a long diff whole, and the diff of two experiments, which have little in common.
+    """
     console = get_console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -43,10 +50,15 @@ def print_diff(reader: RunReader, left: RunRecord, right: RunRecord, full: bool 
             table.add_row(*map(escape, cells))
     if table.row_count:
         console.print(table, highlight=False)
-    lines = list(source_diff(left, right))
-    _print_source_diff(lines, full)
-    same += [] if lines else ["source"]
+    if left.experiment == right.experiment or full:
+        lines = list(source_diff(left, right))
+        _print_source_diff(lines, full)
+        same += [] if lines else ["source"]
     console.print(f"the same: {', '.join(same)}", style="dim", highlight=False)
+    if left.is_group or right.is_group:
+        from src.utils.lab.verdict import print_verdict  # late: it imports scipy
+
+        print_verdict(reader, left, right)
 
 
 def _short_name(name: str) -> str:
@@ -137,7 +149,7 @@ def _machine(record: RunRecord) -> dict[str, str]:
 
 def _metrics(record: RunRecord) -> dict[str, str]:
     names = sorted(
-        (name for name in record.metrics if not name.startswith(RESOURCE_METRICS)),
+        (name for name in without_spreads({*record.metrics}) if not is_resource(name)),
         key=display_order,
     )
     return {name: repr(record.metrics[name]) for name in names}

@@ -19,6 +19,7 @@ from src.utils.process import is_gone
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader, find_artifact, open_reader
 from src.utils.store.record import RunRecord
+from src.utils.store.reference import list_members, without_members
 from src.utils.terminal import format_size, lab_command
 
 LOW_DISK, VERY_LOW_DISK = 5 * 10**9, 10**9  # bytes that are free
@@ -89,7 +90,7 @@ def _check_runs(close_dead: bool) -> Iterator[Finding]:
         reader = open_reader()
     except UserError:
         return
-    runs, dead = reader.runs(), _dead_runs(reader)
+    runs, dead = without_members(reader, reader.runs()), _dead_runs(reader)
     if close_dead:
         for run, reason in dead:
             _close_run(run, reason)
@@ -98,7 +99,8 @@ def _check_runs(close_dead: bool) -> Iterator[Finding]:
         names = ", ".join(f"{run.short} ({reason})" for run, reason in dead)
         message = f"not running, but marked as running: {names}"
         yield Finding.bad("runs", message, f"{lab_command()} doctor --fix")
-    alive = sum(run.status == "RUNNING" for run in runs) - len(dead)
+    ended = {run.id for run, _ in dead}
+    alive = sum(run.status == "RUNNING" and run.id not in ended for run in runs)
     if alive or not dead:
         yield Finding("runs", f"{alive} running, {len(runs)} in all")
 
@@ -106,15 +108,16 @@ def _check_runs(close_dead: bool) -> Iterator[Finding]:
 def _dead_runs(reader: RunReader) -> list[tuple[RunRecord, str]]:
     """Runs that were killed before they could set their status, each with the reason."""
     running = reader.with_values([run for run in reader.runs() if run.status == "RUNNING"])
-    return [(run, reason) for run in running if (reason := _death_reason(run))]
+    return [(run, reason) for run in running if (reason := _death_reason(reader, run))]
 
 
-def _death_reason(record: RunRecord) -> str:
+def _death_reason(reader: RunReader, record: RunRecord) -> str:
     """Empty while the run may be alive."""
     process = record.tags.get("process", "")
     if process and is_gone(process):
         return "its process is gone"
-    inactive = datetime.now().astimezone() - _last_activity(record)
+    members = list_members(reader, record) if record.is_group else []
+    inactive = datetime.now().astimezone() - max(map(_last_activity, [record, *members]))
     is_local = process.split(" ")[0] == os.uname().nodename
     if inactive > INACTIVE and not is_local:
         return f"no sign of life for {inactive.days} days"

@@ -2,7 +2,8 @@
 
 Unused are: artifacts of runs that are deleted or unknown to the store, folders in outputs/ and multirun/
 that belong to no run, and checkpoints of finished runs other than best and last. Never removed are the
-best trial of a study, and folders that changed within the last hour: a run may be about to start in them.
+best trial of a study, with its members if it is a group, and folders that changed within the last hour: a run
+may be about to start in them.
 """
 
 import re
@@ -12,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.utils.paths import ROOT, STAGES, display_path
+from src.utils.paths import ROOT, display_path
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader
-from src.utils.store.record import RunRecord
+from src.utils.store.record import GROUP, RunRecord
 from src.utils.terminal import format_size
 
 from rich import box, get_console
@@ -24,6 +25,7 @@ from rich.table import Table
 
 RECENT = 3600.0  # seconds
 RUN_ID = re.compile(r"[0-9a-f]{32}")
+DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"  # as in config/utils/hydra.yaml
 OUTPUTS = (ROOT / "outputs", ROOT / "multirun")
 MOST_LINES = 10  # of one kind in the table
 
@@ -55,11 +57,13 @@ def find_unused(reader: RunReader) -> list[UnusedFile]:
     folders = list(_run_folders())  # before the runs are read: a new run is known before its folder
     runs, deleted = reader.runs(), reader.runs(deleted=True)
     best_trials = set(reader.column("tags", "best.run_id").values())
+    groups = reader.column("tags", GROUP)
+    kept = best_trials | {member for member, group in groups.items() if group in best_trials}
     return [
-        *_deleted_artifacts([run for run in deleted if run.id not in best_trials]),
+        *_deleted_artifacts([run for run in deleted if run.id not in kept]),
         *_unknown_artifacts(folders, {run.id for run in runs + deleted}),
         *_output_folders(reader, {run.id for run in runs}),
-        *_checkpoints([run for run in runs if run.id not in best_trials]),
+        *_checkpoints([run for run in runs if run.id not in kept]),
     ]
 
 
@@ -90,10 +94,9 @@ def _output_folders(reader: RunReader, runs: set[str]) -> Iterator[UnusedFile]:
     used = {ROOT / str(path) for run_id, path in outputs if run_id in runs}
     used |= {parent for path in used for parent in path.parents}
     for top in OUTPUTS:
-        for stage in STAGES:
-            for folder in sorted(top.glob(f"{stage}/*/*/*/")):  # experiment, day, time
-                if folder not in used and not _is_recent(folder):
-                    yield UnusedFile(f"{top.name}/ without a run", folder)
+        for folder in sorted(top.glob(f"*/*/{DAY}/*/")):  # stage, experiment, day, time
+            if folder not in used and not _is_recent(folder):
+                yield UnusedFile(f"{top.name}/ without a run", folder)
 
 
 def _checkpoints(runs: list[RunRecord]) -> Iterator[UnusedFile]:

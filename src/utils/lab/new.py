@@ -1,6 +1,6 @@
 """`lab new`: a new experiment as a copy of an existing one.
 
-Both folders are copied, src/<stage>/<name> and config/<stage>/<name>. The cli adds an entry to the diary.
+Both folders are copied, src/<stage>/<name> and config/<stage>/<name>, and the diary gets an entry.
 """
 
 import re
@@ -9,14 +9,36 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from src.utils.errors import UserError
-from src.utils.paths import ROOT, STAGES, Experiment
+from src.utils.lab.diary import add_entry
+from src.utils.paths import ROOT, Experiment, list_stages
+from src.utils.terminal import run_command
 
 NAME = re.compile(r"[A-Za-z]\w*")
 
 
+def new_experiment(name: str, source: str | None, stage: str | None, note: str) -> str:
+    """Copy an experiment, add it to the diary, and say so.
+
+    Args:
+        source: the experiment to copy; None means the last one with a similar name.
+
+    Raises:
+        UserError: there is no such source, or the name is refused.
+    """
+    old = find_experiment(source, stage) if source else default_source(name, stage)
+    copy = copy_experiment(old, name)
+    page = add_entry(copy, old, note)
+    return (
+        f"src/{copy} and config/{copy} are copies of {old}; diary/{page.name} has an entry for it\n"
+        f"run it: {run_command(copy)}"
+    )
+
+
 def list_experiments() -> list[Experiment]:
     """All experiments, by stage and name."""
-    folders = [path for stage in STAGES for path in sorted((ROOT / "src" / stage).glob("*/"))]
+    folders = [
+        path for stage in list_stages() for path in sorted((ROOT / "src" / stage).glob("*/"))
+    ]
     return [Experiment(path.parent.name, path.name) for path in folders if any(path.glob("*.py"))]
 
 

@@ -2,7 +2,8 @@
 
 The code comes from the commit and the patch of the run, checked out in a git worktree of its own, the
 settings from its overrides, the data from this repository. The verdict on metrics and weights is
-`identical` (bit-identical), `within tolerance` or `different`.
+`identical` (bit-identical), `within tolerance` or `different`. A group is repeated whole, and the weights are
+compared member by member.
 """
 
 import os
@@ -17,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.paths import DATA, ROOT, SAVED, Experiment
+from src.utils.paths import ROOT, SAVED, Experiment, data_folder, list_stages
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import RERUN
 from src.utils.runs.provenance import packages, read_metadata
 from src.utils.store.location import tracking_uri
 from src.utils.store.mlflow import get_artifact, open_store
-from src.utils.store.objective import RESOURCE_METRICS
-from src.utils.store.reference import find_record
+from src.utils.store.objective import is_resource
+from src.utils.store.reader import open_reader
+from src.utils.store.record import MEMBERS
+from src.utils.store.reference import find_record, list_members
 
 from mlflow.entities import DatasetInput
 from mlflow.entities import Run as StoredRun
@@ -45,14 +48,22 @@ class RerunResult:
 
     old: StoredRun
     new: StoredRun
-    same_weights: bool | None  # None: there are no weights to compare
+    # Whether the weights are the same, by the place of a member, "" for a run that is no group; None where
+    # there are none
+    weights: dict[str, bool | None]
     tolerance: float  # of each metric, relative
+
+    @property
+    def same_weights(self) -> bool | None:
+        """Whether all weights are the same; None if there are none to compare."""
+        known = [same for same in self.weights.values() if same is not None]
+        return all(known) if known else None
 
     @property
     def metrics(self) -> dict[str, tuple[float, float | None]]:
         """The old and the new value of each metric, without timings."""
         old, new = self.old.data.metrics, self.new.data.metrics
-        names = sorted(name for name in old if not name.startswith(RESOURCE_METRICS))
+        names = sorted(name for name in old if not is_resource(name))
         return {name: (old[name], new.get(name)) for name in names}
 
     @property
@@ -110,7 +121,11 @@ def rerun(
         threads = metadata["hardware"].get("threads")
         _run_program(checkout, old, [*map(str, saved), *overrides], threads)
     new = _find_rerun(client, old)
-    return RerunResult(old, new, _same_weights(old, new), tolerance)
+    weights = {
+        place: _same_weights(client, *pair)
+        for place, pair in _weight_pairs(client, old, new).items()
+    }
+    return RerunResult(old, new, weights, tolerance)
 
 
 def _report_differences(
@@ -181,9 +196,29 @@ def _find_rerun(client: MlflowClient, old: StoredRun) -> StoredRun:
     return found[0]
 
 
-def _same_weights(old: StoredRun, new: StoredRun) -> bool | None:
+def _weight_pairs(
+    client: MlflowClient, old: StoredRun, new: StoredRun
+) -> dict[str, tuple[StoredRun, StoredRun]]:
+    """The runs whose weights are compared: the members of a group, by fold and seed."""
+    if MEMBERS not in old.data.tags:
+        return {"": (old, new)}
+    reader = open_reader()
+    before, after = (
+        {
+            run.place: run
+            for run in list_members(reader, find_record(one.info.run_id, reader=reader))
+        }
+        for one in (old, new)
+    )
+    return {
+        place: (client.get_run(run.id), client.get_run(after[place].id))
+        for place, run in before.items()
+        if place in after
+    }
+
+
+def _same_weights(client: MlflowClient, old: StoredRun, new: StoredRun) -> bool | None:
     """Whether the last checkpoints and the files of `run.save` are bit-identical; None without both."""
-    client = open_store()
     parts = (_same_checkpoints(client, old, new), _same_files(client, old, new))
     known = [part for part in parts if part is not None]
     return all(known) if known else None
@@ -191,15 +226,26 @@ def _same_weights(old: StoredRun, new: StoredRun) -> bool | None:
 
 def _same_checkpoints(client: MlflowClient, old: StoredRun, new: StoredRun) -> bool | None:
     try:
-        files = [get_artifact(client, run, "checkpoints/last.ckpt") for run in (old, new)]
-    except UserError:
+        folders = [get_artifact(client, run, "checkpoints") for run in (old, new)]
+    except (UserError, MlflowException):
         return None
+    left, right = (_last_weights(folder) for folder in folders)
+    if not left or not right:
+        return None
+    return left.keys() == right.keys() and all(left[key].equal(right[key]) for key in left)
+
+
+def _last_weights(folder: Path) -> dict[str, Any]:
+    """The tensors of the last checkpoint of a run, or of each of its parts."""
     import torch  # late: a model without Lightning has no checkpoints
 
-    left, right = (
-        torch.load(file, map_location="cpu", weights_only=True)["state_dict"] for file in files
-    )
-    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+    return {
+        f"{file.relative_to(folder)} {name}": tensor
+        for file in folder.rglob("last.ckpt")
+        for name, tensor in torch.load(file, map_location="cpu", weights_only=True)[
+            "state_dict"
+        ].items()
+    }
 
 
 def _same_files(client: MlflowClient, old: StoredRun, new: StoredRun) -> bool | None:
@@ -226,9 +272,17 @@ def print_result(result: RerunResult) -> None:
         change = "" if now is None else "0" if now == then else f"{now - then:+.2e}"
         table.add_row(name, f"{then:.6g}", "" if now is None else f"{now:.6g}", change)
     get_console().print(table)
-    weights = {True: "bit-identical", False: "different", None: "none saved"}
-    get_console().print(f"weights: {weights[result.same_weights]}")
+    get_console().print(f"weights: {_weights_in_words(result)}", highlight=False)
     get_console().print(f"verdict: [bold]{result.verdict}[/]")
+
+
+def _weights_in_words(result: RerunResult) -> str:
+    words = {True: "bit-identical", False: "different", None: "none saved"}[result.same_weights]
+    if "" in result.weights:
+        return words
+    differing = [place for place, same in result.weights.items() if same is False]
+    among = f" ({', '.join(differing)})" if differing else ""
+    return f"{words} in {len(differing) or len(result.weights)} of {len(result.weights)} members{among}"
 
 
 @contextmanager
@@ -275,8 +329,9 @@ def _git(folder: Path, *arguments: str) -> None:
 
 
 def _link_data(checkout: Path, omit: str) -> None:
-    """Link the datasets and features of this repository, except those that the rerun makes itself."""
-    for stage, parent in DATA.items():
+    """Link the data of this repository, except those that the rerun makes itself."""
+    for stage in list_stages():
+        parent = data_folder(stage)
         for data in parent.iterdir() if parent.exists() else ():
             link = checkout / data.relative_to(ROOT)
             is_draft = data.name.startswith(".")

@@ -1,5 +1,7 @@
 """`lab runs`: a table of runs, filtered and sorted, with the params in which they differ.
 
+A group is one line, with mean ± standard deviation (number of members). Its members are listed on request.
+
 `Query` holds the options of the command, `select_runs` applies them, `print_runs` prints the table and
 `as_json` the same runs for programs. Other commands compare runs with the same functions:
 
@@ -9,20 +11,29 @@
 """
 
 import json
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import accumulate
 from typing import Any
 
-from src.utils.errors import UserError
-from src.utils.store.objective import SCORES, Objective, find_objective, result_metrics
+from src.utils.lab.filter import Filter, read_column, to_number
+from src.utils.store.objective import (
+    SCORES,
+    SPREAD,
+    Objective,
+    find_objective,
+    objective_by,
+    result_metrics,
+)
 from src.utils.store.reader import RunReader
-from src.utils.store.record import RunRecord, Value
-from src.utils.store.reference import list_model_runs, list_runs, read_objective
-from src.utils.terminal import format_metric, format_settings, format_time
+from src.utils.store.record import GROUP, MEMBERS, RunRecord
+from src.utils.store.reference import (
+    RECENT_RUNS,
+    list_model_runs,
+    list_runs,
+    without_members,
+)
+from src.utils.terminal import format_metric, format_settings, format_spread, format_time
 
 from rich import box, get_console
 from rich.markup import escape
@@ -30,24 +41,15 @@ from rich.table import Table
 
 # Widths of the table's columns, in characters.
 RUN_WIDTH, TIME_WIDTH = 20, 11
-NUMBER_WIDTH, METRIC_WIDTH = 6, 16  # a metric's column: at least, at most
+NUMBER_WIDTH, NAME_WIDTH = 6, 16  # a metric: at least, and of its name at most
 PARAMS_WIDTH = 18  # at least
-WIDE_TERMINAL = 100  # from here on the table shows four metrics instead of two
+NARROW_TERMINAL, WIDE_TERMINAL = 80, 100  # from 100 on the table shows four metrics instead of two
+LIKE_BEST = "≈ "  # before the metric of a group that can't be told from the best
 MOST_NOTE = 120  # characters of a note
 STYLES = {"failed": "red", "killed": "red", "running": "yellow", "pruned": "dim"}
 
 # Settings that do not count as a difference between runs that are otherwise equal.
 NOT_COMPARED = ("seed", "force")
-
-FILTER = re.compile(r"\s*([\w./\-]+)\s*(?:(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*)?", re.DOTALL)
-ATTRIBUTES = ("id", "name", "status", "experiment")  # of a run, as --where and --sort name them
-TAGS = {  # short names of tags
-    "note": "mlflow.note.content",
-    "dirty": "git.dirty",
-    "commit": "mlflow.source.git.commit",
-    "study": "optuna.study",
-    "trial": "optuna.trial",
-}
 
 
 @dataclass(frozen=True)
@@ -58,189 +60,167 @@ class Query:
     where: Sequence[str] = ()
     sort: str | None = None
     limit: int = 20  # 0: no limit
+    members: bool = False  # list the members of groups, too
 
 
 @dataclass(frozen=True)
-class Filter:
-    """A condition of --where: `learning_rate>0.001`, `status=failed`, `note~dropout`.
+class Selection:
+    """The runs of a query, with their params, metrics and tags."""
 
-    A name alone, such as `dirty`, selects the runs that have it with a value other than false.
-    """
-
-    name: str
-    operator: str
-    value: str
-
-    @classmethod
-    def parse(cls, text: str) -> "Filter":
-        """Parse a condition as it is typed.
-
-        Raises:
-            UserError: the text is not a filter.
-        """
-        match = FILTER.fullmatch(text)
-        if match is None or (match[2] and not match[3]):
-            raise UserError(
-                f"{text!r} is not a filter: write one like learning_rate>0.001, status=failed, "
-                "note~dropout, or a tag alone"
-            )
-        return cls(match[1], match[2] or "", match[3] or "")
-
-    def apply(self, reader: RunReader, records: list[RunRecord]) -> list[RunRecord]:
-        """Return the runs that match.
-
-        Raises:
-            UserError: no run has a metric, param, tag or attribute of this name.
-        """
-        values = _column(reader, records, self.name)
-        return [run for run in records if run.id in values and self.matches(values[run.id])]
-
-    def matches(self, value: Value) -> bool:
-        """Compare numbers as numbers, and text by =, != and ~ (contains), ignoring case."""
-        if not self.operator:
-            return str(value).lower() not in ("", "false", "none", "0")
-        if self.operator == "~":
-            return self.value.lower() in str(value).lower()
-        left, right = _number(value), _number(self.value)
-        if left is None or right is None:
-            return self._matches_text(str(value).lower(), self.value.lower())
-        return {
-            "<": left < right,
-            "<=": left <= right,
-            ">": left > right,
-            ">=": left >= right,
-            "!=": left != right,
-        }.get(self.operator, left == right)
-
-    def _matches_text(self, left: str, right: str) -> bool:
-        if self.operator == "!=":
-            return left != right
-        return self.operator in ("=", "==") and left == right
+    records: list[RunRecord]
+    total: int  # without the limit
+    like_best: set[
+        str
+    ]  # ids of groups that can't be told from the best one by the metric of --sort
+    hides_members: bool
 
 
-def select_runs(reader: RunReader, query: Query) -> tuple[list[RunRecord], int]:
-    """Return the runs of a query with all their values, and the number of runs without its limit.
+def select_runs(reader: RunReader, query: Query) -> Selection:
+    """Find the runs of a query.
 
     Raises:
         UserError: a filter cannot be parsed, or no run has what a filter, `sort` or `experiment` names.
     """
-    records = list_runs(reader, query.experiment) if query.experiment else list_model_runs(reader)
-    for text in query.where:
-        records = Filter.parse(text).apply(reader, records)
+    found = list_runs(reader, query.experiment) if query.experiment else list_model_runs(reader)
+    filters = [Filter.parse(text) for text in query.where]
+    lists_members = query.members or any(one.selects_members for one in filters)
+    records = found if lists_members else without_members(reader, found)
+    hides_members = len(records) < len(found)
+    for one in filters:
+        records = one.apply(reader, records)
     if query.sort:
         records = _sorted(reader, records, query.sort)
-    return reader.with_values(records[: query.limit or None]), len(records)
+    shown = reader.with_values(records[: query.limit or None])
+    like_best = _like_best(reader, records, shown, query.sort) if query.sort else set()
+    return Selection(shown, len(records), like_best, hides_members)
 
 
 def _sorted(reader: RunReader, records: list[RunRecord], by: str) -> list[RunRecord]:
     """Best first, in the direction of the metric (`-loss`: reversed); runs without a value last."""
     name, reverse = by.removeprefix("-"), by.startswith("-")
-    values = _column(reader, records, name)
-    objective = read_objective(reader, records)
-    if objective is None or name not in (objective.metric, *SCORES):
-        objective = Objective.from_name(name)
+    values = read_column(reader, records, name)
+    objective = objective_by(name, reader.with_values(records[:RECENT_RUNS]))
     order = Objective(name, objective.maximize != reverse)
-    return sorted(records, key=lambda run: (order.sort_key(_number(values.get(run.id))), run.id))
+    return sorted(records, key=lambda run: (order.sort_key(to_number(values.get(run.id))), run.id))
 
 
-def _column(reader: RunReader, records: list[RunRecord], name: str) -> dict[str, Value]:
-    """By run id, the metric, param, tag or attribute of this name."""
-    if name == "status":
-        trial_states = reader.column("tags", "optuna.state")
-        return {run.id: _status(run, trial_states.get(run.id)) for run in records}
-    if name in ATTRIBUTES:
-        return {run.id: str(getattr(run, name)) for run in records}
-    for kind, key in (
-        ("metrics", name),
-        ("params", name),
-        ("tags", f"tag.{name}"),
-        ("tags", TAGS.get(name, name)),
-    ):
-        values = reader.column(kind, key)
-        if values:
-            return values
-    if name in TAGS:
-        return {}
-    raise UserError(f"no run has anything called {name!r}{_suggestion(reader, name)}")
+def _like_best(
+    reader: RunReader, records: list[RunRecord], shown: list[RunRecord], by: str
+) -> set[str]:
+    """The groups among the runs shown that can't be told from the best group of all runs."""
+    name = by.removeprefix("-")
+    sizes, values = reader.column("tags", MEMBERS), reader.column("metrics", name)
+    known = {run_id for run_id in {*sizes} & {*values} if to_number(values[run_id]) is not None}
+    ranked = [run for run in records if run.id in known]
+    best = ranked[-1 if by.startswith("-") else 0] if ranked else None
+    others = [run for run in shown if run.id in known and best and run.id != best.id]
+    if best is None or not others:
+        return set()
+    from src.utils.lab.verdict import like_the_first  # late: it imports scipy
+
+    return like_the_first(reader, [*reader.with_values([best]), *others], name)
 
 
-def _status(record: RunRecord, trial_state: Value | None) -> str:
-    """As tables show it: to MLflow, a pruned trial has finished."""
-    return "pruned" if trial_state == "pruned" else record.status.lower()
-
-
-def _suggestion(reader: RunReader, name: str) -> str:
-    tags = {key.removeprefix("tag.") for key in reader.keys("tags")}
-    known = {*reader.keys("metrics"), *reader.keys("params"), *tags, *TAGS, *ATTRIBUTES}
-    near = get_close_matches(name, sorted(known), n=3)
-    return f": did you mean {' or '.join(near)}?" if near else ""
-
-
-def _number(value: Value | None) -> float | None:
-    try:
-        number = math.nan if value is None else float(value)
-    except ValueError:
-        return None
-    return None if math.isnan(number) else number
-
-
-def print_runs(records: list[RunRecord], total: int, query: Query) -> None:
+def print_runs(selection: Selection, query: Query) -> None:
     """Print the table, two lines a run."""
-    console = get_console()
-    metrics = _shown_metrics(records, query, console.width)
+    console, records = get_console(), selection.records
+    metrics = _metric_columns(selection, query, console.width)
     params, labels = varying_params(records), data_labels(records)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", no_wrap=True, max_width=RUN_WIDTH)
     table.add_column("started", no_wrap=True)
-    for name in metrics:
-        table.add_column(name, justify="right", no_wrap=True, max_width=METRIC_WIDTH)
+    for name, cells in metrics.items():
+        table.add_column(name, justify="right", no_wrap=True, max_width=_width(name, cells))
     table.add_column("differs in, note", ratio=1, overflow="fold")
-    for run in records:
+    for number, run in enumerate(records):
         name_and_id = f"{run.name}\n{run.short}{'*' if run.is_dirty else ''}"
         time_and_state = f"{format_time(run.started)}\n{run.state}"
-        values = [format_metric(run.metrics.get(name)) for name in metrics]
+        values = [cells[number] for cells in metrics.values()]
         differs = " ".join(filter(None, (labels[run.id], format_settings(params[run.id]))))
         last = "\n".join(filter(None, (differs, _note(run))))
-        cells = (name_and_id, time_and_state, *values, last)
-        table.add_row(*map(escape, cells), style=STYLES.get(run.state, ""))
+        row = (name_and_id, time_and_state, *values, last)
+        table.add_row(*map(escape, row), style=STYLES.get(run.state, ""))
     console.print(table)
-    console.print(_caption(records, total), style="dim", highlight=False)
+    console.print(_caption(selection), style="dim", highlight=False)
 
 
-def _shown_metrics(records: list[RunRecord], query: Query, width: int) -> list[str]:
+def _metric_columns(selection: Selection, query: Query, width: int) -> dict[str, list[str]]:
     """The metric of --sort, the objective, the same on test data, then others, as many as fit."""
+    records = selection.records
     known = {name for run in records for name in run.metrics}
-    objective = find_objective(records)
-    sort = [(query.sort or "").removeprefix("-")]
-    names = [*sort, *(objective.metrics if objective else []), *SCORES, *result_metrics(known)]
+    objective, sort = find_objective(records), (query.sort or "").removeprefix("-")
+    names = [sort, *(objective.metrics if objective else []), *SCORES, *result_metrics(known)]
     names = [name for name in dict.fromkeys(names) if name in known]
+    columns = {
+        name: [_metric_cell(run, name, selection, sort, width) for run in records]
+        for name in names[: 2 if width < WIDE_TERMINAL else 4]
+    }
     room = width - RUN_WIDTH - TIME_WIDTH - PARAMS_WIDTH - 3
-    taken = list(accumulate(min(max(len(name), NUMBER_WIDTH), METRIC_WIDTH) + 1 for name in names))
-    fitting = sum(columns <= room for columns in taken)
-    return names[: min(fitting, 2 if width < WIDE_TERMINAL else 4)]
+    taken = list(accumulate(_width(name, cells) + 1 for name, cells in columns.items()))
+    has_groups = any(run.is_group for run in records)
+    fitting = max(sum(end <= room for end in taken), has_groups)
+    return dict(list(columns.items())[:fitting])
+
+
+def _metric_cell(record: RunRecord, name: str, selection: Selection, sort: str, width: int) -> str:
+    is_like_best = name == sort and record.id in selection.like_best
+    text = f"{LIKE_BEST if is_like_best else ''}{format_result(record, name)}"
+    return text.replace(" ±", "\n±") if width < NARROW_TERMINAL else text
+
+
+def _width(name: str, cells: list[str]) -> int:
+    """Of a column: that of its longest line; a long name of a metric is cut off."""
+    lines = [len(line) for cell in cells for line in cell.splitlines()]
+    return max(min(len(name), NAME_WIDTH), NUMBER_WIDTH, *lines, 0)
+
+
+def format_result(record: RunRecord, metric: str) -> str:
+    """A metric of a run, of a group as `0.9812 ± 0.0021 (5)`; empty if it has none."""
+    value, spread = record.metrics.get(metric), record.metrics.get(f"{metric}{SPREAD}")
+    if value is None or spread is None or not record.is_group:
+        return format_metric(value)
+    return format_spread(value, spread, record.size)
 
 
 def _note(record: RunRecord) -> str:
     """On one line: the note, the tags, the reason of a failure."""
     labels = " ".join(f"#{label}" for label in record.labels)
-    study = "a study" if record.is_study else ""
+    study = "a study" if record.is_study else "a blend" if record.blended else ""
     text = " ".join(filter(None, (record.note, labels, record.tags.get("reason", ""), study)))
     return text if len(text) <= MOST_NOTE else f"{text[: MOST_NOTE - 1]}…"
 
 
-def _caption(records: list[RunRecord], total: int) -> str:
+def _caption(selection: Selection) -> str:
+    records, total = selection.records, selection.total
     count = f"{len(records)} of {total:,}" if total > len(records) else f"{total}"
-    legend = ["* with uncommitted changes"] if any(run.is_dirty for run in records) else []
-    return " · ".join([f"{count} run{'s' * (total != 1)}", *legend])
+    parts = [f"{count} run{'s' * (total != 1)}"]
+    if any(run.is_dirty for run in records):
+        parts.append("* with uncommitted changes")
+    if selection.like_best:
+        parts.append(f"{LIKE_BEST.strip()} can't be told from the best group")
+    if selection.hides_members and any(run.is_group for run in records):
+        parts.append("--members lists the members of groups")
+    return " · ".join(parts)
 
 
-def as_json(records: list[RunRecord]) -> str:
+def as_json(reader: RunReader, records: list[RunRecord]) -> str:
     """The output of `lab runs --json`."""
-    return json.dumps([as_dict(run) for run in records], indent=2)
+    return json.dumps(as_dicts(reader, records), indent=2)
 
 
-def as_dict(record: RunRecord) -> dict[str, Any]:
-    """A run as --json prints it."""
+def as_dicts(reader: RunReader, records: list[RunRecord]) -> list[dict[str, Any]]:
+    """Runs as --json prints them."""
+    groups, members = reader.column("tags", GROUP), dict[str, list[str]]()
+    for run in reversed(reader.runs()):
+        if run.id in groups:
+            members.setdefault(str(groups[run.id]), []).append(run.id)
+    return [
+        _as_dict(run) | ({"group": _as_group(run, members.get(run.id, []))} if run.is_group else {})
+        for run in records
+    ]
+
+
+def _as_dict(record: RunRecord) -> dict[str, Any]:
     return {
         "id": record.id,
         "name": record.name,
@@ -255,6 +235,17 @@ def as_dict(record: RunRecord) -> dict[str, Any]:
         "params": record.params,
         "tags": record.tags,
         "artifacts": record.artifact_uri,
+    }
+
+
+def _as_group(record: RunRecord, members: list[str]) -> dict[str, Any]:
+    metrics = record.metrics
+    spreads = {name: metrics[name + SPREAD] for name in metrics if name + SPREAD in metrics}
+    return {
+        "members": members,
+        "n": record.size,
+        "mean": {name: metrics[name] for name in spreads},
+        "sd": spreads,
     }
 
 
@@ -318,5 +309,5 @@ def without_derived(params: dict[str, str]) -> dict[str, str]:
 def _is_equal(value: str, other: str | None) -> bool:
     if other is None or value == other:
         return value == other
-    left, right = _number(value), _number(other)
+    left, right = to_number(value), to_number(other)
     return left is not None and left == right

@@ -7,14 +7,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from src.utils.lab.runs import as_dict, data_metadata, varying_params
-from src.utils.paths import SAVED, display_path
-from src.utils.predictions import PREDICTIONS, TEST
+from src.utils.lab.runs import as_dicts, data_metadata, format_result, varying_params
+from src.utils.paths import PREDICTIONS, SAVED, display_path
 from src.utils.runs.provenance import read_metadata
-from src.utils.store.objective import result_metrics
+from src.utils.store.objective import Objective, result_metrics
 from src.utils.store.reader import RunReader, find_artifact, trace_lineage
-from src.utils.store.record import RunRecord
-from src.utils.store.reference import list_trials
+from src.utils.store.record import GROUP, RunRecord
+from src.utils.store.reference import list_members, list_trials
 from src.utils.terminal import (
     format_metric,
     format_settings,
@@ -58,15 +57,16 @@ def print_run(reader: RunReader, record: RunRecord) -> None:
 
 def _sections(reader: RunReader, record: RunRecord) -> Iterator[tuple[str, list[str]]]:
     tags = record.tags
-    metrics = {name: format_metric(record.metrics[name]) for name in result_metrics(record.metrics)}
+    metrics = {name: format_result(record, name) for name in result_metrics(record.metrics)}
     settings = {k: v for k, v in record.params.items() if k not in ("note", "tags")}
     yield "note", [" ".join([record.note, *(f"#{label}" for label in record.labels)]).strip()]
     yield "started", [_time(record)]
     yield "failure", [tags["reason"]] if "reason" in tags else []
-    yield "related", list(_related(record))
+    yield "related", list(_related(reader, record))
     yield "metrics", _columns(metrics)
     yield "settings", _columns(settings)
     yield "trials", list(_trials(reader, record)) if record.is_study else []
+    yield "members", list(_members(reader, record)) if record.is_group else []
     yield "data", list(_data(reader, record))
     yield "code", list(_code(record))
     yield "machine", list(_machine(record))
@@ -79,8 +79,12 @@ def _time(record: RunRecord) -> str:
     return f"{started}, {'not ended' if record.seconds is None else f'{record.seconds:.1f} s'}"
 
 
-def _related(record: RunRecord) -> Iterator[str]:
+def _related(reader: RunReader, record: RunRecord) -> Iterator[str]:
     tags = record.tags
+    if record.is_member:
+        names = {run.id: run.name for run in reader.runs()}
+        group = tags[GROUP]
+        yield f"{record.place} of the group {names.get(group, '(deleted)')} {group[:8]}"
     if "optuna.trial" in tags:
         yield f"trial {tags['optuna.trial']} of {tags.get('optuna.study')}"
     for tag, relation in RELATIONS.items():
@@ -113,11 +117,24 @@ def _trials(reader: RunReader, study: RunRecord) -> Iterator[str]:
     for run in trials[:MOST_TRIALS]:
         known = result_metrics(run.metrics)
         names = [name for name in known if name.startswith("val")][:1] or known[:1]
-        value = "".join(f"{name} {format_metric(run.metrics[name])}" for name in names)
+        value = "".join(f"{name} {format_result(run, name)}" for name in names)
         trial = f"trial {run.tags.get('optuna.trial', '?')}"
         yield f"{run.short}  {trial:9} {run.state:9} {value:16} {format_settings(params[run.id])}"
     if len(trials) > MOST_TRIALS:
         yield f"… and {len(trials) - MOST_TRIALS} more: lab runs --where study={study.name} --limit 0"
+
+
+def _members(reader: RunReader, group: RunRecord) -> Iterator[str]:
+    """The members with their objective or the reason of a failure, and how many are missing."""
+    members, objective = list_members(reader, group), Objective.of(group)
+    for run in members:
+        metric = objective.metric if objective else ""
+        value = f"{metric} {format_metric(run.metrics[metric])}" if metric in run.metrics else ""
+        reason = run.tags.get("reason", "") if run.state != "finished" else ""
+        line = f"{run.short}  {run.name:{len(members[-1].name)}}  {run.state:8}  {value}  {reason}"
+        yield line.rstrip()
+    if len(members) < group.size:
+        yield f"{len(members)} of {group.size} have begun"
 
 
 def _data(reader: RunReader, record: RunRecord) -> Iterator[str]:
@@ -168,10 +185,10 @@ def _files(record: RunRecord) -> Iterator[str]:
         return
     yield str(display_path(folder))
     for path in sorted(folder.iterdir()):
-        inside = [file for file in path.rglob("*") if file.is_file()]
+        inside = sorted(file for file in path.rglob("*") if file.is_file())
         if path.name in LISTED_FOLDERS:
             for file in inside:
-                yield f"  {path.name}/{file.name}  {format_size(file.stat().st_size)}"
+                yield f"  {file.relative_to(folder)}  {format_size(file.stat().st_size)}"
         elif path.is_dir():
             total = format_size(sum(file.stat().st_size for file in inside))
             yield f"  {path.name}/  {len(inside)} files, {total}"
@@ -188,15 +205,20 @@ def _next_commands(record: RunRecord) -> dict[str, str]:
             "resume": f"{program} -m resume_study={record.name} hydra.sweeper.n_trials=…",
             "best": f"{lab} show {record.name}/best",
         }
-    has_test = find_artifact(record, f"{PREDICTIONS}/{TEST}.parquet") is not None
+    has_test = find_artifact(record, f"{PREDICTIONS}/test.parquet") is not None
     submit = {"submit": f"{lab} submit {record.short}"} if has_test else {}
     if record.blended:
-        return {"repeat": record.tags["command"].replace("lab", lab, 1), **submit}
-    rerun = {"rerun": f"{lab} rerun {record.short}", **submit}
-    if not record.experiment.startswith("model/"):
+        return {"repeat": repeat_command(record), **submit}
+    rerun = {"rerun": repeat_command(record), **submit}
+    if not record.is_model:
         return rerun
     if record.state in ("killed", "failed", "running"):
         return rerun | {"resume": f"{lab} resume {record.short}"}
+    if record.is_group:
+        rerun |= {
+            "best": f"{lab} show {record.name}/best",
+            "compare": f"{lab} diff {record.name} …",
+        }
     commands = {
         "reload": reload_command(record.short),
         "export": f"{lab} export {record.short} DIR",
@@ -204,6 +226,13 @@ def _next_commands(record: RunRecord) -> dict[str, str]:
     if find_artifact(record, SAVED) and not find_artifact(record, "checkpoints"):
         del commands["export"]  # which writes models of Lightning
     return rerun | commands
+
+
+def repeat_command(record: RunRecord) -> str:
+    """The command that repeats a run."""
+    if record.blended:
+        return record.tags["command"].replace("lab", lab_command(), 1)
+    return f"{lab_command()} rerun {record.short}"
 
 
 def as_json(reader: RunReader, record: RunRecord) -> str:
@@ -215,4 +244,5 @@ def as_json(reader: RunReader, record: RunRecord) -> str:
     folder = find_artifact(record, "")
     paths = folder.rglob("*") if folder else ()
     files = sorted(str(path.relative_to(folder)) for path in paths if folder and path.is_file())
-    return json.dumps(as_dict(record) | {"data": data, "files": files}, indent=2)
+    (values,) = as_dicts(reader, [record])
+    return json.dumps(values | {"data": data, "files": files}, indent=2)

@@ -1,1 +1,1 @@
-"""The data on disk that stages exchange: what a dataset or feature holds, and when it is built again."""
+"""The data on disk that stages exchange: what they hold, and when they are built again."""

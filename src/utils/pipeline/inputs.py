@@ -1,5 +1,7 @@
-"""The inputs of an experiment: the datasets and features that its settings `dataset` and `feature` name.
+"""The inputs of an experiment: the data that its settings name, each by the stage that makes them.
 
+`feature: feature01` reads feature/feature01, `dataset: [dataset01, dataset02]` two datasets, and
+`embedding: embedding01` what an experiment of a stage of one's own has made, src/embedding/embedding01.
 A missing input is built before the experiment runs. One that is out of date is built again, unless
 `stale=ignore`.
 """
@@ -8,42 +10,73 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
+from src.utils.config.settings_class import makes_data, read_settings_class
 from src.utils.errors import UserError
-from src.utils.paths import DATA, ROOT, Experiment
-from src.utils.pipeline.manifest import Manifest
+from src.utils.paths import ROOT, STAGES, Experiment, data_folder, is_program, list_stages
+from src.utils.pipeline.manifest import FILE_NAME, Manifest
 from src.utils.pipeline.recipe import Recipe, reasons_to_rebuild
+from src.utils.process import BUILDING
 from src.utils.settings import Settings, format_override_value
 from src.utils.study.trial import TRIAL
 
 log = logging.getLogger(__name__)
+MANIFESTS = f"*/{FILE_NAME}"  # in the folder of a stage's data
 
 
 def find_inputs(settings: Settings) -> list[Experiment]:
-    """The datasets and features that the settings name: each setting is one name, or a list.
+    """The data that the settings name: each setting that is called like a stage is one name, or a list.
 
     Raises:
-        UserError: a name has neither code nor data; the message lists those that have.
+        UserError: such a setting is no name, or one of a model, or one without code and data; the message
+            lists those that have.
     """
-    named = [(stage, name) for stage in DATA for name in _names(getattr(settings, stage, None))]
+    known = type(settings).model_fields
+    read = [(stage, getattr(settings, stage)) for stage in list_stages() if stage in known]
+    read = [(stage, value) for stage, value in read if value is not None and _is_of_data(stage)]
+    named = [(stage, name) for stage, value in read for name in _names(stage, value)]
     return [_find_input(stage, name) for stage, name in dict.fromkeys(named)]
 
 
-def _names(value: Any) -> list[str]:
-    """`feature01`, `[feature01, feature02]`, or nothing."""
-    if value is None or isinstance(value, str):
-        return [] if value is None else [value]
-    return [str(name) for name in value] if isinstance(value, Iterable) else [str(value)]
+def _is_of_data(stage: str) -> bool:
+    """Whether a stage has data, or a program that makes some: a setting with its name reads them."""
+    if stage in STAGES:
+        return stage != "model"
+    programs = filter(is_program, (ROOT / "src" / stage).glob("*/*.py"))
+    return any(data_folder(stage).glob(MANIFESTS)) or not all(map(_is_model, programs))
+
+
+def _is_model(program: Path) -> bool:
+    experiment, settings_class = Experiment.of(program), read_settings_class(program)
+    if experiment is None or settings_class is None:
+        return False
+    return not makes_data(experiment, settings_class)
+
+
+def _names(stage: str, value: Any) -> list[str]:
+    """`feature01`, or `[feature01, feature02]`."""
+    names = [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
+    if all(isinstance(name, str) for name in names):
+        return names
+    raise UserError(
+        f"{stage}={format_override_value(value)} is refused: src/{stage} is a stage, and the setting of that "
+        f"name says what is read from it, as in {stage}={stage}01; rename the stage or the setting"
+    )
 
 
 def _find_input(stage: str, name: str) -> Experiment:
     code = {file.parent.name for file in (ROOT / "src" / stage).glob("*/*.py")}
-    data = {file.parent.name for file in DATA[stage].glob("*/manifest.json")}
+    data = {file.parent.name for file in data_folder(stage).glob(MANIFESTS)}
     if name in code | data:
-        return Experiment(stage, name)
+        experiment = Experiment(stage, name)
+        programs = [] if name in data else filter(is_program, experiment.source.glob("*.py"))
+        if any(map(_is_model, programs)):
+            raise UserError(f"{stage}={name} is refused: {experiment} is a model and makes no data")
+        return experiment
     near = get_close_matches(name, sorted(code | data), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     known = ", ".join(sorted(code | data)) or "none yet"
@@ -106,7 +139,11 @@ def _prepare_input(experiment: Experiment, settings: Settings, check: bool) -> M
 
 def _build(experiment: Experiment, recipe: Recipe | None, failure: str) -> Manifest:
     """Run the program of a stage as a separate command, which is no part of a trial."""
+    chain = [*os.environ.get(BUILDING, "").split(), str(experiment)]
+    if len(chain) > len({*chain}):
+        raise UserError(f"{experiment} reads what is made of itself: {' → '.join(chain)}")
     environment = {key: value for key, value in os.environ.items() if key != TRIAL}
+    environment[BUILDING] = " ".join(chain)
     command = [sys.executable, str(experiment.program()), *(recipe.arguments if recipe else [])]
     folder = recipe.working_folder if recipe else None
     if subprocess.run(command, check=False, env=environment, cwd=folder).returncode != 0:

@@ -1,4 +1,4 @@
-"""The manifest of a dataset or feature: `manifest.json` beside its files.
+"""The manifest of data that an experiment made: `manifest.json` beside the files.
 
 It says what the folder holds (`files`, `digest`) and from what it was made (`fingerprint`, `run_id`).
 """

@@ -1,4 +1,4 @@
-"""The recipe of a dataset or feature: from what it was made, and whether that has changed since.
+"""The recipe of data: from what they were made, and whether that has changed since.
 
 It is stored as `_data/<stage>/.<name>.recipe.json`, beside the folder: earlier versions of this code refuse
 a `manifest.json` with more keys.

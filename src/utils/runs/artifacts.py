@@ -21,6 +21,7 @@ from src.utils.paths import ROOT, Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import RERUN, this_process
 from src.utils.runs import provenance
+from src.utils.runs.member import MemberLink
 from src.utils.runs.source_code import copy_source
 from src.utils.settings import Settings, flatten
 from src.utils.terminal import log_file
@@ -108,8 +109,9 @@ def save_traceback(folder: Path) -> Path:
 
 
 def _tags(experiment: Experiment) -> dict[str, str]:
+    is_member = MemberLink.current() is not None  # of a rerun of its group
     return {
-        **({"rerun_of": os.environ[RERUN]} if RERUN in os.environ else {}),
+        **({"rerun_of": os.environ[RERUN]} if RERUN in os.environ and not is_member else {}),
         "mlflow.source.name": str(experiment.program().relative_to(ROOT)),
         "mlflow.source.type": "LOCAL",
         "hydra.output": os.path.relpath(_hydra_output(), ROOT),

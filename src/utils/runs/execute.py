@@ -1,6 +1,6 @@
 """Executing an experiment: its inputs are prepared, then its `main` is called inside a tracked run.
 
-A dataset or feature writes `_data/<stage>/<name>`; later stages read that folder.
+What has `StageSettings`, as a dataset or feature, writes `_data/<stage>/<name>`; others read that folder.
 """
 
 import json
@@ -13,11 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.utils.config.settings_class import makes_data
 from src.utils.config.sweep_settings import objective_mode
-from src.utils.paths import DATA, Experiment
+from src.utils.paths import Experiment
 from src.utils.pipeline.inputs import prepare_inputs
 from src.utils.pipeline.manifest import Manifest, file_digests, fingerprint, json_digest
 from src.utils.pipeline.recipe import Recipe
@@ -41,19 +43,19 @@ OBJECTIVE = "objective"  # the metric that holds what `main` returned
 
 
 def execute(experiment: Experiment, main: Main, run_group: GroupMain, settings: Settings) -> Any:
-    """Run an experiment once. A dataset or feature that is up to date is not built again.
+    """Run an experiment once. Data that are up to date are not built again.
 
     Args:
         run_group: called in place of `main` for a group.
 
     Returns:
-        What `main` or `run_group` returned; None for a dataset or feature.
+        What `main` or `run_group` returned; None for what makes data.
 
     Raises:
         UserError: an input can't be built, or the run that the settings name can't be resumed.
         Pruned: the pruner has ended this trial.
     """
-    if experiment.stage in DATA:
+    if makes_data(experiment, type(settings)):
         return _build(experiment, main, settings)
     return _train(experiment, main, run_group, settings)
 
@@ -74,7 +76,8 @@ def _train(experiment: Experiment, main: Main, run_group: GroupMain, typed: Sett
         if isinstance(settings, ModelSettings) and settings.is_group:
             value = run_group(settings, typed, run)
         else:
-            seed_random(settings)
+            run.seed_random = partial(seed_random, settings)  # for its parts
+            run.seed_random()
             with convert_trial_pruned():
                 value = main(settings, run)
         if run.member is not None and run.is_rank_zero:

@@ -7,12 +7,11 @@ import os
 from dataclasses import dataclass
 
 from src.utils.settings import ModelSettings
+from src.utils.store.record import FOLD, GROUP, SEED
 
 MEMBER = "JIKKEN_MEMBER"  # environment variable
 SEPARATOR = " | "
-# Tags of a group's run, and of a member's
-MEMBERS, FOLDS, SEEDS = "group.members", "group.folds", "group.seeds"
-GROUP, FOLD, SEED, VALUE = "group.run_id", "group.fold", "group.seed", "group.value"
+VALUE = "group.value"  # tag of a member: what `main` returned
 
 
 @dataclass(frozen=True)

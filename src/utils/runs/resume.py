@@ -21,10 +21,10 @@ from typing import Any
 
 from src.utils.config.overrides import override_key
 from src.utils.errors import UserError, first_line
-from src.utils.paths import LOGS, SAVED, Experiment
+from src.utils.paths import SAVED, Experiment, remote_run_folder
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import is_gone, is_rank_zero
-from src.utils.runs.member import GROUP, MEMBERS, MemberLink
+from src.utils.runs.member import MemberLink
 from src.utils.runs.source_code import same_code
 from src.utils.settings import (
     AnySettings,
@@ -34,7 +34,7 @@ from src.utils.settings import (
     settings_of_run,
 )
 from src.utils.store.mlflow import get_artifact, local_store, open_store
-from src.utils.store.record import NO_EFFECT
+from src.utils.store.record import GROUP, MEMBERS, NO_EFFECT
 from src.utils.store.reference import find_run
 
 from hydra.core.hydra_config import HydraConfig
@@ -56,11 +56,29 @@ class ResumePoint:
     checkpoint: Path | None
     weights_only: bool  # a warm start
     more_epochs: bool = False  # than the run was to have
+    is_training: bool = True  # of Lightning
 
     @property
     def new_run(self) -> bool:
         """Whether a new run is created. Else the old one is reopened."""
         return self.weights_only or self.more_epochs
+
+    def of_part(self, prefix: str) -> tuple[Path | None, Path | None]:
+        """What a part of the run (`fold0/`) is resumed from, and what a warm start of it begins with.
+
+        A warm start from a run without this part begins with the run's own weights.
+
+        Raises:
+            UserError: the part has checkpoints, and none can be read.
+        """
+        found = self._newest(prefix)
+        return (None, found or self.checkpoint) if self.weights_only else (found, None)
+
+    def _newest(self, prefix: str) -> Path | None:
+        checkpoints, saved = self.folder / "checkpoints" / prefix, self.folder / SAVED / prefix
+        if self.is_training:
+            return newest_checkpoint(checkpoints) if checkpoints.is_dir() else None
+        return saved if has_files(saved) else None
 
     def check(self, experiment: Experiment, inputs: list[Manifest]) -> None:
         """Check that the code and inputs are those of the run, unless only its weights are used.
@@ -114,10 +132,11 @@ def find_resume_point(
     if getattr(used, "is_group", False):  # its members have the checkpoints
         return used, ResumePoint(run, folder, None, warm is not None)
     if isinstance(settings, TrainingSettings):
-        checkpoint = newest_checkpoint(folder / "checkpoints")
+        checkpoint = newest_checkpoint(folder / "checkpoints", with_parts=warm is not None)
     else:
         checkpoint = _saved_files(run, folder / SAVED, is_needed=warm is not None)
-    return used, ResumePoint(run, folder, checkpoint, warm is not None, more_epochs)
+    is_training = isinstance(settings, TrainingSettings)
+    return used, ResumePoint(run, folder, checkpoint, warm is not None, more_epochs, is_training)
 
 
 def _same_member(client: MlflowClient, run: StoredRun) -> StoredRun:
@@ -139,8 +158,12 @@ def artifact_folder(client: MlflowClient, run: StoredRun) -> Path:
     """The folder of a run's artifacts; of a remote store the one that this machine wrote, else a download."""
     if local_store() is not None:
         return get_artifact(client, run, "config").parent
-    folder = LOGS / "lightning" / run.info.run_id
-    return folder if folder.is_dir() else get_artifact(client, run, "")
+    folder = remote_run_folder(run.info.run_id)
+    if not folder.is_dir():
+        folder = get_artifact(client, run, "")
+        for last in folder.glob("checkpoints/last.ckpt"):
+            last.touch()  # the newest: a download arrives in any order
+    return folder
 
 
 def _has_more_epochs(settings: AnySettings, before: AnySettings) -> bool:
@@ -208,7 +231,7 @@ def _with_overrides(composed: DictConfig, settings: AnySettings) -> AnySettings:
 
 def _saved_files(run: StoredRun, folder: Path, is_needed: bool) -> Path | None:
     """The folder of what a run without Lightning has saved; None if it has saved nothing."""
-    if any(folder.glob("**/[!.]*")):  # a file that begins with a dot is a draft
+    if has_files(folder):
         return folder
     if is_needed:
         raise UserError(
@@ -218,8 +241,16 @@ def _saved_files(run: StoredRun, folder: Path, is_needed: bool) -> Path | None:
     return None
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
+def has_files(folder: Path) -> bool:
+    """Whether `run.save` has written files there; one that begins with a dot is a draft."""
+    return any(file.is_file() for file in folder.glob("**/[!.]*"))
+
+
+def newest_checkpoint(folder: Path, with_parts: bool = False) -> Path | None:
     """The newest checkpoint that can be read. A damaged one is skipped with a warning.
+
+    Args:
+        with_parts: whether those of the run's parts, in folders of their own, count as well.
 
     Returns:
         None if no checkpoint was written.
@@ -229,7 +260,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """
     import torch  # late: other models need no torch
 
-    files = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    found = folder.rglob("*.ckpt") if with_parts else folder.glob("*.ckpt")
+    files = sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)
     unreadable = []
     for file in files:
         try:
@@ -250,7 +282,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
             f"no checkpoint in {folder} can be read ({'; '.join(unreadable)}): this run can't be resumed; "
             "start a new one"
         )
-    log.warning("the run was stopped before its first checkpoint: starting from the beginning")
+    if not any(folder.rglob("*.ckpt")):  # else of parts, which are resumed one by one
+        log.warning("the run was stopped before its first checkpoint: starting from the beginning")
     return None
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from src.utils.run import Run
@@ -51,11 +52,9 @@ def _format(metrics: Mapping[str, float], name: str, settings: Settings) -> str:
 
 def _next_commands(run: Run, settings: Settings) -> Iterator[tuple[str, str]]:
     yield "browse", "bash scripts/mlflow_ui.sh"
-    checkpoints = [
-        name for name in ("best", "last") if (run.checkpoints / f"{name}.ckpt").is_file()
-    ]
-    if checkpoints:
-        yield "reload", reload_command(run.id[:8], checkpoints[0])
+    checkpoint = _first_checkpoint(run.checkpoints)
+    if checkpoint:
+        yield "reload", reload_command(run.id[:8], checkpoint)
     elif run.saved.is_dir() and defines(run.experiment.program(), "load"):
         yield "reload", reload_command(run.id[:8])
     elif isinstance(settings, ModelSettings) and settings.is_group:
@@ -64,6 +63,12 @@ def _next_commands(run: Run, settings: Settings) -> Iterator[tuple[str, str]]:
     sweep = _example_sweep(settings)
     yield ("search", f"{command} -m '{sweep}'") if sweep else ("repeat", f"{command} seeds=3")
     yield "copy", copy_command(run.experiment)
+
+
+def _first_checkpoint(folder: Path) -> str:
+    """`best` before `last`, and the run's own before those of its parts, such as `fold0/best`."""
+    names = [str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.ckpt")]
+    return min(names, key=lambda name: (name.count("/"), name), default="")
 
 
 def _example_sweep(settings: Settings) -> str:

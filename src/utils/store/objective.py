@@ -23,6 +23,9 @@ OOF_SCORE, PUBLIC, PRIVATE = SCORES = ("oof_score", "public_score", "private_sco
 RESOURCE_METRICS = ("system/", "epoch_seconds", "samples_per_second", "batches_per_second")
 SPREAD = "_sd"  # after the name of a metric: the standard deviation among the members of a group
 NOT_RESULTS = (*RESOURCE_METRICS, "epoch", "lr", "train_loss_step")  # prefixes, too
+# The same of a part of a run: fold0/epoch
+OF_PART = re.compile(rf".*/({'|'.join(NOT_RESULTS)})(/\d+)?")
+RESOURCE_OF_PART = re.compile(rf".*/({'|'.join(RESOURCE_METRICS)})")
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,13 @@ class Objective:
     def of(cls, record: RunRecord) -> "Objective | None":
         """The objective of a run, by the name under which its metric is stored; None without the tag."""
         found = cls.from_tags(record.tags)
-        # Lightning stores what is logged on_step and on_epoch as <metric>_step and <metric>_epoch
-        if found and found.metric not in record.metrics:
-            by_epoch = f"{found.metric}_epoch"
-            return cls(by_epoch, found.maximize) if by_epoch in record.metrics else found
-        return found
+        return found and found.stored_in(record.metrics)
+
+    def stored_in(self, metrics: Mapping[str, float]) -> "Objective":
+        """The objective by the name that its metric has among the metrics of a run."""
+        by_epoch = f"{self.metric}_epoch"  # as Lightning stores what is logged on_step and on_epoch
+        is_by_epoch = self.metric not in metrics and by_epoch in metrics
+        return Objective(by_epoch, self.maximize) if is_by_epoch else self
 
     @property
     def metrics(self) -> list[str]:
@@ -102,16 +107,40 @@ def find_objective(records: Sequence[RunRecord]) -> Objective | None:
     return Objective.from_name(names[0]) if names else None
 
 
+def is_resource(metric: str) -> bool:
+    """Whether a metric is of time or hardware, of a run or of a part of one."""
+    return metric.startswith(RESOURCE_METRICS) or bool(RESOURCE_OF_PART.fullmatch(metric))
+
+
+def objective_by(metric: str, records: Sequence[RunRecord]) -> Objective:
+    """A metric by which runs are sorted, with its direction.
+
+    It is the direction of the newest run whose objective the metric is; of a score, of the newest objective.
+    Else it is guessed from the name.
+    """
+    tagged = [found for record in records if (found := Objective.of(record))]
+    known = [one for one in tagged if one.metric == metric or metric in SCORES]
+    return Objective(metric, known[0].maximize) if known else Objective.from_name(metric)
+
+
 def result_metrics(metrics: Iterable[str]) -> list[str]:
     """The names of the metrics that measure the model, in the order in which they are displayed."""
     known = set(metrics)
-    results = [
+    results = (
         name
-        for name in known
-        if not name.startswith(NOT_RESULTS)
-        and not (name.endswith(SPREAD) and name.removesuffix(SPREAD) in known)
-    ]
+        for name in without_spreads(known)
+        if not (name.startswith(NOT_RESULTS) or OF_PART.fullmatch(name))
+    )
     return sorted(results, key=display_order)
+
+
+def without_spreads(metrics: set[str]) -> set[str]:
+    """The names of metrics, without those that are standard deviations of others."""
+    return {
+        name
+        for name in metrics
+        if not (name.endswith(SPREAD) and name.removesuffix(SPREAD) in metrics)
+    }
 
 
 def display_order(metric: str) -> tuple[int, bool, str]:

@@ -13,6 +13,9 @@ NO_EFFECT = frozenset(
 )
 # Of a run that stands alone, as are all runs of earlier versions, which lack these settings
 ALONE = {"folds": "1", "fold": "None", "seeds": "1"}
+# Tags of a group, and of its members
+MEMBERS, FOLDS, SEEDS = "group.members", "group.folds", "group.seeds"
+GROUP, FOLD, SEED = "group.run_id", "group.fold", "group.seed"
 
 BLENDED = "blend.runs"  # the tag: ids with spaces between
 
@@ -74,13 +77,36 @@ class RunRecord:
         return "optuna.study" in self.tags and "optuna.trial" not in self.tags
 
     @property
+    def is_model(self) -> bool:
+        """Whether it is the run of a model, of whatever stage, or of a study; else it made data."""
+        is_old = self.experiment.startswith("model/") and "force" not in self.params
+        return "resume_run" in self.params or "optuna.study" in self.tags or is_old
+
+    @property
     def is_group(self) -> bool:
         """Whether its members are runs that each hold out another fold or have another seed."""
-        return "group.members" in self.tags
+        return MEMBERS in self.tags
+
+    @property
+    def size(self) -> int:
+        """The number of members that a group is to have."""
+        return int(self.tags.get(MEMBERS, 0))
+
+    @property
+    def shape(self) -> str:
+        """Of a group: `5 folds`, `3 seeds`, `5 folds, 3 seeds`."""
+        counts = {"folds": self.tags.get(FOLDS, "1"), "seeds": self.tags.get(SEEDS, "1")}
+        return ", ".join(f"{count} {name}" for name, count in counts.items() if count != "1")
 
     @property
     def is_member(self) -> bool:
-        return "group.run_id" in self.tags
+        return GROUP in self.tags
+
+    @property
+    def place(self) -> str:
+        """Of a member in its group: `fold 2`, `seed 1`, `fold 2 seed 1`."""
+        places = {"fold": self.tags.get(FOLD), "seed": self.tags.get(SEED)}
+        return " ".join(f"{name} {number}" for name, number in places.items() if number)
 
     @property
     def blended(self) -> list[str]:
@@ -102,7 +128,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class DatasetUse:
-    """A dataset or feature that a run read or wrote."""
+    """Data that a run read or wrote."""
 
     name: str
     digest: str

@@ -6,17 +6,19 @@ Every command and setting that takes a run takes one of these references:
 brave-frog-12      the run name; a study's name means the run of the study
 latest, best       the newest run, and the best finished one; of one experiment: model01/best
 <study>/best       the best trial of a study; <study>/latest, and <study>/7 for its trial 7
+<group>/best       the best member of a group; <group>/latest, and <group>/2 for its fold 2 (or seed 2)
+
+Except by its id or through its group, a member is never meant: the newest run is the group.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from src.utils.errors import UserError
-from src.utils.paths import STAGES
 from src.utils.store.objective import Objective, find_objective
 from src.utils.store.reader import RunReader, open_reader
-from src.utils.store.record import RunRecord
+from src.utils.store.record import FOLD, GROUP, SEED, RunRecord
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 LATEST, BEST = "latest", "best"
 MAX_LISTED = 5  # of the runs that an ambiguous reference may mean
+SHORTEST = 4  # characters of an id
 RECENT_RUNS = 100  # the newest runs, whose values are read to find the objective
 
 
@@ -80,19 +83,24 @@ def _find(reader: RunReader, reference: str, experiment: str | None) -> RunRecor
         if len(matches) == 1:
             return matches[0]
         if matches:
-            listed = _join(reader.with_values(matches[:MAX_LISTED]), len(matches))
-            raise UserError(f"{reference!r} means several runs: {listed}; give more of the id")
+            raise _means_several(reader, reference, matches)
     raise UserError(f"there is no run {reference!r}{_hint(records, reference)}")
 
 
+def _means_several(reader: RunReader, reference: str, matches: list[RunRecord]) -> UserError:
+    listed = _join(reader.with_values(matches[:MAX_LISTED]), len(matches), reader)
+    return UserError(f"{reference!r} means several runs: {listed}; give more of the id")
+
+
 def _find_by_word(reader: RunReader, parent: str | None, word: str) -> RunRecord | None:
-    """`latest` and `best` of an experiment or a study, or a study's trial by its number."""
-    study = _find_study(reader, parent)
-    if study is not None:
-        return _find_trial(reader, study, word)
+    """`latest` and `best` of an experiment, a study or a group; of these two one by its number, too."""
+    owner = _find_owner(reader, parent)
+    if owner is not None:
+        return (_find_trial if owner.is_study else _find_member)(reader, owner, word)
     if word.isdigit():
         return None
     records = list_runs(reader, parent) if parent else list_model_runs(reader)
+    records = without_members(reader, records)
     if word == BEST:  # metrics of different experiments can't be compared
         records = [run for run in records if run.experiment == records[0].experiment]
     if not records:
@@ -100,9 +108,41 @@ def _find_by_word(reader: RunReader, parent: str | None, word: str) -> RunRecord
     return find_best(reader, records, records[0].experiment) if word == BEST else records[0]
 
 
-def _find_study(reader: RunReader, name: str | None) -> RunRecord | None:
-    found = reader.with_values([run for run in reader.runs() if name in (run.name, run.id)])
-    return next((run for run in found if run.is_study), None)
+def _find_owner(reader: RunReader, name: str | None) -> RunRecord | None:
+    """The study or group that has this name or id; `STUDY/7` is a group where each trial is one."""
+    if not name:
+        return None
+    parent, _, word = name.rpartition("/")
+    if word in (LATEST, BEST) or (parent and word.isdigit()):
+        within = _find_by_word(reader, parent or None, word)
+        found = [within] if within else []
+    else:
+        runs = reader.runs()
+        found = [run for run in runs if name in (run.name, run.id)]
+        found = found or [run for run in runs if len(name) >= SHORTEST and run.id.startswith(name)]
+    owners = [run for run in reader.with_values(found) if run.is_study or run.is_group]
+    return owners[0] if owners else None
+
+
+def _find_member(reader: RunReader, group: RunRecord, word: str) -> RunRecord:
+    members = list_members(reader, group)
+    if not members:
+        raise UserError(f"the group {group.name} has no members yet")
+    if word == LATEST:
+        return max(members, key=_start)
+    if word == BEST:
+        return find_best(reader, members, group.name)
+    found = [run for run in members if run.tags.get(FOLD, run.tags.get(SEED)) == word]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise _means_several(reader, f"{group.name}/{word}", found)
+    places = f"{members[0].place} to {members[-1].place}"
+    raise UserError(f"{group.name} has no member {word}: it has {places}")
+
+
+def _start(record: RunRecord) -> float:
+    return record.started.timestamp() if record.started else 0.0
 
 
 def _find_trial(reader: RunReader, study: RunRecord, word: str) -> RunRecord:
@@ -110,7 +150,7 @@ def _find_trial(reader: RunReader, study: RunRecord, word: str) -> RunRecord:
     if not trials:
         raise UserError(f"the study {study.name} has no trials yet")
     if word == LATEST:
-        return max(trials, key=lambda trial: trial.started.timestamp() if trial.started else 0.0)
+        return max(trials, key=_start)
     key = "optuna.trial" if word.isdigit() else "best.run_id"
     for trial in trials:
         wanted = word if word.isdigit() else study.tags.get(key)
@@ -132,15 +172,18 @@ def _hint(records: list[RunRecord], reference: str) -> str:
     return f": the nearest are {_join(near)}" if near else f": the newest are {_join(records[:3])}"
 
 
-def _join(records: list[RunRecord], total: int = 0) -> str:
+def _join(records: list[RunRecord], total: int = 0, reader: RunReader | None = None) -> str:
     more = f" and {total - len(records)} more" if total > len(records) else ""
-    return ", ".join(f"{run.short} ({_unique_name(run)})" for run in records) + more
+    groups = {run.id: run.name for run in reader.runs()} if reader else {}
+    return ", ".join(f"{run.short} ({_unique_name(run, groups)})" for run in records) + more
 
 
-def _unique_name(run: RunRecord) -> str:
-    """`<study>/1` for a trial: every study has a run named `trial 1`."""
+def _unique_name(run: RunRecord, groups: Mapping[str, str]) -> str:
+    """`<study>/1` for a trial, `<group> fold 2` for a member: every study has a run named `trial 1`."""
     study, trial = run.tags.get("optuna.study"), run.tags.get("optuna.trial")
-    return f"{study}/{trial}" if study and trial else run.name
+    if study and trial:
+        return f"{study}/{trial}"
+    return f"{groups[run.tags[GROUP]]} {run.place}" if run.tags.get(GROUP) in groups else run.name
 
 
 def newest_run(client: "MlflowClient", experiment_name: str) -> "StoredRun":
@@ -149,7 +192,8 @@ def newest_run(client: "MlflowClient", experiment_name: str) -> "StoredRun":
     Raises:
         UserError: there is none.
     """
-    for record in list_runs(open_reader(), experiment_name):
+    reader = open_reader()
+    for record in without_members(reader, list_runs(reader, experiment_name)):
         if record.status == "FINISHED":
             return client.get_run(record.id)
     raise UserError(f"{experiment_name} has no finished run yet")
@@ -171,7 +215,9 @@ def list_runs(reader: RunReader, experiment: str | None = None) -> list[RunRecor
 def _experiment_names(records: Iterable[RunRecord], name: str) -> set[str]:
     """`model/model01` for `model01` or `model/model01`; for a stage, all of its experiments."""
     known = {record.experiment for record in records}
-    exact = {name, *(f"{stage}/{name}" for stage in STAGES)} & known
+    exact = {
+        experiment for experiment in known if name in (experiment, experiment.partition("/")[2])
+    }
     found = exact or {experiment for experiment in known if experiment.split("/")[0] == name}
     if found:
         return found
@@ -183,7 +229,16 @@ def _experiment_names(records: Iterable[RunRecord], name: str) -> set[str]:
 def list_model_runs(reader: RunReader) -> list[RunRecord]:
     """The runs of all models, the newest first; all runs if there are none of models."""
     records = reader.runs()
-    return [record for record in records if record.experiment.startswith("model/")] or records
+    # As `RunRecord.is_model`, of whose values only these are read
+    data, models = reader.column("params", "force"), reader.column("params", "resume_run")
+    studies = reader.column("tags", "optuna.study")
+    return [
+        run
+        for run in records
+        if run.id in models
+        or run.id in studies
+        or (run.experiment.startswith("model/") and run.id not in data)
+    ] or records
 
 
 def list_trials(reader: RunReader, study: RunRecord) -> list[RunRecord]:
@@ -197,13 +252,20 @@ def list_trials(reader: RunReader, study: RunRecord) -> list[RunRecord]:
 
 def list_members(reader: RunReader, group: RunRecord) -> list[RunRecord]:
     """The members of a group, by fold and then by seed, with their params, metrics and tags."""
-    groups = reader.column("tags", "group.run_id")
+    groups = reader.column("tags", GROUP)
     members = [run for run in reader.runs() if groups.get(run.id) == group.id]
     return sorted(reader.with_values(members), key=_fold_and_seed)
 
 
+def without_members(reader: RunReader, records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Leave out the members of groups, unless the run of their group was deleted."""
+    groups = reader.column("tags", GROUP)
+    existing = {run.id for run in reader.runs()} if groups else set()
+    return [run for run in records if groups.get(run.id) not in existing]
+
+
 def _fold_and_seed(member: RunRecord) -> tuple[int, int]:
-    return int(member.tags.get("group.fold", 0)), int(member.tags.get("group.seed", 0))
+    return int(member.tags.get(FOLD, 0)), int(member.tags.get(SEED, 0))
 
 
 def find_best(reader: RunReader, records: list[RunRecord], group: str) -> RunRecord:

@@ -21,10 +21,9 @@ import multiprocessing
 import os
 import signal
 import string
-import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from multiprocessing import spawn
+from pathlib import Path
 
 SWEEP = os.getppid()  # the process of the sweep
 
@@ -44,6 +43,7 @@ import src.utils.runs.resume
 import src.utils.runs.summary
 import src.utils.sweep.sweeper  # noqa: F401
 from src.utils.config import composition
+from src.utils.config.settings_class import read_settings_class
 from src.utils.paths import Experiment
 from src.utils.runs import provenance, source_code
 from src.utils.settings import TrainingSettings
@@ -63,18 +63,14 @@ from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
 def import_program(file: str) -> None:
     """Import the program as each job does, and read its code and its settings."""
     spawn.import_main_path(file)  # the preloading of `__main__` in Python itself has a bug
-    if is_lightning_training(vars(sys.modules["__main__"]).values()):
+    settings_class = read_settings_class(Path(file))
+    if settings_class is not None and issubclass(settings_class, TrainingSettings):
         import pytorch_lightning  # noqa: F401  # each job is seeded by it
     experiment = Experiment.of(file)
     if experiment is not None:
         source_code.source_files(experiment.source)
         provenance.git_state()
         compose_once(experiment)
-
-
-def is_lightning_training(names: Iterable[object]) -> bool:
-    """Whether the settings class of a program, or its base, is that of Lightning trainings."""
-    return any(isinstance(value, type) and issubclass(value, TrainingSettings) for value in names)
 
 
 def compose_once(experiment: Experiment) -> None:

@@ -219,7 +219,8 @@ def name_objective(client: MlflowClient, study: optuna.Study, trial: FrozenTrial
     if len(study.directions) > 1 or trial.value is None:
         return
     run = client.get_run(trial.user_attrs[RUN_ID])
-    monitored = Objective.from_tags(run.data.tags)
+    tagged = Objective.from_tags(run.data.tags)
+    monitored = tagged and tagged.stored_in(run.data.metrics)
     name = monitored.metric if monitored else OBJECTIVE
     if monitored != _objective(study, name) or not _has_value(client, run, name, trial.value):
         name = OBJECTIVE

@@ -9,6 +9,7 @@ This file turns the command line into a study: which study is resumed, its overr
 name. `src/utils/sweep/optimize.py` runs the trials.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -56,6 +57,7 @@ from optuna.storages import BaseStorage
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import TrialState
 
+log = logging.getLogger(__name__)
 NO_PRUNER = "hydra/sweeper/pruner=none"
 AT_LEAST_ONE = ("n_trials", "n_jobs", "trial_timeout")
 SEED_STEP = 7919  # a prime: the seed of a resumed study is far from that of any other
@@ -103,6 +105,7 @@ class SearchSweeper(Sweeper):
         resumed = self._find_resumed_study(experiment)
         overrides = self._compose(arguments, resumed)
         space = self._search_space(overrides, resumed)
+        warn_of_luck(space)
         if space.is_grid and is_default_pruner(self.cfg):
             self._recompose([*self.hydra_overrides, NO_PRUNER], overrides if resumed else arguments)
         checked = self._check_points(space)
@@ -264,6 +267,16 @@ def check_limits(settings: DictConfig) -> None:
     if settings.max_retries < 0:
         retries = settings.max_retries
         raise UserError(f"hydra.sweeper.max_retries={retries} is refused: it should be at least 0")
+
+
+def warn_of_luck(space: SearchSpace) -> None:
+    """Warn where the best trial may be no more than the luckiest: a seed or fold is searched."""
+    for name in ("seed", "fold"):
+        if name in space.distributions:
+            log.warning(
+                "%s is searched: the best trial is then the luckiest one; %ss=N gives each trial the mean",
+                *(name, name),
+            )
 
 
 def check_folder(folder: str | None) -> None:
