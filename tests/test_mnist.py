@@ -138,14 +138,14 @@ def test_no_result_from_damaged_files(fresh_mnist: Lab, files: Path) -> None:
 def test_offline(mnist_clone: Lab, tmp_path: Path) -> None:
     """A model whose feature is missing builds it and its dataset first; offline, loudly from the sample."""
     bare = mnist_clone.copied(tmp_path / "bare")
-    copy_experiment(bare, "feature/feature01", "feature/feature02")
+    copy_experiment(bare, "feature/feature01", "feature/feature92")
     offline = {
         "https_proxy": "http://127.0.0.1:9",
         "http_proxy": "http://127.0.0.1:9",
         "no_proxy": "",
     }
-    said = bare.done(MODEL, *QUICK, "max_epochs=1", "feature=feature02", **offline)
-    assert "feature/feature02 is missing: building it first" in said
+    said = bare.done(MODEL, *QUICK, "max_epochs=1", "feature=feature92", **offline)
+    assert "feature/feature92 is missing: building it first" in said
     assert "dataset/dataset01 is missing: building it first" in said
     assert (
         "MNIST could not be downloaded (Error downloading train-images-idx3-ubyte.gz: Tried" in said
