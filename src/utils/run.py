@@ -181,8 +181,14 @@ class Run(Fit):
             target: the true values, where they are known.
 
         Raises:
-            UserError: an id is not unique, a value is no finite number, or the numbers of rows differ.
+            UserError: an id is not unique, a value is no finite number, the numbers of rows differ, or it is
+                called for a part, whose rows the run would lose.
         """
+        if self.prefix:
+            raise UserError(
+                f"run.predictions is called for the part {self.prefix}: call it once, for the run, after "
+                "the loop, with the rows of all parts"
+            )
         if self.is_rank_zero:
             save_predictions(self.folder, split, ids, values, target)
 
