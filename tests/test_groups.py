@@ -44,7 +44,7 @@ def grouped(shared: Path, clone: Lab) -> SweepLab:
         lab.git("commit", "--quiet", "--message=Five folds")
         lab.done(PROGRAM, "folds=5", "seeds=2", "note=both")
 
-    return SweepLab(made_once(shared / "grouped", make).root)
+    return SweepLab(made_once(shared / "folds", make).root)
 
 
 @pytest.fixture(name="own")
