@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ENGINE, ROOT, Lab, carry, commit, made_once
+from laboratory import said
+from test_notebooks import RUN
 
 DATASET = "src/dataset/dataset02/competition.py"
 TREES, MLP = "src/model/model02/boosted_trees.py", "src/model/model03/tabular_mlp.py"
@@ -34,8 +36,7 @@ def a_group_of_trees(shared: Path) -> Lab:
 
 
 def rmsle(lab: Lab, file: Path) -> float:
-    said = lab.done("scripts/score_submission.py", str(file))
-    return float(said.split()[1])
+    return float(lab.done("scripts/score_submission.py", str(file)).split()[1])
 
 
 @needed
@@ -85,6 +86,34 @@ def test_scores_of_submissions(bikes: Lab, tmp_path: Path) -> None:
     refused = bikes.run("scripts/score_submission.py", str(file))
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: the ids should be those of test.csv")
+
+
+@needed
+def test_blend_and_submission(bikes: Lab, tmp_path: Path) -> None:
+    """Trees and network are blended by their out-of-fold rows; the blend's submission is scored, and all of
+    it is in the notebook."""
+    own = bikes.copied(tmp_path / "blended")
+    own.done(MLP, "folds=5", "max_epochs=6", "trainer.accelerator=cpu")
+    table = said(own, "blend", "model02/latest", "model03/latest", "--method", "ridge")
+    assert "the blend" in table
+    blend = own.newest("model/blend")
+    assert set(blend.data.tags["blend.runs"].split()) == {
+        next(
+            run.info.run_id
+            for run in own.runs(f"model/model0{number}")
+            if "group.members" in run.data.tags
+        )
+        for number in (2, 3)
+    }
+    said(own, "submit", "blend/latest", "--format", BIKES / "sample_submission.csv")
+    file = own.root / f"submission-{blend.info.run_id[:8]}.csv"
+    public = rmsle(own, file)
+    assert 0.3 < public < 0.6
+    said(own, "submitted", "blend/latest", "--public", str(public))
+    assert own.newest("model/blend").data.metrics["public_score"] == pytest.approx(public)
+    notebook = own.root / "notebooks/competition.ipynb"
+    own.python(RUN.format(file=notebook, where=notebook.parent))
+    assert f"{public:.4f}" in notebook.read_text()
 
 
 @needed
