@@ -16,6 +16,7 @@ from src.utils.settings import ModelSettings
 import lightgbm
 import matplotlib.figure
 import numpy as np
+from threadpoolctl import threadpool_info
 
 
 class Config(ModelSettings):
@@ -25,6 +26,7 @@ class Config(ModelSettings):
 
 @experiment
 def main(cfg: Config, run: Run) -> float:
+    run.tag({"threads": str(max(pool["num_threads"] for pool in threadpool_info()))})
     losses = []
     for fold in range(3):
         part = run.part(f"fold{fold}")

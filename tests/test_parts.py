@@ -1,5 +1,6 @@
 """Parts of a run: several fits in one run, each of which is resumed, logged and pruned by itself."""
 
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -135,6 +136,16 @@ def test_load_model(whole: SweepLab) -> None:
     run = run_of(whole, "fixed")
     out, _ = whole.python(LOAD.format(run=run.info.run_id))
     assert out.strip() == run.data.tags["fold1.weights"]
+
+
+def test_threads(whole: SweepLab, tmp_path: Path) -> None:
+    """The members of a group in a trial have the threads of their trial, in OpenMP's libraries too."""
+    own = SweepLab(whole.copied(tmp_path / "own").root)
+    cores = len(os.sched_getaffinity(0))
+    arguments = ("kind=boosting", "seeds=2", "rate=0.1,0.2", f"hydra.sweeper.n_jobs={cores}")
+    own.sweep(PLAIN, *arguments, OMP_NUM_THREADS="")
+    members = [run for run in own.runs("model/model94") if "group.seed" in run.data.tags]
+    assert [run.data.tags["threads"] for run in members] == ["1"] * 4
 
 
 def test_mistakes(whole: SweepLab) -> None:

@@ -107,8 +107,9 @@ def run_job_process(
     for inherited in (TRIAL, SHARED_RUN):  # a member of a group is forked from its trial
         os.environ.pop(inherited, None)
     os.environ.update(environment)
-    if "OMP_NUM_THREADS" in environment:
-        _set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # "4,2": of nested levels
+    if threads.isdigit():
+        _set_num_threads(int(threads))
     try:
         result = cloudpickle.loads(runner).run(overrides, number)
         data = cloudpickle.dumps(result)  # by value: the pipe's own pickle would share tensors
@@ -120,7 +121,8 @@ def run_job_process(
 
 
 def _set_num_threads(number: int) -> None:
-    """Set it in the libraries that are loaded: they have read the variable before this process had it."""
+    """Set it in the libraries that are loaded: they have read the variable before this process had it, and
+    OpenMP's own setting is that of the thread from which this process was forked."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(number)
     else:  # NumPy's BLAS and OpenMP

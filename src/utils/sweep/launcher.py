@@ -62,7 +62,8 @@ class Slots:
     def lease(self) -> Iterator[dict[str, str]]:
         """Wait until a GPU is free, and lease it; gives the environment variables of the job."""
         threads = max(1, count_cores() // self.count)
-        environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
+        chosen = os.environ.get("OMP_NUM_THREADS")
+        environment = {} if chosen else {"OMP_NUM_THREADS": str(threads)}
         if not self.has_gpus:
             yield environment
             return
