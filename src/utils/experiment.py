@@ -32,6 +32,7 @@ from src.utils.command_line import (
     settings_from_config,
 )
 from src.utils.config.composition import COMPOSITION_ERRORS, composition_error, hydra_main
+from src.utils.config.json_schema import refresh_schema
 from src.utils.config.settings_class import read_settings_class, settings_class_of
 from src.utils.config.sweep_settings import study_directions
 from src.utils.config.trainer_arguments import check_trainer_arguments
@@ -186,6 +187,7 @@ class CheckSettings(Callback):
                 program.check(config)
                 check_single_run(config)
                 make_output_folder(config.hydra.run.dir)
+                refresh_schema(program.experiment, program.settings_class)
             except COMPOSITION_ERRORS as error:
                 raise program._readable_error(error) from None
 
