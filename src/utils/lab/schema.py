@@ -29,6 +29,16 @@ class WrittenSchema:
         file = self.experiment.config / "config.yaml"
         return file.exists() and f"$schema={SCHEMA}" in file.read_text()
 
+    def as_dict(self) -> dict[str, object]:
+        """For programs."""
+        file = None if self.problem else self.experiment.config / SCHEMA
+        return {
+            "experiment": str(self.experiment),
+            "schema": file,
+            "problem": self.problem,
+            "is_used": self.is_used,
+        }
+
 
 def write_schemas() -> list[WrittenSchema]:
     """Write the schema of each experiment beside its config.yaml."""
@@ -61,9 +71,9 @@ def find_settings_class(experiment: Experiment) -> type[Settings]:
 
 def print_schemas(schemas: list[WrittenSchema]) -> None:
     """Print what was written, and what is to be done by hand."""
-    written = [schema for schema in schemas if schema.problem is None]
+    written = sum(one.problem is None for one in schemas)
     print(
-        f"{len(written)} schemas: config/<stage>/<name>/{SCHEMA}, by which editors complete config.yaml"
+        f"{written} schemas in config/: editors complete and check each config.yaml by its {SCHEMA}"
     )
     for line in _advice(schemas):
         print(line)
