@@ -190,7 +190,7 @@ def test_comments() -> None:
     [
         ({"type": "integer", "minimum": 0, "exclusiveMaximum": 10}, "integer from 0 to 9"),
         ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "number above 0 and at most 1"),
-        ({"anyOf": [{"enum": ["min", "max"]}, {"type": "null"}]}, "min or max or null"),
+        ({"anyOf": [{"enum": ["min", "max"]}, {"type": "null"}]}, "min, max or null"),
         ({"type": "array", "items": {"type": "string"}}, "list of text"),
         ({"type": ["boolean", "integer"], "minimum": 0}, "true or false or integer of at least 0"),
         ({}, "any value"),

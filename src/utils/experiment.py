@@ -55,6 +55,8 @@ def experiment(main: Main) -> "Program":
     """Decorate `def main(cfg: SomeSettings, run: Run)`. Calling the result runs the command line.
 
     A model without settings of its own may leave out both types: its cfg is then of the class ModelSettings.
+    What `main` returns is the objective of a search: a number, or a list of them. What makes data returns
+    nothing.
     """
     return Program(main)
 

@@ -32,18 +32,26 @@ def yaml_comments(text: str) -> dict[str, str]:
 
 
 def class_comments(source: str, name: str) -> dict[str, str]:
-    """The comment of each attribute that a class in a Python file declares; of those that have one."""
+    """The comment of each attribute that a class of a Python file declares or gets in `__init__`."""
     lines = source.splitlines()
     classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
-    found = {}
-    for node in next(node for node in classes if node.name == name).body:
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
-            rest = lines[last].encode()[node.end_col_offset :].decode()
-            comment = _comment(lines, first, last, NOT_FOR_READERS.sub("", rest))
-            found[ast.unparse(target)] = comment
-    return {name: comment for name, comment in found.items() if comment}
+    found: dict[str, str] = {}
+    for target, node in _assignments(next(node for node in classes if node.name == name)):
+        first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+        rest = lines[last].encode()[node.end_col_offset :].decode()
+        comment = _comment(lines, first, last, NOT_FOR_READERS.sub("", rest))
+        found |= {target: comment} if comment else {}
+    return found
+
+
+def _assignments(node: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
+    """The attributes that are assigned or declared in the body of a class or in its `__init__`."""
+    for child in getattr(node, "body", ()):
+        if isinstance(child, ast.FunctionDef) and child.name == "__init__":
+            yield from _assignments(child)
+        if isinstance(child, ast.Assign | ast.AnnAssign):
+            target = child.targets[0] if isinstance(child, ast.Assign) else child.target
+            yield ast.unparse(target).removeprefix("self."), child
 
 
 def _settings(

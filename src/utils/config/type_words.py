@@ -1,6 +1,6 @@
 """The type of a setting in words, as editors and the reference show it: `integer from 0 to 9`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from src.utils.settings import format_override_value
@@ -9,20 +9,28 @@ WORDS = {"string": "text", "boolean": "true or false", "array": "list", "object"
 
 
 def type_in_words(node: Mapping[str, Any]) -> str:
-    """What a schema allows, for people: `integer from 0 to 9`, `number above 0 or null`, `mlp or cnn`."""
-    if "enum" in node or "const" in node:
-        return _either(map(format_override_value, node.get("enum", [node.get("const")])))
+    """What a schema allows, for people: `integer from 0 to 9`, `number above 0 or null`, `min or max`."""
     if {} in node.get("anyOf", ()):  # whatever else: these are examples
         examples = node["anyOf"][0]["enum"]
         return f"{', '.join(map(format_override_value, examples))} …"
-    if "anyOf" in node:
-        return _either(map(type_in_words, node["anyOf"]))
-    if isinstance(node.get("type"), list):
-        return _either(type_in_words({**node, "type": name}) for name in node["type"])
-    if node.get("type") == "array" and node.get("items"):
-        return f"list of {type_in_words(node['items'])}"
-    name = "object" if "$ref" in node else node.get("type", "any value")
-    return " ".join([WORDS.get(name, name), *_range(name, node)]).rstrip()
+    *first, last = _choices(node)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _choices(node: Mapping[str, Any]) -> Iterator[str]:
+    kind = "object" if "$ref" in node else node.get("type", "any value")
+    if "enum" in node or "const" in node:
+        yield from map(format_override_value, node.get("enum", [node.get("const")]))
+    elif "anyOf" in node:
+        for choice in node["anyOf"]:
+            yield from _choices(choice)
+    elif isinstance(kind, list):
+        for one in kind:
+            yield from _choices({**node, "type": one})
+    elif kind == "array" and node.get("items"):
+        yield f"list of {type_in_words(node['items'])}"
+    else:
+        yield " ".join([WORDS.get(kind, kind), *_range(kind, node)]).rstrip()
 
 
 def _range(name: str, node: Mapping[str, Any]) -> Iterator[str]:
@@ -40,9 +48,3 @@ def _range(name: str, node: Mapping[str, Any]) -> Iterator[str]:
     bounds = {"of at least": least, "above": above, "of at most": most, "below": below}
     text = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
     yield text.replace(" and of", " and")
-
-
-def _either(words: Iterable[str]) -> str:
-    """`a, b or c`."""
-    *first, last = words
-    return f"{', '.join(first)} or {last}" if first else last
