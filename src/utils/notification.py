@@ -30,7 +30,7 @@ SETTING = "notify"
 VARIABLE = "JIKKEN_NOTIFY"  # environment variable
 TIMEOUT_VARIABLE, TIMEOUT = "JIKKEN_NOTIFY_TIMEOUT", 30.0  # seconds, for each target
 URL = re.compile(r"\s*([a-zA-Z][a-zA-Z0-9+.-]*://)\S")
-SERVICES = "https://github.com/caronc/apprise lists them"
+SERVICES = "https://github.com/caronc/apprise"
 # Runs in a process of its own, which can be ended. stdin: no other process sees the URL, or the message
 DELIVER = """
 import json, logging, sys
@@ -100,9 +100,10 @@ def is_url(target: str) -> bool:
 
 
 def masked(target: str) -> str:
-    """A target as it may be printed: of a URL the service alone."""
+    """A target as it may be printed: of a URL the service alone, of a command its first word."""
     found = URL.match(target)
-    return f"{found[1]}…" if found else target
+    first, *others = target.split(maxsplit=1) or [""]
+    return f"{found[1]}…" if found else first + " …" * bool(others)
 
 
 def without_typed(arguments: Iterable[str]) -> list[str]:
@@ -171,7 +172,7 @@ def _check_url(url: str, source: str) -> None:
     apprise.logger.disabled = True  # one line says it
     if apprise.Apprise.instantiate(url) is None:
         raise UserError(
-            f"{shown} Apprise has no such service, or the URL lacks a part ({SERVICES})"
+            f"{shown} Apprise has no such service, or the URL lacks a part; {SERVICES} has them all"
         )
 
 

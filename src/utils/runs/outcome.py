@@ -25,6 +25,7 @@ from src.utils.terminal import (
     format_metric,
     format_settings,
     format_spread,
+    format_value,
     lab_command,
 )
 
@@ -122,7 +123,7 @@ def _results(reader: RunReader, run: RunRecord) -> Iterator[str]:
     params = run.best
     best, value = params.pop("run_id", "")[:8], params.pop("value", "").strip("[]")
     if best:
-        yield f"best {best}: {value} with {format_settings(params)}"
+        yield f"best {best}: {format_value(value)} with {format_settings(params)}"
 
 
 def _format(run: RunRecord, name: str) -> str:
