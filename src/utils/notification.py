@@ -206,10 +206,13 @@ def _deliver(message: Message, url: str) -> str:
 def _run(message: Message, command: str) -> str:
     """Run a shell command, with the message in its environment and on stdin; returns why it failed."""
     texts = {"JIKKEN_TITLE": message.title, "JIKKEN_MESSAGE": message.body, **message.values}
+    inherited = {
+        name: text for name, text in os.environ.items() if name != RERUN
+    }  # it may run another
     process = subprocess.Popen(
         ["/bin/sh", "-c", command],
         stdin=subprocess.PIPE,
-        env=os.environ | {name: text.replace("\0", "") for name, text in texts.items()},
+        env=inherited | {name: text.replace("\0", "") for name, text in texts.items()},
         text=True,
         start_new_session=True,
     )
