@@ -202,11 +202,11 @@ class CheckSettings(Callback):
         with exit_on_user_error():
             check_is_searchable(program.experiment, program.settings_class)
             notifier.configure(config.get(NOTIFY))
-            if config.hydra.sweeper._target_ != SearchSweeperConf._target_:
-                notifier.begin()  # Hydra's own sweepers have no run of their own
             # A resumed study has its directions already
             if "direction" in config.hydra.sweeper and not config.get("resume_study"):
                 study_directions(config)
+            if config.hydra.sweeper._target_ != SearchSweeperConf._target_:
+                notifier.begin()  # Hydra's own sweepers have no run of their own
 
 
 def load_program(file: str) -> Program:

@@ -125,7 +125,9 @@ def _is_typed(argument: str) -> bool:
 
 def _parse(value: str) -> list[str]:
     """The targets in a text: itself, or a list as Hydra has it, `[ntfy://topic,'say done']`."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser  # late: as in Hydra
+    from hydra.core.override_parser.overrides_parser import (
+        OverridesParser,
+    )  # late: few commands need it
     from hydra.core.override_parser.types import QuotedString
     from hydra.errors import HydraException
 
@@ -195,7 +197,7 @@ def _deliver(message: Message, url: str) -> str:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
     code, errors = _communicate(process, json.dumps(values))
@@ -206,14 +208,13 @@ def _deliver(message: Message, url: str) -> str:
 def _run(message: Message, command: str) -> str:
     """Run a shell command, with the message in its environment and on stdin; returns why it failed."""
     texts = {"JIKKEN_TITLE": message.title, "JIKKEN_MESSAGE": message.body, **message.values}
-    inherited = {
-        name: text for name, text in os.environ.items() if name != RERUN
-    }  # it may run another
+    inherited = dict(os.environ)
+    inherited.pop(RERUN, None)  # an experiment that the command runs is no rerun
     process = subprocess.Popen(
         ["/bin/sh", "-c", command],
         stdin=subprocess.PIPE,
         env=inherited | {name: text.replace("\0", "") for name, text in texts.items()},
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
     code, _ = _communicate(process, f"{message.title}\n{message.body}\n")

@@ -174,7 +174,7 @@ def _problem(error: dict[str, Any], settings_class: type[Settings]) -> str:
         expected = f"should be at most {LARGEST_INT}"
     if error["type"] == "list_type" and isinstance(error["input"], str):
         expected += f", as in {key}=[{error['input'] or 'one,two'}]"
-    value = "…" if key.startswith(SETTING) else format_override_value(error["input"])
+    value = "…" if key.split(".")[0] == SETTING else format_override_value(error["input"])
     return f"{key}={value} is refused: it {expected}"
 
 

@@ -6,6 +6,7 @@ command that was refused has begun nothing, and sends nothing.
 
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -46,10 +47,8 @@ def notified(experiment: Experiment, is_sweep: bool) -> Iterator[None]:
         outcome = Outcome.of(error)
         raise
     finally:
-        targets = notifier.targets
-        if targets and notifier.has_begun:
-            seconds = time.monotonic() - began
-            send(_message(outcome, experiment, is_sweep, seconds), targets)
+        if notifier.targets and notifier.has_begun:
+            _tell(outcome, experiment, is_sweep, time.monotonic() - began)
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,14 @@ class Outcome:
 
     def __str__(self) -> str:
         return f"{self.name} by {self.reason}" if self.name == "stopped" else self.name
+
+
+def _tell(outcome: Outcome, experiment: Experiment, is_sweep: bool, seconds: float) -> None:
+    """Send the message. Whatever goes wrong here, the command ends as it would have without it."""
+    try:
+        send(_message(outcome, experiment, is_sweep, seconds), notifier.targets)
+    except (Exception, KeyboardInterrupt) as error:
+        print(f"warning: nobody was told: {format_error(error)}", file=sys.stderr)
 
 
 def _message(outcome: Outcome, experiment: Experiment, is_sweep: bool, seconds: float) -> Message:
