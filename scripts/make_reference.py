@@ -61,6 +61,7 @@ ENVIRONMENT = {
     "Without it, in `logs/mlruns/mlflow.db`.",
     "OPTUNA_STORAGE": "Where studies are kept, so that several machines share one: `postgresql://…`. "
     "Without it, in `logs/optuna/optuna.db`.",
+    "JIKKEN_NOTIFY": "The setting `notify` of all runs and searches that you start.",
     "CUDA_VISIBLE_DEVICES": "The GPUs that may be used: `0,1`. The jobs of a search lease one each.",
     "OMP_NUM_THREADS": "Threads of each process. Without it, jobs that run at the same time share "
     "the cores.",
@@ -69,7 +70,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "Whether MLflow sends nothing about its use. Without it, `true`.",
 }
 # Variables that the engine sets for its own processes, or that belong to Python, git and libraries
-NOT_FOR_USERS = re.compile("JIKKEN_|HYDRA_|GIT_|LOCAL_RANK|PYTHONPATH|MLFLOW_MAX_TRACES")
+NOT_FOR_USERS = re.compile("JIKKEN_(?!NOTIFY$)|HYDRA_|GIT_|LOCAL_RANK|PYTHONPATH|MLFLOW_MAX_TRACES")
 # Words of a comment that are code: names with _ . = or /, numbers below zero, options, null
 CODE = re.compile(r"(?<![\w`])(\+?\w+[_.=/][\w.=/\[\],-]*\w\]?|-\w+|null|\{.*\})(?![\w`])")
 VALUES = {"<path>": "PATH", "<int>": "NUMBER", "<int range>": "NUMBER", "<float>": "NUMBER"}
