@@ -71,8 +71,10 @@ ENVIRONMENT = {
 }
 # Variables that the engine sets for its own processes, or that belong to Python, git and libraries
 NOT_FOR_USERS = re.compile("JIKKEN_(?!NOTIFY$)|HYDRA_|GIT_|LOCAL_RANK|PYTHONPATH|MLFLOW_MAX_TRACES")
-# Words of a comment that are code: names with _ . = or /, numbers below zero, options, null
-CODE = re.compile(r"(?<![\w`])(\+?\w+[_.=/][\w.=/\[\],-]*\w\]?|-\w+|null|\{.*\})(?![\w`])")
+# What is code in a comment: names with _ . = or /, numbers below zero, options, null
+CODE = re.compile(
+    r"(?<![\w`])(\w+='.*?'|\+?\w+[_.=/][\w.=/\[\],-]*\w\]?|-\w+|null|\{.*\})(?![\w`])"
+)
 VALUES = {"<path>": "PATH", "<int>": "NUMBER", "<int range>": "NUMBER", "<float>": "NUMBER"}
 
 
@@ -86,9 +88,6 @@ def pages() -> dict[str, str]:
     """The text of each page, by its file name."""
     made = {"settings.md": settings_page(), "run.md": run_page(), "lab.md": lab_page()}
     return {name: "\n\n".join(parts) + "\n" for name, parts in made.items()}
-
-
-# ── Settings ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def settings_page() -> Iterator[str]:
@@ -193,9 +192,6 @@ def _variables() -> Iterator[str]:
         for line in text.splitlines():
             if "environ" in line:
                 yield from re.findall(r'"([A-Z][A-Z_]+)"', line)
-
-
-# ── Run, and what an experiment may import ────────────────────────────────────────────────────────
 
 
 def run_page() -> Iterator[str]:
@@ -336,9 +332,6 @@ def _file(module: Any) -> str:
     return f"`{module.filepath.relative_to(ROOT)}`"
 
 
-# ── lab ───────────────────────────────────────────────────────────────────────────────────────────
-
-
 def lab_page() -> Iterator[str]:
     """The page of the commands of `lab`, by panels of its help."""
     app: Any = typer.main.get_command(lab)
@@ -373,9 +366,6 @@ def _parameter(names: str, text: str) -> str:
     text, _, more = text.partition("  [")
     default = re.match(r"default: ([^;\]]+)", more)
     return f"`{names}{value}`: {text}{f' Default: `{default[1]}`.' if default else ''}"
-
-
-# ── Markdown ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def _list(items: Iterable[str]) -> str:

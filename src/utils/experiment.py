@@ -32,7 +32,6 @@ from src.utils.command_line import (
     settings_from_config,
 )
 from src.utils.config.composition import COMPOSITION_ERRORS, composition_error, hydra_main
-from src.utils.config.json_schema import refresh_schema
 from src.utils.config.settings_class import read_settings_class, settings_class_of
 from src.utils.config.sweep_settings import SearchSweeperConf, study_directions
 from src.utils.config.trainer_arguments import check_trainer_arguments
@@ -185,6 +184,8 @@ class CheckSettings(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check the settings of a single run."""
+        from src.utils.config.json_schema import refresh_schema  # late: --help doesn't need it
+
         program = Program.running
         if program is None:
             return
