@@ -136,10 +136,12 @@ def test_failed_member(own: SweepLab) -> None:
         before = members(own, run)
         assert [one.info.status for one in before].count("FINISHED") == 4
         assert before[1].info.status == "FAILED"
+        assert before[1].data.tags["reason"].startswith(reason)
         text = own.done(PROGRAM, f"resume_run={run.info.run_id}")
         assert "a group of 5 runs, 4 of them finished already" in text
         after = own.client.get_run(run.info.run_id)
         assert after.info.status == "FINISHED"
+        assert not [one for one in members(own, run) if "reason" in one.data.tags]
         assert [one.info.run_id for one in members(own, run)] == [one.info.run_id for one in before]
         ends = [
             (one.info.end_time, two.info.end_time)

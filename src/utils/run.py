@@ -20,7 +20,7 @@ from src.utils.runs.member import MemberLink
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.runs.part import Fit
 from src.utils.settings import ModelSettings, Settings
-from src.utils.store.mlflow import experiment_id, local_store, open_store
+from src.utils.store.mlflow import experiment_id, local_store, open_store, reopen_run
 from src.utils.store.objective import MONITOR, Objective
 from src.utils.study.trial import Pruned, TrialLink
 
@@ -319,7 +319,7 @@ def _record_start(
 
 def _reopen(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint") -> Run:
     client = open_store()
-    client.update_run(start.run.info.run_id, status="RUNNING")
+    reopen_run(client, start.run.info.run_id)
     run = Run(client, start.run.info.run_id, experiment, inputs)
     run.tag({"process": this_process()})
     return run

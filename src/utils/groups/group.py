@@ -20,7 +20,7 @@ from src.utils.groups.progress import MemberProgress
 from src.utils.run import Run
 from src.utils.runs.member import VALUE, Member, members_of
 from src.utils.settings import ModelSettings
-from src.utils.store.record import FOLD, FOLDS, GROUP, MEMBERS, SEED, SEEDS
+from src.utils.store.record import FOLD, FOLDS, GROUP, MEMBERS, REASON, SEED, SEEDS
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import TaskFunction
@@ -146,7 +146,7 @@ def _close_failed(
     for member, reason in failures.items():
         if member in stored:
             run_id = stored[member].info.run_id
-            run.client.set_tag(run_id, "reason", one_line(reason))
+            run.client.set_tag(run_id, REASON, one_line(reason))
             if stored[member].info.status == "RUNNING":
                 run.client.set_terminated(run_id, "FAILED")
 

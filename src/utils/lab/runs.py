@@ -186,7 +186,7 @@ def _note(record: RunRecord) -> str:
     """On one line: the note, the tags, the reason of a failure."""
     labels = " ".join(f"#{label}" for label in record.labels)
     study = "a study" if record.is_study else "a blend" if record.blended else ""
-    text = " ".join(filter(None, (record.note, labels, record.tags.get("reason", ""), study)))
+    text = " ".join(filter(None, (record.note, labels, record.reason, study)))
     return text if len(text) <= MOST_NOTE else f"{text[: MOST_NOTE - 1]}…"
 
 

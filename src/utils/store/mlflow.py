@@ -25,6 +25,7 @@ from src.utils.store.location import (
     old_artifact_roots,
     tracking_uri,
 )
+from src.utils.store.record import REASON
 
 from filelock import FileLock
 
@@ -156,6 +157,13 @@ def _create_experiment(client: MlflowClient, name: str) -> StoredExperiment:
         if created is None:
             raise
         return created
+
+
+def reopen_run(client: MlflowClient, run_id: str) -> None:
+    """Set a run that has ended to RUNNING; the reason for which it ended is no longer told of."""
+    client.update_run(run_id, status="RUNNING")
+    if REASON in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, REASON)
 
 
 def get_artifact(client: MlflowClient, run: StoredRun, path: str) -> Path:

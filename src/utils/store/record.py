@@ -18,6 +18,7 @@ MEMBERS, FOLDS, SEEDS = "group.members", "group.folds", "group.seeds"
 GROUP, FOLD, SEED = "group.run_id", "group.fold", "group.seed"
 
 BLENDED = "blend.runs"  # the tag: ids with spaces between
+REASON = "reason"  # tag of a run and user attribute of a trial: why it has failed
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class RunRecord:
     @property
     def note(self) -> str:
         return self.tags.get("mlflow.note.content", "")
+
+    @property
+    def reason(self) -> str:
+        """Why it has failed, or was ended by `lab doctor`; empty for a run that is finished."""
+        return "" if self.status == "FINISHED" else self.tags.get(REASON, "")
 
     @property
     def labels(self) -> list[str]:

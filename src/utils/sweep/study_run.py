@@ -18,13 +18,13 @@ from src.utils.paths import Experiment
 from src.utils.run import Run, create_run
 from src.utils.runs.artifacts import record_run
 from src.utils.store.location import is_server, tracking_uri
-from src.utils.store.mlflow import experiment_id, open_store
+from src.utils.store.mlflow import experiment_id, open_store, reopen_run
 from src.utils.store.objective import MONITOR, Objective
+from src.utils.store.record import REASON
 from src.utils.study.study import (
     EXPERIMENT,
     FINISHED,
     INTERRUPTED,
-    REASON,
     best_trials,
     count_trials,
     n_trials_of,
@@ -78,7 +78,7 @@ class StudyRun:
         """On resume, the run that the study already has."""
         run_id = self.study.user_attrs.get(RUN_ID)
         if run_id is not None:
-            self.client.update_run(run_id, status="RUNNING")
+            reopen_run(self.client, run_id)
             return Run(self.client, run_id, self.experiment, [])
         name = self.study.study_name
         run = create_run(self.experiment, {"optuna.study": name}, [], name)
@@ -139,7 +139,7 @@ class StudyRun:
             self._mark_pruned(run_id, f"trial {trial.number}")
         if trial.state is TrialState.FAIL:
             reason = trial.user_attrs.get(REASON, INTERRUPTED)
-            self.client.set_tag(run_id, "reason", reason)
+            self.client.set_tag(run_id, REASON, reason)
             if self.client.get_run(run_id).info.status == "RUNNING":
                 status = "KILLED" if reason == INTERRUPTED else "FAILED"
                 self.client.set_terminated(run_id, status)
