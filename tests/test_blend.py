@@ -18,7 +18,7 @@ from src.utils.store.reference import find_record
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Lab, made_once
+from conftest import Lab, copy_experiment, made_once
 from laboratory import refused, said
 from mlflow.entities import Run
 
@@ -125,6 +125,17 @@ def test_leaderboard(own: Lab) -> None:
     assert table.index(linear.info.run_id[:8]) < table.index(trees.info.run_id[:8])
     assert "oof_score" in table
     assert "--public 0.91" in refused(own, "submitted", "latest")
+
+
+def test_name_of_blends(bare: Lab) -> None:
+    """An experiment with the name of the blends is refused: its runs would be listed among them."""
+    copy_experiment(bare, "model/model01", "model/blend")
+    done = bare.run("src/model/blend/digit_classifier.py")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: model/blend is refused: lab blend records its runs under this name; "
+        "give src/model/blend and config/model/blend another one\n"
+    )
 
 
 def test_direction_of_sorting() -> None:

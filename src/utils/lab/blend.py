@@ -15,7 +15,7 @@ from pathlib import Path
 
 from src.utils.errors import UserError
 from src.utils.lab.blend_weights import METHODS, Metric, Rows, cross_validate, random_folds
-from src.utils.paths import ROOT, Experiment
+from src.utils.paths import BLENDS, ROOT
 from src.utils.predictions import (
     FOLD,
     OOF,
@@ -40,8 +40,6 @@ import numpy as np
 from rich import box, get_console
 from rich.markup import escape
 from rich.table import Table
-
-BLENDS = Experiment("model", "blend")
 
 
 @dataclass(frozen=True)
