@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.utils.errors import UserError
+from src.utils.files import replace_file
 from src.utils.paths import PREDICTIONS
 from src.utils.runs.arrays import named_columns, number_columns, split_columns
 from src.utils.settings import load_config
@@ -88,15 +89,11 @@ class Predictions:
         return cls(pd.read_parquet(file)) if file.exists() else None
 
     def save(self, folder: Path, split: str) -> Path:
-        """Write them to a folder of artifacts.
-
-        A process that is killed leaves the complete file, or the one before.
-        """
+        """Write them to a folder of artifacts, in one step."""
         file = folder / PREDICTIONS / f"{split}.parquet"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}")
-        self.table.to_parquet(draft, index=False)
-        return draft.replace(file)
+        with replace_file(file) as draft:
+            self.table.to_parquet(draft, index=False)
+        return file
 
     @property
     def ids(self) -> np.ndarray:

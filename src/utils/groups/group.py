@@ -20,15 +20,14 @@ from src.utils.groups.progress import MemberProgress
 from src.utils.run import Run
 from src.utils.runs.member import VALUE, Member, members_of
 from src.utils.settings import ModelSettings
-from src.utils.store.record import FOLD, FOLDS, GROUP, MEMBERS, REASON, SEED, SEEDS
+from src.utils.store.mlflow import close_connections, search_children
+from src.utils.store.record import FOLD, FOLDS, MEMBERS, REASON, SEED, SEEDS
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import TaskFunction
 from mlflow.entities import Run as StoredRun
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 log = logging.getLogger(__name__)
-MAX_RUNS = 50_000  # MLflow's limit for one search
 Value = Any  # what main returns: a number, one for each objective, or anything else
 
 
@@ -103,27 +102,15 @@ def _launch(
 
 def _member_runs(run: Run, members: Sequence[Member]) -> dict[Member, StoredRun]:
     """The runs of the members that have one, the newest of each."""
-    by_tags = {(one.data.tags.get(FOLD), one.data.tags[SEED]): one for one in _search(run)}
+    found = search_children(run.client, run.id)
+    by_tags = {(one.data.tags.get(FOLD), one.data.tags.get(SEED)): one for one in found}
     keys = {one: (None if one.fold is None else str(one.fold), str(one.seed)) for one in members}
     return {member: by_tags[key] for member, key in keys.items() if key in by_tags}
 
 
-def _search(run: Run) -> list[StoredRun]:
-    return list(
-        run.client.search_runs(
-            [run.client.get_run(run.id).info.experiment_id],
-            f"tags.`{GROUP}` = '{run.id}'",
-            max_results=MAX_RUNS,
-            order_by=["attributes.start_time ASC"],
-        )
-    )
-
-
 def _close_connections(run: Run) -> None:
     """Close the connections to both stores: a member that is forked must not inherit them."""
-    store = run.client._tracking_client.store
-    if isinstance(store, SqlAlchemyStore):
-        store.engine.dispose()
+    close_connections(run.client)
     if run.trial is not None:
         run.trial.close_connections()
 
@@ -131,7 +118,10 @@ def _close_connections(run: Run) -> None:
 def _report(run: Run, members: Sequence[Member], values: Mapping[Member, Value]) -> None:
     """Report to the pruner: the mean so far; or to Wilcoxon's, which compares pairs, the last value."""
     known = [values[member] for member in members if member in values]
-    value, objective = mean_value(known), find_objective(one.data.tags for one in _search(run))
+    value, objective = (
+        mean_value(known),
+        find_objective(one.data.tags for one in search_children(run.client, run.id)),
+    )
     if objective is not None:
         run.objective(objective.metric, "max" if objective.maximize else "min")
     if isinstance(value, float):

@@ -27,7 +27,7 @@ from src.utils.predictions import (
     read_predictions,
 )
 from src.utils.run import Run, create_run
-from src.utils.runs.artifacts import save_provenance
+from src.utils.runs.artifacts import log_inputs_of, save_provenance
 from src.utils.runs.source_code import copy_source, defines, import_file
 from src.utils.store.objective import MONITOR, OOF_SCORE, Objective
 from src.utils.store.reader import find_artifact, open_reader
@@ -201,7 +201,8 @@ def record_blend(blend: Blend, note: str) -> Run:
     try:
         run.tag(save_provenance(run.folder / "provenance"))
         run.tag({"command": _command(blend)})
-        _log_inputs(run, blend.runs)
+        for one in blend.runs:
+            log_inputs_of(run.client, one.id, run.id)
         run.log({OOF_SCORE: blend.score(blend.loss)})
         blend.oof.save(run.folder, OOF)
         if blend.test is not None:
@@ -223,14 +224,6 @@ def _shared_data(runs: Sequence[RunRecord]) -> Mapping[str, str]:
     """The tags `data.…` that all runs have in common."""
     common = set.intersection(*({*run.tags.items()} for run in runs))
     return {name: value for name, value in common if name.startswith("data.")}
-
-
-def _log_inputs(run: Run, runs: Sequence[RunRecord]) -> None:
-    """Log the data that the runs have read; MLflow stores each dataset once."""
-    for one in runs:
-        inputs = run.client.get_run(one.id).inputs
-        if inputs and inputs.dataset_inputs:
-            run.client.log_inputs(run.id, inputs.dataset_inputs)
 
 
 def print_blend(blend: Blend, run: Run) -> None:

@@ -13,6 +13,7 @@ NO_EFFECT = frozenset(
 )
 # Of a run that stands alone, as are all runs of earlier versions, which lack these settings
 ALONE = {"folds": "1", "fold": "None", "seeds": "1"}
+PARENT = "mlflow.parentRunId"  # tag of a trial or a member: the run of its study or group
 # Tags of a group, and of its members
 MEMBERS, FOLDS, SEEDS = "group.members", "group.folds", "group.seeds"
 GROUP, FOLD, SEED = "group.run_id", "group.fold", "group.seed"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from src.utils.errors import UserError
 from src.utils.store.objective import Objective, find_objective
 from src.utils.store.reader import RunReader, open_reader
-from src.utils.store.record import FOLD, GROUP, SEED, RunRecord
+from src.utils.store.record import FOLD, GROUP, PARENT, SEED, RunRecord
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
@@ -243,7 +243,7 @@ def list_model_runs(reader: RunReader) -> list[RunRecord]:
 
 def list_trials(reader: RunReader, study: RunRecord) -> list[RunRecord]:
     """The trials of a study, by number, with their params, metrics and tags."""
-    parents = reader.column("tags", "mlflow.parentRunId")
+    parents = reader.column("tags", PARENT)
     children = [run for run in reader.runs() if parents.get(run.id) == study.id]
     return sorted(
         reader.with_values(children), key=lambda trial: int(trial.tags.get("optuna.trial", -1))
