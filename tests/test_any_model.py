@@ -1,14 +1,13 @@
 """Models as other people write them: none is an image classifier with a validation each epoch."""
 
 import re
-import shutil
 import signal
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import Lab, made_once
+from conftest import Lab, add_experiment, made_once
 from mlflow.entities import Run
 
 MODELS = "src/model/model91/models.py"
@@ -61,10 +60,7 @@ def trained(shared: Path, clone: Lab) -> Trained:
 
     def make(lab: Lab) -> None:
         clone.copied(lab.root)
-        for side in ("src", "config"):
-            (lab.root / side / "model/model91").mkdir()
-        shutil.copy(Path(__file__).with_name("models.py"), lab.root / MODELS)
-        (lab.root / "config/model/model91/config.yaml").write_text(SETTINGS)
+        add_experiment(lab, MODELS, SETTINGS)
         lab.done(MODELS, "-m", *ONE_PROCESS, *FEW, f"kind={','.join(KINDS)}")
 
     lab = made_once(shared / "models", make)

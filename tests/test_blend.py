@@ -1,6 +1,5 @@
 """`lab blend`, `lab submit` and `lab submitted`, in a competition and on runs that are made by hand."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from src.utils.store.reference import find_record
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Lab, copy_experiment, made_once
+from conftest import Lab, add_experiment, copy_experiment, made_once
 from laboratory import refused, said
 from mlflow.entities import Run
 
@@ -38,12 +37,7 @@ def competition(shared: Path, clone: Lab) -> Lab:
 
     def make(lab: Lab) -> None:
         clone.copied(lab.root)
-        for side in ("src", "config"):
-            (lab.root / side / NAME).mkdir()
-        shutil.copy(Path(__file__).with_name("tabular.py"), lab.root / PROGRAM)
-        (lab.root / "config" / NAME / "config.yaml").write_text(SETTINGS)
-        lab.git("add", ".")
-        lab.git("commit", "--quiet", "--message=A competition")
+        add_experiment(lab, PROGRAM, SETTINGS)
         for kind in ("linear", "trees"):
             lab.done(PROGRAM, "folds=3", f"kind={kind}")
 

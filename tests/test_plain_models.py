@@ -2,14 +2,13 @@
 
 import json
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Lab, made_once
+from conftest import Lab, add_experiment, made_once
 from laboratory import refused, said, typed
 from mlflow.entities import Run
 from sweeps import SweepLab, finished, states
@@ -34,12 +33,7 @@ LOAD = """
 
 
 def add_logistic(lab: Lab) -> None:
-    for side in ("src", "config"):
-        (lab.root / side / NAME).mkdir()
-    shutil.copy(Path(__file__).with_name("logistic.py"), lab.root / PROGRAM)
-    (lab.root / "config" / NAME / "config.yaml").write_text(SETTINGS)
-    lab.git("add", ".")
-    lab.git("commit", "--quiet", "--message=A logistic regression")
+    add_experiment(lab, PROGRAM, SETTINGS)
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,7 @@ def _record_predictions(
     run: Run, members: Mapping[Member, StoredRun], score: Callable[..., float] | None
 ) -> None:
     """Put the predictions of the members together, and score those that are out of fold."""
-    folders = [artifact_folder(run.client, one) for one in members.values()]
+    folders = {member: artifact_folder(run.client, one) for member, one in members.items()}
     pooled = pool_members(run.folder, folders)
     if pooled is not None and score is not None:
         run.log({OOF_SCORE: score(*pooled)})

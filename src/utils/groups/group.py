@@ -63,12 +63,15 @@ def run_group(
         one: json.loads(member.data.tags.get(VALUE, "null")) for one, member in finished.items()
     }
     stopped = {one: member.info.run_id for one, member in stored.items() if one not in finished}
-    launcher = MemberLauncher(task, run.id, settings, typed)
-    failures = _launch(launcher, run, members, values, stopped)
-    stored = _member_runs(run, members)
-    if failures:
-        _close_failed(run, stored, failures)
-        raise UserError(_failure_message(run, len(members), failures))
+    if len(finished) == len(members):
+        log.info("all %d runs of the group are finished already", len(members))
+    else:
+        launcher = MemberLauncher(task, run.id, settings, typed)
+        failures = _launch(launcher, run, members, values, stopped)
+        stored = _member_runs(run, members)
+        if failures:
+            _close_failed(run, stored, failures)
+            raise UserError(_failure_message(run, len(members), failures))
     record_answer(run, stored, score)
     return mean_value([values[member] for member in members])
 
@@ -84,7 +87,8 @@ def _launch(
     waiting = [member for member in members if member not in values]
     batches = [[member] for member in waiting] if launcher.in_job else [waiting]
     failures: dict[Member, str] = {}
-    with MemberProgress(members, len(values), launcher.at_a_time) as progress:
+    progress = MemberProgress(members, len(values), launcher.at_a_time)
+    with progress.bar:
         for batch in batches:
             _close_connections(run)
             for member, value, reason in launcher.launch(batch, stopped):
@@ -96,7 +100,9 @@ def _launch(
             if run.trial is not None:
                 if failures:
                     return failures
-                _report(run, members, values)
+                if batch == batches[0]:
+                    _name_objective(run)
+                _report(run, [values[member] for member in members if member in values])
     return failures
 
 
@@ -115,18 +121,19 @@ def _close_connections(run: Run) -> None:
         run.trial.close_connections()
 
 
-def _report(run: Run, members: Sequence[Member], values: Mapping[Member, Value]) -> None:
-    """Report to the pruner: the mean so far; or to Wilcoxon's, which compares pairs, the last value."""
-    known = [values[member] for member in members if member in values]
-    value, objective = (
-        mean_value(known),
-        find_objective(one.data.tags for one in search_children(run.client, run.id)),
-    )
+def _name_objective(run: Run) -> None:
+    """Name the objective of the first member that has one: it must have the direction of the study."""
+    objective = find_objective(one.data.tags for one in search_children(run.client, run.id))
     if objective is not None:
-        run.objective(objective.metric, "max" if objective.maximize else "min")
-    if isinstance(value, float):
+        run.objective(objective.metric, objective.mode)
+
+
+def _report(run: Run, values: Sequence[Value]) -> None:
+    """Report to the pruner: the mean so far; or to Wilcoxon's, which compares pairs, the last value."""
+    mean = mean_value(values)
+    if isinstance(mean, float):
         compares_pairs = "Wilcoxon" in HydraConfig.get().sweeper.pruner._target_
-        run.report(float(known[-1]) if compares_pairs else value, len(known))
+        run.report(float(values[-1]) if compares_pairs else mean, len(values))
 
 
 def _close_failed(
