@@ -180,7 +180,9 @@ def test_time_limit(trained: Trained, tmp_path: Path) -> None:
     """max_time alone ends a training as max_steps does; a schedule that needs an end says so in one line."""
     lab = trained.lab.copied(tmp_path / "timed")
     quick = [one for one in FEW if "max_epochs" not in one]
-    lab.done(MODELS, *quick, "kind=timed", "+trainer.max_time=00:00:00:01")
+    text = lab.done(MODELS, *quick, "kind=timed", "+trainer.max_time=00:00:00:01")
+    validated = re.findall(r"epoch (\d+) .*val_loss", text)
+    assert len(validated) == len({*validated})  # each validation is printed once, the last one, too
     run = lab.newest("model/model91")
     assert run.data.params["trainer.max_epochs"] == "-1"
     assert run.data.metrics["epoch"] > 5
