@@ -1,7 +1,4 @@
-"""Files and folders that are replaced in one step.
-
-A process that is killed at any moment leaves what was there before, or what is complete.
-"""
+"""Files and folders that are replaced in one step, and so are never half written."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,7 +8,10 @@ from pathlib import Path
 
 @contextmanager
 def replace_file(file: Path) -> Iterator[Path]:
-    """Give a draft to write to; at the end it replaces the file. Folders are made where they are missing."""
+    """Give a draft to write to; at the end it replaces the file. Folders are made where they are missing.
+
+    A process that is killed at any moment leaves the old file, or the complete new one.
+    """
     draft = file.with_name(f".{file.name}")  # with the same suffix: NumPy adds one that is missing
     draft.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -24,7 +24,10 @@ def replace_file(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """Give a draft to write to; at the end it replaces the folder."""
+    """Give a draft to write to; at the end it replaces the folder.
+
+    A process that is killed at any moment leaves the old folder, or none.
+    """
     draft, old = folder.with_name(f".{folder.name}.draft"), folder.with_name(f".{folder.name}.old")
     for left_behind in (draft, old):
         shutil.rmtree(left_behind, ignore_errors=True)

@@ -110,7 +110,8 @@ class Progress(pl.Callback):
 
     @rank_zero_only
     def _print_line(self, trainer: pl.Trainer, position: str, speed: str) -> None:
-        """A line with the metrics that are new since the line before."""
+        """A line with the metrics that are new since the line before: other tensors, and not those of a
+        validation that has its own line, of which Lightning makes other tensors."""
         metrics, before = dict(trainer.callback_metrics), self.printed
         self.printed = metrics
         hidden = {*Throughput.NAMES, *_learning_rate_names(trainer)}
@@ -119,8 +120,7 @@ class Progress(pl.Callback):
             for name, value in metrics.items()
             if name not in hidden
             and before.get(name) is not value
-            and self.validated.get(name)
-            != value  # Lightning makes another tensor of the same value
+            and self.validated.get(name) != value
             and not _is_duplicate(name, metrics)
         }
         values = "  ".join(f"{name} {float(value):.4f}" for name, value in sorted(new.items()))
