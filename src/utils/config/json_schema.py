@@ -6,7 +6,6 @@ comments beside the values. git ignores the file: `lab schema` writes it, and a 
 """
 
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from src.utils.config import sweep_settings
 from src.utils.config.comments import class_comments, yaml_comments
 from src.utils.config.trainer_arguments import RESERVED, argument_descriptions
 from src.utils.config.type_words import type_in_words
+from src.utils.files import replace_file
 from src.utils.paths import ROOT, Experiment
 from src.utils.settings import (
     ModelSettings,
@@ -71,9 +71,8 @@ def write_schema(experiment: Experiment, settings_class: type[Settings]) -> None
     text = json.dumps(settings_schema(experiment, settings_class), ensure_ascii=False, indent=1)
     if file.exists() and file.read_text() == text:
         return
-    draft = file.with_suffix(f".{os.getpid()}")  # an editor never reads half of it
-    draft.write_text(text)
-    draft.replace(file)
+    with replace_file(file) as draft:  # an editor never reads half of it
+        draft.write_text(text)
 
 
 def refresh_schema(experiment: Experiment, settings_class: type[Settings]) -> None:
