@@ -6,7 +6,7 @@
 # OPTUNA_STORAGE=URL shows another store, such as that of a sweep with hydra.sweeper.storage=URL.
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 source scripts/serve.sh
-store=${OPTUNA_STORAGE:-sqlite:///$PWD/logs/optuna/optuna.db}
+store=${OPTUNA_STORAGE:-sqlite:///$logs/optuna/optuna.db}
 
 case $store in
     sqlite:///*) [ -f "${store#sqlite:///}" ] || fail "no studies yet: a program with -m 'learning_rate=interval(0.001,0.002)' makes the first" ;;

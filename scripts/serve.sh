@@ -2,6 +2,8 @@
 set -u
 name=$(basename "$0" .sh)
 log=logs/$name.log
+# Where runs and studies are: in a linked git worktree, in the main checkout.
+logs=$(.venv/bin/python -c 'from src.utils.paths import LOGS; print(LOGS)' 2>/dev/null) || logs=$PWD/logs
 
 fail() {
     echo "$name: $*" >&2
