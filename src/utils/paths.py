@@ -49,6 +49,14 @@ def display_path(path: Path) -> Path:
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
+def find_other_project(path: Path) -> Path | None:
+    """The root of another copy or worktree of this project, if a path is inside one."""
+    here = Path(__file__).resolve().relative_to(ROOT)
+    folders = (path.resolve(), *path.resolve().parents)
+    root = next((folder for folder in folders if (folder / here).exists()), ROOT)
+    return None if root.samefile(ROOT) else root
+
+
 def remote_run_folder(run_id: str) -> Path:
     """The local folder of the artifacts of a run that a remote store has."""
     return LOGS / "lightning" / run_id

@@ -8,6 +8,7 @@ A group is one line, with mean ± standard deviation (number of members). Its me
 `varying_params`    the params in which some runs differ from each other
 `overrides_of`      the params in which one run differs from the defaults of its experiment
 `data_labels`       `[sample]`, where runs have read different data
+`branch_labels`     `main@1a2b3c4`, where runs are of several branches
 """
 
 from collections.abc import Sequence
@@ -132,6 +133,7 @@ def print_runs(selection: Selection, query: Query) -> None:
     console, records = get_console(), selection.records
     metrics = _metric_columns(selection, query, console.width)
     params, labels = varying_params(records), data_labels(records)
+    branches = branch_labels(records)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", no_wrap=True, max_width=RUN_WIDTH)
     table.add_column("started", no_wrap=True)
@@ -142,7 +144,8 @@ def print_runs(selection: Selection, query: Query) -> None:
         name_and_id = f"{run.name}\n{run.short}{'*' if run.is_dirty else ''}"
         time_and_state = f"{format_time(run.started)}\n{run.state}"
         values = [cells[number] for cells in metrics.values()]
-        differs = " ".join(filter(None, (labels[run.id], format_settings(params[run.id]))))
+        parts = (labels[run.id], branches[run.id], format_settings(params[run.id]))
+        differs = " ".join(filter(None, parts))
         last = "\n".join(filter(None, (differs, _note(run))))
         row = (name_and_id, time_and_state, *values, last)
         table.add_row(*map(escape, row), style=STYLES.get(run.state, ""))
@@ -231,6 +234,8 @@ def _as_dict(record: RunRecord) -> dict[str, Any]:
         "seconds": record.seconds,
         "note": record.note,
         "labels": record.labels,
+        "branch": record.branch,
+        "commit": record.commit,
         "dirty": record.is_dirty,
         "metrics": record.metrics,
         "params": record.params,
@@ -262,6 +267,14 @@ def _data_label(record: RunRecord) -> str:
     metadata = data_metadata(record).items()
     parts = [text if name == "source" else f"{name}={text}" for name, text in metadata]
     return f"[{', '.join(sorted(parts))}]" if parts else ""
+
+
+def branch_labels(records: Sequence[RunRecord]) -> dict[str, str]:
+    """By run id, `main@1a2b3c4`: branch and commit; empty where all runs are of one branch."""
+    known = [run for run in records if run.branch]  # a rerun has none: its code is an earlier run's
+    differ = len({run.branch for run in known}) > 1
+    labels = {run.id: f"{run.branch}@{run.commit[:7]}" for run in known if differ}
+    return {run.id: labels.get(run.id, "") for run in records}
 
 
 def data_metadata(record: RunRecord) -> dict[str, str]:
