@@ -42,9 +42,9 @@ def import_lines(main: Path, packages: Path) -> Iterator[str]:
             folder = (packages / line).resolve()
             if line.startswith(("import ", "import\t")):
                 yield line
-            elif line.strip() and line[0] != "#" and folder != main.parent.resolve():
+            elif line.strip() and line[0] != "#" and folder != main.parent:
                 yield str(folder)
 
 
 if __name__ == "__main__":
-    share(Path(sys.prefix))
+    share(Path(sys.prefix).resolve())

@@ -271,10 +271,11 @@ def _data_label(record: RunRecord) -> str:
 
 def branch_labels(records: Sequence[RunRecord]) -> dict[str, str]:
     """By run id, `main@1a2b3c4`: branch and commit; empty where all runs are of one branch."""
-    known = [run for run in records if run.branch]  # a rerun has none: its code is an earlier run's
-    differ = len({run.branch for run in known}) > 1
-    labels = {run.id: f"{run.branch}@{run.commit[:7]}" for run in known if differ}
-    return {run.id: labels.get(run.id, "") for run in records}
+    branches = {run.branch for run in records if run.branch}  # a rerun has none
+    return {
+        run.id: f"{run.branch}@{run.commit[:7]}" if len(branches) > 1 and run.commit else ""
+        for run in records
+    }
 
 
 def data_metadata(record: RunRecord) -> dict[str, str]:
