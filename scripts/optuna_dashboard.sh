@@ -11,8 +11,8 @@ store=${OPTUNA_STORAGE:-sqlite:///$logs/optuna/optuna.db}
 case $store in
     sqlite:///*) [ -f "${store#sqlite:///}" ] || fail "no studies yet: a program with -m 'learning_rate=interval(0.001,0.002)' makes the first" ;;
 esac
-[ -x .venv/bin/optuna-dashboard ] || fail "optuna-dashboard is not installed here yet: bash scripts/setup.sh does it"
+[ -x "$bin/optuna-dashboard" ] || fail "optuna-dashboard is not installed here yet: bash scripts/setup.sh does it"
 choose_port 8080 "$@"
 
 printf 'Starting the dashboard '
-serve dashboard .venv/bin/optuna-dashboard --host 127.0.0.1 --port "$port" "$store"
+serve dashboard "$bin/optuna-dashboard" --host 127.0.0.1 --port "$port" "$store"

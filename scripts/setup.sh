@@ -8,6 +8,13 @@
 set -u
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
+# In an image (Dockerfile) the packages are there already, and a .venv here is that of another system.
+if [ -n "${JIKKEN_VENV:-}" ]; then
+    cmp -s poetry.lock "$JIKKEN_VENV/../poetry.lock" && exit 0
+    echo "setup: poetry.lock is not the one that this image was built from: build the image again" >&2
+    exit 1
+fi
+
 private_poetry=(poetry==2.5.1 poetry-plugin-pypi-mirror==0.6.5)
 stamp=.venv/.jikken-ready        # what .venv was made from; written last
 poetry=.poetry                   # a private one
