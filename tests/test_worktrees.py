@@ -7,6 +7,7 @@ from pathlib import Path
 
 from src.utils.paths import find_main_checkout
 
+import psutil
 import pytest
 from conftest import MODEL, QUICK, Lab, free_port, made_once, until
 from sweeps import TOY, SweepLab
@@ -153,8 +154,8 @@ def test_pages_of_a_worktree(main: SweepLab, idea: SweepLab) -> None:
         try:
             assert server.stdout is not None
             until(lambda out=server.stdout: "http://" in out.readline())
-            processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, check=True)
-            assert f"sqlite:///{store}" in processes.stdout.decode()
+            processes = psutil.Process(server.pid).children(recursive=True)
+            assert f"sqlite:///{store}" in [word for one in processes for word in one.cmdline()]
         finally:
             server.terminate()
             server.communicate(timeout=60)
