@@ -175,7 +175,7 @@ def test_linked_worktree(project: Path, tmp_path: Path) -> None:
     git(main, "add", ".")
     git(main, "commit", "--quiet", "--message=Start")
     idea = tmp_path / "an idea"
-    git(main, "worktree", "add", "--quiet", idea)
+    git(main, "worktree", "add", "--quiet", "-b", "idea", idea)
     (next(main.glob(".venv/lib/*/site-packages")) / "of_main.py").touch()
     setup(main)
     before = files(main)
