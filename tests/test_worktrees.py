@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from src.utils.paths import find_main_checkout
+from src.utils.paths import Experiment, find_main_checkout
+from src.utils.study.study import check_code
 
+import optuna
 import psutil
 import pytest
 from conftest import MODEL, QUICK, Lab, free_port, made_once, until
@@ -65,8 +67,8 @@ def lab_of(place: Lab, *arguments: str, cwd: Path | None = None, code: int = 0) 
 
 
 def test_two_at_once(main: SweepLab, idea: SweepLab) -> None:
-    """Runs of two worktrees at once are all in the main checkout's store, each with its own code and patch;
-    the data of the main checkout are linked; both list the same runs, with branch and commit."""
+    """Runs of two worktrees at once are all in the main checkout's store, each with its own code and patch.
+    The data of the main checkout are linked. Both list the same runs, with branch and commit."""
     programs = {place: place.root / MODEL for place in (main, idea)}
     committed = programs[main].read_text()
     for place, program in programs.items():
@@ -137,9 +139,21 @@ def test_a_study_of_two_worktrees(main: SweepLab, idea: SweepLab) -> None:
     line = ended(start(idea, TOY, *search, "hydra.sweeper.n_trials=3"), code=2)
     assert "src/model/model90 is not what it was when shared began" in line
     assert "take another hydra.sweeper.study_name" in line
-    more = ("resume_study=shared", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1")
-    assert "may not compare" in ended(start(idea, TOY, "-m", *more))
     idea.git("checkout", "--quiet", TOY)
+
+
+def test_a_study_that_is_resumed_with_other_code(caplog: pytest.LogCaptureFixture) -> None:
+    """`resume_study` goes on with other code, and warns; a study of an earlier version goes on without."""
+    study, toy = optuna.create_study(study_name="shared"), Experiment("model", "model90")
+    check_code(study, toy, "first", is_resumed=False)
+    check_code(study, toy, "first", is_resumed=True)
+    assert caplog.text == ""
+    check_code(study, toy, "edited", is_resumed=True)
+    assert "may not compare" in caplog.text
+    earlier = optuna.create_study(study_name="earlier")
+    earlier.add_trial(optuna.create_trial(value=1.0))
+    check_code(earlier, toy, "edited", is_resumed=False)
+    assert "code" not in earlier.user_attrs
 
 
 def test_pages_of_a_worktree(main: SweepLab, idea: SweepLab) -> None:
