@@ -33,9 +33,8 @@ SETTINGS = "settings"  # the overrides of Hydra
 CODE = "code"  # digest of the experiment's code when the study began
 # User attributes of a trial, and a system attribute: how often its parameters have failed before
 PROCESS = "owner"  # the process that runs it, as stored by earlier versions
-REASON = "reason"  # why it failed
 FAILURES = "failures"
-# Values of REASON that do not count as a failure
+# Values of its user attribute `REASON` that do not count as a failure
 INTERRUPTED = "interrupted"
 REDUNDANT = "another process had finished the study"
 
