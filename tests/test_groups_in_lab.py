@@ -220,7 +220,7 @@ def grouped(shared: Path, clone: Lab) -> Lab:
 def test_real_groups(grouped: Lab) -> None:
     """Groups that were run are lines of the leaderboard, sections of `lab show`, and sides of a verdict."""
     table = json.loads(said(grouped, "runs", "--json", "--sort", "val_loss"))
-    assert [run["params"]["rate"] for run in table] == ["0.5", "0.1"]
+    assert [run["params"]["rate"] for run in table] == [0.5, 0.1]
     best, other = table
     assert best["group"]["n"] == len(best["group"]["members"]) == 3
     assert re.search(r"fold 2 +finished  val_loss 0\.\d{4}", said(grouped, "show", best["id"]))

@@ -60,7 +60,7 @@ def _sections(reader: RunReader, record: RunRecord) -> Iterator[tuple[str, list[
     settings = {k: v for k, v in record.params.items() if k not in ("note", "tags")}
     yield "note", [" ".join([record.note, *(f"#{label}" for label in record.labels)]).strip()]
     yield "started", [_time(record)]
-    yield "failure", [tags["reason"]] if "reason" in tags else []
+    yield "failure", [failure_reason(record)]
     yield "related", list(_related(reader, record))
     yield "metrics", _columns(metrics)
     yield "settings", _columns(settings)
@@ -71,6 +71,14 @@ def _sections(reader: RunReader, record: RunRecord) -> Iterator[tuple[str, list[
     yield "machine", list(_machine(record))
     yield "command", [tags["command"]] if "command" in tags else []
     yield "files", list(_files(record))
+
+
+def failure_reason(record: RunRecord) -> str:
+    """Why a run was stopped, or the last line of its traceback; empty where it has neither."""
+    if "reason" in record.tags or record.state != "failed":
+        return record.tags.get("reason", "")
+    traceback = find_artifact(record, "logs/traceback.txt")
+    return traceback.read_text().strip().splitlines()[-1] if traceback else ""
 
 
 def _time(record: RunRecord) -> str:
