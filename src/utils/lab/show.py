@@ -3,6 +3,7 @@
 Its note, related runs, metrics, settings, data, code, machine and files, and the commands to type next.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ from rich.table import Table
 LISTED_FOLDERS = ("checkpoints", SAVED, PREDICTIONS, "figures", "pictures", "plots")
 MAIN_PACKAGES = ("torch", "pytorch_lightning", "mlflow", "optuna")
 MOST_TRIALS = 20
+EXCEPTION_MODULE = re.compile(r"^(\w+\.)+(?=\w+(:|$))")  # before the name of an exception
 RELATIONS = {  # tags that hold the id of another run
     "warm_start_from": "warm start from",
     "forked_from": "warm start from",  # as stored by earlier versions
@@ -78,7 +80,8 @@ def failure_reason(record: RunRecord) -> str:
     if "reason" in record.tags or record.state != "failed":
         return record.tags.get("reason", "")
     traceback = find_artifact(record, "logs/traceback.txt")
-    return traceback.read_text().strip().splitlines()[-1] if traceback else ""
+    line = traceback.read_text().strip().splitlines()[-1] if traceback else ""
+    return EXCEPTION_MODULE.sub("", line)
 
 
 def _time(record: RunRecord) -> str:
