@@ -1,5 +1,6 @@
 """What `lab rerun` comes to: old and new metrics, whether the weights are the same, and the verdict."""
 
+import math
 from dataclasses import dataclass
 
 from src.utils.store.objective import PRIVATE, PUBLIC, is_resource
@@ -37,10 +38,11 @@ class RerunResult:
     def verdict(self) -> str:
         """`identical` (bit-identical), `within tolerance` or `different`."""
         pairs = self.metrics.values()
-        if all(old == new for old, new in pairs) and self.same_weights is not False:
+        if all(_is_same(old, new) for old, new in pairs) and self.same_weights is not False:
             return "identical"
         within = (
-            new is not None and abs(new - old) <= self.tolerance * abs(old) for old, new in pairs
+            _is_same(old, new) or (new is not None and abs(new - old) <= self.tolerance * abs(old))
+            for old, new in pairs
         )
         return "within tolerance" if all(within) else "different"
 
@@ -56,6 +58,10 @@ class RerunResult:
             "same_weights": self.same_weights,
             "members": {place: same for place, same in self.weights.items() if place},
         }
+
+
+def _is_same(old: float, new: float | None) -> bool:
+    return old == new or (new is not None and math.isnan(old) and math.isnan(new))
 
 
 def print_result(result: RerunResult) -> None:

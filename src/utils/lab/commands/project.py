@@ -21,16 +21,17 @@ def new(
     ] = None,
     note: Annotated[str, typer.Option(help="Note for the diary.")] = "",
     idea: Annotated[str, typer.Option(hidden=True)] = "",  # --note of earlier versions
-) -> None:
+) -> Result:
     """Copy an experiment to a new one and add it to the diary; asks for what is missing."""
-    from src.utils.lab.new import find_experiment, list_experiments, new_experiment
+    from src.utils.lab.new import as_dict, find_experiment, list_experiments, new_experiment
 
     note = note or idea
     if name is None:
         source = source or typer.prompt("Experiment to copy", str(list_experiments()[-1]))
         name = typer.prompt("Name of the new one", find_experiment(str(source), stage).next().name)
         note = note or typer.prompt("Note", "", show_default=False)
-    print(new_experiment(str(name), source, stage, note))
+    made, text = new_experiment(str(name), source, stage, note)
+    return Result(lambda: print(text), lambda: as_dict(made))
 
 
 @commands.command()
