@@ -77,8 +77,8 @@ def _sections(reader: RunReader, record: RunRecord) -> Iterator[tuple[str, list[
 
 def failure_reason(record: RunRecord) -> str:
     """Why a run was stopped, or the last line of its traceback; empty where it has neither."""
-    if "reason" in record.tags or record.state != "failed":
-        return record.tags.get("reason", "")
+    if record.reason or record.state != "failed":
+        return record.reason
     traceback = find_artifact(record, "logs/traceback.txt")
     line = traceback.read_text().strip().splitlines()[-1] if traceback else ""
     return EXCEPTION_MODULE.sub("", line)
@@ -140,9 +140,8 @@ def _members(reader: RunReader, group: RunRecord) -> Iterator[str]:
     for run in members:
         metric = objective.metric if objective else ""
         value = f"{metric} {format_metric(run.metrics[metric])}" if metric in run.metrics else ""
-        reason = run.tags.get("reason", "") if run.state != "finished" else ""
-        line = f"{run.short}  {run.name:{len(members[-1].name)}}  {run.state:8}  {value}  {reason}"
-        yield line.rstrip()
+        name = f"{run.name:{len(members[-1].name)}}"
+        yield f"{run.short}  {name}  {run.state:8}  {value}  {run.reason}".rstrip()
     if len(members) < group.size:
         yield f"{len(members)} of {group.size} have begun"
 
