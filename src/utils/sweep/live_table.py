@@ -263,21 +263,21 @@ def _summary_table(study: optuna.Study) -> Table:
     table = Table("trial", "value", "parameters", "run")
     if len(study.directions) > 1:
         table.title, table.title_justify = "the Pareto front", "left"
-    for trial in _leading_trials(study):
+    for trial in leading_trials(study, SUMMARY_TRIALS):
         values = ", ".join(map(format_metric, trial.values))
         run_id = trial.user_attrs.get("run_id", "")
         table.add_row(str(trial.number), values, escape(format_settings(trial.params)), run_id[:8])
     return table
 
 
-def _leading_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The few best trials, or the whole Pareto front."""
+def leading_trials(study: optuna.Study, number: int) -> list[FrozenTrial]:
+    """Return the few best trials, or the whole Pareto front."""
     if len(study.directions) > 1:
         return study.best_trials
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     is_maximized = study.direction.name == "MAXIMIZE"
     ranked = sorted(complete, key=lambda trial: trial.value or 0.0, reverse=is_maximized)
-    return ranked[:SUMMARY_TRIALS]
+    return ranked[:number]
 
 
 def _more_trials(study: optuna.Study) -> list[str]:
