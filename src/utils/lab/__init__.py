@@ -1,1 +1,1 @@
-"""The `lab` command: one file for each of its subcommands, and `mlflow_ui.py` for scripts/mlflow_ui.sh."""
+"""The `lab` command: one file for each of its subcommands, and `mlflow_server.py` for scripts/mlflow_ui.sh."""
