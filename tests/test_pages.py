@@ -30,9 +30,9 @@ def script(lab: Lab, name: str, *arguments: str, **environment: str) -> subproce
 
 
 @contextmanager
-def served(lab: Lab, name: str) -> Iterator[str]:
+def served(lab: Lab, name: str, **environment: str) -> Iterator[str]:
     """The address that a script prints, while it runs; Ctrl-C ends it and its server."""
-    process = script(lab, name)
+    process = script(lab, name, **environment)
     assert process.stdout is not None
     output = "".join(iter(lambda: process.stdout.read(1), ")"))  # type: ignore[union-attr]
     found = re.search(r"http://127\.0\.0\.1:\d+/\S*", output)

@@ -7,15 +7,15 @@ It is MLflow's own server with two differences:
 - `/` has a script (`mlflow_page.js`) that shows the side on model training and the newest experiment, with
   the columns of its view (`src/utils/lab/mlflow_ui.py`). MLflow itself begins with language models: no tag of
   an experiment changes that, only the local storage of the browser.
-- Runs that are compared name their objective first: MLflow draws the first metric, which may be the load of
-  the CPU.
+- Runs name their objective first: where runs are compared, MLflow draws the first metric, which may be the
+  load of the CPU.
 """
 
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from src.utils.store.objective import Objective, is_resource
 
 log = logging.getLogger(__name__)
 SCRIPT = Path(__file__).with_name("mlflow_page.js")
+RUNS_ARE_READ = ("/mlflow/runs/search", "/mlflow/runs/get", "/graphql")  # ends of paths
 # What is not needed to look at runs: a runner of jobs, an assistant's service, and telemetry.
 TURNED_OFF = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
@@ -71,14 +72,21 @@ def name_objectives_first(response: Any) -> Any:
     """Sort the metrics of the runs that MLflow's page reads: the objective, others, the machine's load."""
     from flask import request  # late, as MLflow's server
 
-    if request.path.endswith(("/mlflow/runs/search", "/mlflow/runs/get")) and response.is_json:
+    if request.path.endswith(RUNS_ARE_READ) and response.is_json:
         answer = response.get_json()
-        for run in [*answer.get("runs", ()), answer.get("run", {})]:
-            data = run.get("data", {})
-            if "metrics" in data:
-                data["metrics"] = sort_metrics(data["metrics"], data.get("tags", ()))
+        for run in _runs_in(answer):
+            data = run.get("data") or {}
+            if data.get("metrics"):
+                data["metrics"] = sort_metrics(data["metrics"], data.get("tags") or ())
         response.set_data(json.dumps(answer))
     return response
+
+
+def _runs_in(answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The runs in an answer of MLflow's API: of a search, or the one of a page."""
+    yield from answer.get("runs") or ()
+    page = (answer.get("data") or {}).get("mlflowGetRun") or {}
+    yield from filter(None, (answer.get("run"), page.get("run")))
 
 
 def sort_metrics(
