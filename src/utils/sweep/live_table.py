@@ -163,6 +163,12 @@ def _count_states(trials: list[FrozenTrial]) -> Counter[str]:
     return Counter(trial.state.name.lower() for trial in counted)
 
 
+def format_states(study: optuna.Study) -> str:
+    """Return how many trials are in each state: `10 complete, 2 pruned`"""
+    counts = _count_states(study.get_trials(deepcopy=False))
+    return ", ".join(f"{count} {STATE_NAMES.get(name, name)}" for name, count in counts.items())
+
+
 def _format_best(study: optuna.Study) -> str:
     match best_trials(study):
         case []:
@@ -241,8 +247,8 @@ def print_study_summary(study: optuna.Study, experiment: Experiment, overrides: 
         overrides: the overrides of Hydra; the commands repeat `hydra.sweeper.storage`.
     """
     counts = _count_states(study.get_trials(deepcopy=False))
-    states = ", ".join(f"{count} {STATE_NAMES.get(name, name)}" for name, count in counts.items())
-    get_console().print(f"\n[bold]{study.study_name}[/]: {states}", highlight=False, soft_wrap=True)
+    line = f"\n[bold]{study.study_name}[/]: {format_states(study)}"
+    get_console().print(line, highlight=False, soft_wrap=True)
     table = _summary_table(study)
     if table.rows:
         get_console().print(table)

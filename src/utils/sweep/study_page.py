@@ -7,7 +7,6 @@
 | a trial in optuna-dashboard   | its note                          | its run in MLflow                    |
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
@@ -16,7 +15,7 @@ from src.utils.store.location import is_server, tracking_uri
 from src.utils.store.record import NOTE, RESULTS, own_note
 from src.utils.study.study import EXPERIMENT, REASON
 from src.utils.study.trial import trial_name
-from src.utils.sweep.live_table import leading_trials
+from src.utils.sweep.live_table import STATE_NAMES, format_states, leading_trials
 from src.utils.terminal import format_metric, format_settings, format_value
 
 import optuna
@@ -29,7 +28,6 @@ TOP = 10  # trials in the table
 MAX_PARAMS = 8  # in the table
 MAX_LENGTH = 8000  # of a tag in MLflow
 SPACE = "&emsp;"  # between the columns of the table, which MLflow draws without lines
-PLOT = "optimization_history"  # in the description
 # optuna_dashboard.save_note writes the same, and takes a second to import.
 NOTE_LENGTH = 2045  # of one attribute
 # Where scripts/mlflow_ui.sh and scripts/optuna_dashboard.sh serve by default.
@@ -53,16 +51,17 @@ def describe_study(client: MlflowClient, study: optuna.Study, run_id: str) -> No
 def _results(study: optuna.Study, run: StoredRun, top: int) -> str:
     trials = leading_trials(study, top)[:top]  # of a Pareto front not all
     experiment, run_id = run.info.experiment_id, run.info.run_id
-    plot = f"get-artifact?path=plots%2F{PLOT}.png&run_uuid={run_id}"
+    drawn = "optimization_history" if len(study.directions) == 1 else "pareto_front"
+    plot = f"get-artifact?path=plots%2F{drawn}.png&run_uuid={run_id}"
     plots = run_page(experiment, run_id, "artifacts/plots/study.html")
-    has_one = len(study.directions) == 1
     return "\n\n".join(
         [
-            f"{_headline(study, run, trials)}\n\n{_count_states(study)}",
+            _headline(study, run, trials),
+            f"Trials: {format_states(study)}",
             _table(study, run, trials),
             f"[All plots]({plots}) · optuna-dashboard: `bash scripts/optuna_dashboard.sh`, then "
             f"[this study]({DASHBOARD}/studies/{study._study_id})",
-            *([f"![trials and their best]({plot})"] if has_one else []),
+            f"![{drawn}]({plot})",
         ]
     )
 
@@ -74,11 +73,6 @@ def _headline(study: optuna.Study, run: StoredRun, trials: Sequence[FrozenTrial]
     settings = f" with `{format_settings(best.params)}`" if best.params else ""
     link = f"[trial {best.number}]({_page(run, best)})"
     return f"Best {metric} {format_metric(best.value)}{settings} in {link}"
-
-
-def _count_states(study: optuna.Study) -> str:
-    counts = Counter(one.state.name.lower() for one in study.get_trials(deepcopy=False))
-    return f"{counts.total()} trials: " + ", ".join(f"{n} {state}" for state, n in counts.items())
 
 
 def _table(study: optuna.Study, run: StoredRun, trials: Sequence[FrozenTrial]) -> str:
@@ -134,10 +128,10 @@ def save_trial_note(study: optuna.Study, trial: FrozenTrial, run: StoredRun) -> 
     """
     values = ", ".join(map(format_metric, trial.values or []))
     outcome = trial.user_attrs.get(REASON, "") if trial.state is TrialState.FAIL else values
-    page = run_page(run.info.experiment_id, run.info.run_id)
+    page, state = run_page(run.info.experiment_id, run.info.run_id), trial.state.name.lower()
     lines = [
         f"**{trial_name(trial.number, trial.params)}**",
-        f"{trial.state.name.lower()} {outcome}".strip(),
+        f"{STATE_NAMES.get(state, state)} {outcome}".strip(),
         _link("Its run in MLflow", page),
         f"run id `{run.info.run_id}`: `lab show {run.info.run_id[:8]}`",
     ]
