@@ -220,7 +220,9 @@ def test_server(toys: SweepLab, page: str) -> None:
     out, errors = process.communicate(timeout=60)
     number = experiment(toys, "model/model90").experiment_id
     place = f"#/experiments/{number}/runs?viewStateShareKey=results&workflowType=machine_learning"
-    assert (out, errors) == (f"{page}{place}\n", "")
+    assert errors == ""
+    assert out.splitlines()[0] == f"{page}{place}"
+    assert "«Model training»" in out
 
 
 def test_runs_are_listed(toys: SweepLab, page: str, browser: Browser) -> None:

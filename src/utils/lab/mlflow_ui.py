@@ -26,6 +26,8 @@ from src.utils.store.reader import RunReader, open_reader
 from src.utils.store.record import RunRecord
 from src.utils.store.reference import RECENT_RUNS, list_model_runs
 
+# Of a server's own page; scripts/mlflow_ui.sh sees to it on this machine.
+HINT = "(press «Model training» at the top left once: the browser remembers it, whichever link is followed)"
 MOST_SHOWN = 12  # metrics that have a chart from the beginning
 
 
@@ -80,6 +82,7 @@ def main() -> None:
     views.refresh()
     page = runs_page(views.newest, VIEW) if views.newest else EXPERIMENTS_PAGE
     print(f"{tracking_uri().rstrip('/')}/{page}")
+    print(HINT)
 
 
 def _metrics(records: Sequence[RunRecord]) -> list[str]:
