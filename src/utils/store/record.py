@@ -7,12 +7,13 @@ Value = str | float  # of a param, metric or tag
 # Settings without effect on results: runs that differ in nothing else are equal
 NO_EFFECT = frozenset(
     {
-        *("note", "tags", "stale", "resume_study", "resume_run", "warm_start"),
+        *("note", "tags", "stale", "notify", "resume_study", "resume_run", "warm_start"),
         *("resume", "fork"),  # as stored by earlier versions
     }
 )
 # Of a run that stands alone, as are all runs of earlier versions, which lack these settings
 ALONE = {"folds": "1", "fold": "None", "seeds": "1"}
+PARENT = "mlflow.parentRunId"  # tag of a trial or a member: the run of its study or group
 # Tags of a group, and of its members
 MEMBERS, FOLDS, SEEDS = "group.members", "group.folds", "group.seeds"
 GROUP, FOLD, SEED = "group.run_id", "group.fold", "group.seed"
@@ -21,6 +22,7 @@ GROUP, FOLD, SEED = "group.run_id", "group.fold", "group.seed"
 # invisible separator: no page shows it, and nobody types it.
 NOTE, RESULTS = "mlflow.note.content", "\n\n\u2063"
 BLENDED = "blend.runs"  # the tag: ids with spaces between
+REASON = "reason"  # tag of a run and user attribute of a trial: why it has failed
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class RunRecord:
     @property
     def note(self) -> str:
         return own_note(self.tags.get(NOTE, ""))
+
+    @property
+    def reason(self) -> str:
+        """Why it has failed, or was ended by `lab doctor`; empty for a run that is finished."""
+        return "" if self.status == "FINISHED" else self.tags.get(REASON, "")
 
     @property
     def labels(self) -> list[str]:

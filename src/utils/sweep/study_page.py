@@ -12,8 +12,8 @@ from html import escape
 
 from src.utils.store.experiment_page import run_page
 from src.utils.store.location import is_server, tracking_uri
-from src.utils.store.record import NOTE, RESULTS, own_note
-from src.utils.study.study import EXPERIMENT, REASON
+from src.utils.store.record import NOTE, REASON, RESULTS, own_note
+from src.utils.study.study import EXPERIMENT
 from src.utils.study.trial import trial_name
 from src.utils.sweep.live_table import STATE_NAMES, format_states, leading_trials
 from src.utils.terminal import format_metric, format_settings, format_value
