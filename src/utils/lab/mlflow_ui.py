@@ -19,7 +19,7 @@ from src.utils.store.experiment_page import (
     runs_page,
     view_tags,
 )
-from src.utils.store.location import tracking_uri
+from src.utils.store.location import server_page
 from src.utils.store.mlflow import open_store
 from src.utils.store.objective import SCORES, SPREAD, find_objective, result_metrics
 from src.utils.store.reader import RunReader, open_reader
@@ -81,7 +81,7 @@ def main() -> None:
     views = Views()
     views.refresh()
     page = runs_page(views.newest, VIEW) if views.newest else EXPERIMENTS_PAGE
-    print(f"{tracking_uri().rstrip('/')}/{page}")
+    print(f"{server_page()}/{page}")
     print(HINT)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 
 from src.utils.store.experiment_page import run_page
-from src.utils.store.location import is_server, tracking_uri
+from src.utils.store.location import is_server, server_page, tracking_uri
 from src.utils.store.record import NOTE, REASON, RESULTS, own_note
 from src.utils.study.study import EXPERIMENT
 from src.utils.study.trial import trial_name
@@ -144,17 +144,19 @@ def _link(text: str, page: str) -> str:
 
 
 def _server() -> str:
-    return tracking_uri().rstrip("/") if is_server(tracking_uri()) else MLFLOW_PAGE
+    return server_page() if is_server(tracking_uri()) else MLFLOW_PAGE
 
 
 def _save_note(study: optuna.Study, trial_id: int | None, text: str, keep: bool = False) -> None:
     """Save the note of a study, or of one of its trials; both are attributes of the study."""
     prefix = "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
     storage, study_id = study._storage, study._study_id
-    version = storage.get_study_system_attrs(study_id).get(f"{prefix}note_ver", 0)
+    old = storage.get_study_system_attrs(study_id)
+    version = old.get(f"{prefix}note_ver", 0)
     if keep and version:
         return
     parts = [text[start : start + NOTE_LENGTH] for start in range(0, len(text), NOTE_LENGTH)]
-    attributes = {f"{prefix}note_str:{number}": part for number, part in enumerate(parts)}
+    attributes = dict.fromkeys((name for name in old if name.startswith(f"{prefix}note_str:")), "")
+    attributes |= {f"{prefix}note_str:{number}": part for number, part in enumerate(parts)}
     for name, value in (attributes | {f"{prefix}note_ver": version + 1}).items():
         storage.set_study_system_attr(study_id, name, value)
