@@ -4,15 +4,17 @@
 #     bash scripts/mlflow_ui.sh [PORT]
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 source scripts/serve.sh
-store=${MLFLOW_TRACKING_URI:-sqlite:///$PWD/logs/mlruns/mlflow.db}
+store=${MLFLOW_TRACKING_URI:-sqlite:///$logs/mlruns/mlflow.db}
 
-[ -x .venv/bin/mlflow ] || fail "MLflow is not installed here yet: bash scripts/setup.sh does it"
+case $store in
+    "sqlite:///$logs/"*) [ -f "${store#sqlite:///}" ] || fail "no runs yet: bash scripts/run.sh makes the first" ;;
+esac
+[ -x "$bin/mlflow" ] || fail "MLflow is not installed here yet: bash scripts/setup.sh does it"
 case $store in
     http*) # the page is the server's own: save the views of its experiments, and print the address
-        exec .venv/bin/python -m src.utils.lab.mlflow_ui ;;
-    "sqlite:///$PWD/"*) [ -f "${store#sqlite:///}" ] || fail "no runs yet: bash scripts/run.sh makes the first" ;;
+        exec "$bin/python" -m src.utils.lab.mlflow_ui ;;
 esac
 choose_port 5000 "$@"
 
 printf 'Starting MLflow '
-serve "" .venv/bin/python -m src.utils.lab.mlflow_server "$port"
+serve "" "$bin/python" -m src.utils.lab.mlflow_server "$port"

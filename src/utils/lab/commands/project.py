@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from src.utils.lab.commands.completion import complete_experiment
 from src.utils.lab.commands.declaration import Commands, Result
 
 import typer
@@ -14,7 +15,11 @@ def new(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="model02")] = None,
     source: Annotated[
         str | None,
-        typer.Option("--from", help="Experiment to copy; default: the last with a similar name."),
+        typer.Option(
+            "--from",
+            help="Experiment to copy; default: the last with a similar name.",
+            autocompletion=complete_experiment,
+        ),
     ] = None,
     stage: Annotated[
         str | None, typer.Option(help="Its stage, such as feature, if a name is in several.")
@@ -31,6 +36,19 @@ def new(
         name = typer.prompt("Name of the new one", find_experiment(str(source), stage).next().name)
         note = note or typer.prompt("Note", "", show_default=False)
     print(new_experiment(str(name), source, stage, note))
+
+
+@commands.command()
+def schema() -> Result:
+    """Write the schemas by which editors complete and check each config.yaml."""
+    from src.utils.lab.schema import print_schemas, write_schemas
+
+    schemas = write_schemas()
+    return Result(
+        lambda: print_schemas(schemas),
+        lambda: [one.as_dict() for one in schemas],
+        status=int(any(one.problem for one in schemas)),
+    )
 
 
 @commands.command()
