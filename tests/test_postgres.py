@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import optuna
 import psycopg
@@ -17,6 +18,7 @@ import pytest
 from conftest import MODEL, QUICK, Lab, free_port, until
 from laboratory import said
 from sweeps import TOY, SweepLab, create_fresh_toys, states  # noqa: F401  a fixture
+from test_pages import served
 
 PLACES = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
 INITDB = shutil.which("initdb", path=os.pathsep.join([os.environ["PATH"], *PLACES]))
@@ -86,6 +88,9 @@ def test_sharing(fresh_toys: SweepLab, database: str) -> None:
         reasons = {trial.user_attrs["reason"] for trial in failed}
         assert reasons <= {"another process had finished the study"}  # begun by several at once
         assert len(fresh_toys.trial_runs(study)) == 12
+        notes = study._storage.get_study_system_attrs(study._study_id)
+        ids = [one._trial_id for one in study.trials if one.state.name == "COMPLETE"]
+        assert {notes.get(f"dashboard:{number}:note_ver") for number in ids} == {1}
 
 
 def test_resuming(fresh_toys: SweepLab, database: str) -> None:
@@ -106,7 +111,8 @@ def test_resuming(fresh_toys: SweepLab, database: str) -> None:
 
 
 def test_runs(fresh: Lab, database: str) -> None:
-    """With MLFLOW_TRACKING_URI runs are in the database, their artifacts in logs/mlruns, and models load."""
+    """With MLFLOW_TRACKING_URI runs are in the database, their artifacts in logs/mlruns; models load, and
+    MLflow's page opens on the runs."""
     remote = {"MLFLOW_TRACKING_URI": database}
     fresh.done(MODEL, *QUICK, **remote)
     run = json.loads(said(fresh, "show", "latest", "--json", **remote))
@@ -123,3 +129,5 @@ def test_runs(fresh: Lab, database: str) -> None:
         **remote,
     )
     assert printed == "32\n"
+    with served(fresh, "mlflow_ui", **remote) as page, urlopen(page) as answer:
+        assert "metrics.`val_acc`" in answer.read().decode()

@@ -8,12 +8,15 @@ import re
 import signal
 import time
 
+from src.utils.store.record import own_note
+
 import optuna
 import pytest
 from conftest import MODEL, QUICK, Lab, until
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 from optuna_dashboard import get_note
+from optuna_dashboard._note import get_note_from_system_attrs
 from sweeps import TOY, SweepLab, alive, create_fresh_toys, finished, states  # noqa: F401  a fixture
 
 TWO = "hydra.sweeper.n_jobs=2"
@@ -74,9 +77,8 @@ def test_study_in_mlflow(example: tuple[SweepLab, str]) -> None:
     parent, children = lab.study_run(study), lab.trial_runs(study)
     assert parent.info.status == "FINISHED"
     assert parent.info.run_name == study.study_name
-    assert [run.data.tags["mlflow.note.content"] for run in (parent, *children)] == [
-        "a first look"
-    ] * 5
+    notes = [own_note(run.data.tags["mlflow.note.content"]) for run in (parent, *children)]
+    assert notes == ["a first look"] * 5
     assert [run.data.tags["tag.try"] for run in (parent, *children)] == ["true"] * 5
     assert [run.info.run_id for run in children] == [t.user_attrs["run_id"] for t in study.trials]
     assert [run.info.status for run in children] == ["FINISHED"] * 4
@@ -101,17 +103,34 @@ def test_study_in_mlflow(example: tuple[SweepLab, str]) -> None:
 
 def test_names(example: tuple[SweepLab, str]) -> None:
     """The name of a study begins with its time and what it searches, that of a trial with what it tried;
-    the objective is called as its metric, and optuna-dashboard links to the runs in MLflow."""
+    the objective is called as its metric."""
     lab, _ = example
     study = lab.study()
     assert re.fullmatch(r"(\d\d-){4}learning_rate-[0-9a-f]{4}", study.study_name)
     assert study.metric_names == ["val_acc"]
     for trial, run in zip(study.trials, lab.trial_runs(study), strict=True):
         pruned = " (pruned)" * (trial.state is TrialState.PRUNED)
-        assert run.info.run_name.startswith(f"trial {trial.number}{pruned} learning_rate=0.001")
-    note = get_note(study)
-    assert f"runs/{study.best_trial.user_attrs['run_id']}" in note
+        assert run.info.run_name.startswith(f"#{trial.number}{pruned} learning_rate=0.001")
+
+
+def test_notes(example: tuple[SweepLab, str]) -> None:
+    """optuna-dashboard has a note of the study and of each trial, with links to their runs in MLflow; the
+    study's run in MLflow describes its best trials after the user's own note, and links to their runs."""
+    lab, _ = example
+    study = lab.study()
+    best, note = study.best_trial.user_attrs["run_id"], get_note(study)
+    assert f"runs/{best}?" in note
     assert "a first look" in note
+    for trial in study.trials:
+        attributes = study._storage.get_study_system_attrs(study._study_id)
+        note = get_note_from_system_attrs(attributes, trial._trial_id)["body"]
+        assert f"#{trial.number} learning_rate=" in note
+        assert f"runs/{trial.user_attrs['run_id']}?" in note
+        assert trial.state.name.lower() in note
+    description = lab.study_run(study).data.tags["mlflow.note.content"]
+    assert description.startswith("a first look\n\n")
+    assert f"Best val_acc {study.best_value:.4f} with `learning_rate=" in description
+    assert f"(#/experiments/{lab.study_run(study).info.experiment_id}/runs/{best}?" in description
 
 
 def test_data_of_a_study(example: tuple[SweepLab, str]) -> None:
@@ -170,7 +189,7 @@ def test_pruning(mnist: SweepLab) -> None:
         assert trial.intermediate_values[1] == mnist.history(run, "val_acc")[0][1]
         assert len(mnist.history(run, "val_acc")) == 1
         assert (run.info.status, run.data.tags["optuna.state"]) == ("FINISHED", "pruned")
-        assert run.info.run_name.startswith(f"trial {trial.number} (pruned) ")
+        assert run.info.run_name.startswith(f"#{trial.number} (pruned) ")
 
 
 def test_pruning_when_distributed(mnist: SweepLab) -> None:

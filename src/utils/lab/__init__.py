@@ -1,1 +1,1 @@
-"""The `lab` command: one file for each of its subcommands, and `mlflow_ui.py` for scripts/mlflow_ui.sh."""
+"""The `lab` command, a file for each of its subcommands; `mlflow_server.py` is for scripts/mlflow_ui.sh."""

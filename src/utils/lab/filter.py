@@ -8,13 +8,13 @@ from difflib import get_close_matches
 
 from src.utils.errors import UserError
 from src.utils.store.reader import RunReader
-from src.utils.store.record import FOLD, GROUP, SEED, RunRecord, Value
+from src.utils.store.record import FOLD, GROUP, NOTE, SEED, RunRecord, Value, own_note
 from src.utils.store.reference import find_record
 
 FILTER = re.compile(r"\s*([\w./\-]+)\s*(?:(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*)?", re.DOTALL)
 ATTRIBUTES = ("id", "name", "status", "experiment")  # of a run, as --where and --sort name them
 TAGS = {  # short names of tags
-    "note": "mlflow.note.content",
+    "note": NOTE,
     "dirty": "git.dirty",
     "commit": "mlflow.source.git.commit",
     "study": "optuna.study",
@@ -119,6 +119,8 @@ def read_column(reader: RunReader, records: list[RunRecord], name: str) -> dict[
         ("tags", TAGS.get(name, name)),
     ):
         values = reader.column(kind, key)
+        if values and key == NOTE:
+            return {run_id: own_note(str(value)) for run_id, value in values.items()}
         if values:
             return values
     if name in TAGS:

@@ -1,104 +1,108 @@
-"""The page that scripts/mlflow_ui.sh opens in MLflow: the newest run's experiment, as a saved view.
+"""The view of each experiment in MLflow: objective, results, the settings that differ, notes.
 
-    python -m src.utils.lab.mlflow_ui     writes the views, and prints the address of the page after the port
+    python -m src.utils.lab.mlflow_ui     saves the views on an MLflow server; prints the newest run's page
 
-Without a view, MLflow's table shows no metric and no param, and its charts begin with system metrics. A
-view is a tag of the experiment, as MLflow's page writes it when one is saved there under «Views».
+Without a view, MLflow's table shows no metric and no param, and its charts begin with system metrics.
+`src/utils/lab/mlflow_server.py` gives the same views to the browser.
 """
 
-import json
 from collections.abc import Sequence
-from typing import Any
+from threading import Lock
 
 from src.utils.errors import exit_on_user_error
-from src.utils.lab.runs import varying_params
+from src.utils.lab.runs import varying_params, without_derived
+from src.utils.store.experiment_page import (
+    EXPERIMENTS_PAGE,
+    VIEW,
+    View,
+    make_view,
+    runs_page,
+    view_tags,
+)
+from src.utils.store.location import server_page
 from src.utils.store.mlflow import open_store
-from src.utils.store.objective import find_objective, result_metrics
-from src.utils.store.reader import open_reader
+from src.utils.store.objective import SCORES, SPREAD, find_objective, result_metrics
+from src.utils.store.reader import RunReader, open_reader
 from src.utils.store.record import RunRecord
 from src.utils.store.reference import RECENT_RUNS, list_model_runs
 
-VIEW = "results"  # the key of the view in the address
-# Tags of an experiment.
-VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
-PRIMARY_METRIC_TAG = "mlflow.experiment.primaryMetric.name"
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # else a page on language models
-# Columns of the table.
-ATTRIBUTES = ("Description", "Dataset")
-MOST_METRICS, MOST_PARAMS = 2, 6
-WIDTH = 260  # pixels, of a wide column
-# MLflow's names of its sections of charts.
-MODEL_SECTION, SYSTEM_SECTION = "Model metrics", "System metrics"
+# Of a server's own page; scripts/mlflow_ui.sh sees to it on this machine.
+HINT = "(press «Model training» at the top left once: the browser remembers it, whichever link is followed)"
+MOST_SHOWN = 12  # metrics that have a chart from the beginning
+
+
+class Views:
+    """The views of all experiments that have runs, computed again where runs have changed."""
+
+    def __init__(self) -> None:
+        self.client = open_store()
+        self.newest = ""  # the id of the newest run's experiment
+        self._known: dict[str, tuple[object, View]] = {}  # by id: the runs, and their view
+        self._lock = Lock()  # the page may be opened twice at once
+
+    @property
+    def by_experiment(self) -> dict[str, View]:
+        """The views by the id of their experiment."""
+        return {number: view for number, (_, view) in self._known.items()}
+
+    def refresh(self) -> None:
+        """Compute the views of experiments whose runs have changed, and save them in the store, too."""
+        with self._lock:
+            self._refresh(open_reader())
+
+    def _refresh(self, reader: RunReader) -> None:
+        experiments = {one.name: one.experiment_id for one in self.client.search_experiments()}
+        runs: dict[str, list[RunRecord]] = {}
+        for run in reader.runs():
+            runs.setdefault(run.experiment, []).append(run)
+        for name in runs.keys() & experiments.keys():
+            self._update(reader, experiments[name], runs[name][:RECENT_RUNS])
+        models = [run for run in list_model_runs(reader) if run.experiment in experiments]
+        self.newest = experiments[models[0].experiment] if models else ""
+
+    def _update(self, reader: RunReader, number: str, runs: Sequence[RunRecord]) -> None:
+        old = self._known.get(number)
+        key = [(run.id, run.name, run.ended) for run in runs]
+        if old is not None and old[0] == key and not any(run.status == "RUNNING" for run in runs):
+            return
+        records = reader.with_values(runs)
+        metrics, started = _metrics(records), records[0].started
+        has_groups = any(run.is_group for run in records)
+        view = make_view(metrics, _params(records), 3 if has_groups else 2)
+        if old is None or old[1] != view:
+            time = int(started.timestamp() * 1000) if started else 0
+            for name, value in view_tags(view, metrics, time).items():
+                self.client.set_experiment_tag(number, name, value)
+        self._known[number] = key, view
 
 
 def main() -> None:
-    """Write the views of all experiments that have runs, and print the page of the newest run's."""
-    client, records = open_store(), list_model_runs(open_reader())
-    if not records:
-        print("#/experiments?workflowType=machine_learning")
-        return
-    ids = {experiment.name: experiment.experiment_id for experiment in client.search_experiments()}
-    for name in {run.experiment for run in records}:
-        newest = [run for run in records if run.experiment == name][:RECENT_RUNS]
-        for tag, value in _experiment_tags(open_reader().with_values(newest)).items():
-            client.set_experiment_tag(ids[name], tag, value)
-    newest_id = ids[records[0].experiment]
-    print(f"#/experiments/{newest_id}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning")
-
-
-def _experiment_tags(records: Sequence[RunRecord]) -> dict[str, str]:
-    metrics, started = _metrics(records), records[0].started
-    time = int(started.timestamp() * 1000) if started else 0
-    state = json.dumps(_view_state(metrics, _params(records)))
-    view = {"name": "Results", "createdAt": time, "updatedAt": time, "state": state}
-    primary = {PRIMARY_METRIC_TAG: metrics[0]} if metrics else {}
-    return KIND | {VIEW_TAG: json.dumps(view)} | primary
+    """Save the views of all experiments that have runs, and print the page of the newest run's."""
+    views = Views()
+    views.refresh()
+    page = runs_page(views.newest, VIEW) if views.newest else EXPERIMENTS_PAGE
+    print(f"{server_page()}/{page}")
+    print(HINT)
 
 
 def _metrics(records: Sequence[RunRecord]) -> list[str]:
-    """The objective, the same metric on test data, then the others."""
+    """The objective, its spread in groups, scores, the same metric on test data, then the others."""
     known = {name for run in records for name in run.metrics}
     objective = find_objective(records)
-    names = dict.fromkeys([*(objective.metrics if objective else []), *result_metrics(known)])
-    return [name for name in names if name in known and name != "best_value"]
+    first = objective.metrics if objective else []
+    spreads = [f"{name}{SPREAD}" for name in first[:1]]
+    names = dict.fromkeys([*first[:1], *spreads, *SCORES, *first, *result_metrics(known)])
+    return [name for name in names if name in known and name != "best_value"][:MOST_SHOWN]
 
 
 def _params(records: Sequence[RunRecord]) -> list[str]:
-    """Those that vary; if none does, those of the newest run."""
-    varied = dict.fromkeys(name for params in varying_params(records).values() for name in params)
+    """Those that vary, except among the members of a group; if none does, those of the newest run."""
+    records = [run for run in records if not run.is_member] or records
+    varied = dict.fromkeys(
+        name for params in varying_params(records).values() for name in without_derived(params)
+    )
     top = [name for name in records[0].settings if "." not in name]
     return [*varied] or top
-
-
-def _view_state(metrics: list[str], params: list[str]) -> dict[str, Any]:
-    """Sort order, columns and charts, in the form that MLflow's page stores."""
-    shown = {"metrics": metrics[:MOST_METRICS], "params": params[:MOST_PARAMS]}
-    shown["attributes"] = list(ATTRIBUTES)
-    columns = [f"{kind}.`{name}`" for kind, names in shown.items() for name in names]
-    return {
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": False,
-        "selectedColumns": columns,
-        "columnOrder": ["attributes.`Run Name`", *columns],
-        "columnWidths": {"attributes.`Run Name`": WIDTH, "attributes.`Dataset`": WIDTH},
-        "compareRunCharts": [_chart(name) for name in metrics],
-        "compareRunSections": [
-            _section(MODEL_SECTION, is_open=True),
-            _section(SYSTEM_SECTION, is_open=False),
-        ],
-    }
-
-
-def _chart(metric: str) -> dict[str, Any]:
-    """A bar chart, which MLflow turns into a line for a metric with several values."""
-    identity = {"uuid": f"chart-{metric}", "metricSectionId": MODEL_SECTION, "displayName": metric}
-    return identity | {"type": "BAR", "isGenerated": True, "deleted": False, "metricKey": metric}
-
-
-def _section(name: str, is_open: bool) -> dict[str, Any]:
-    """A section of charts; `isReordered`: charts of further metrics are added at its end."""
-    identity = {"uuid": name, "name": name, "display": is_open, "isReordered": True}
-    return identity | {"deleted": False, "isGenerated": True}
 
 
 if __name__ == "__main__":

@@ -33,6 +33,11 @@ def is_server(uri: str) -> bool:
     return uri.startswith("http")
 
 
+def server_page() -> str:
+    """The address of an MLflow server for a browser, without user and password: links are read by others."""
+    return re.sub(r"//[^/@]*@", "//", tracking_uri()).rstrip("/")
+
+
 def mask_password(url: str) -> str:
     """The URL with `***` in place of its password, for messages."""
     return re.sub(r"(//[^:/@]*):[^/@]*@", r"\1:***@", url)

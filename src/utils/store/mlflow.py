@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError, exit_on_user_error, first_line
+from src.utils.store.experiment_page import KIND
 from src.utils.store.location import (
     DEFAULT_DATABASE,
     SQLITE,
@@ -154,10 +155,11 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 
 
 def _create_experiment(client: MlflowClient, name: str) -> StoredExperiment:
-    """Its artifacts go beside a local store, or into `logs/mlruns` for a database; a server has its own."""
+    """It is marked as model training. Its artifacts go beside a local store, or into `logs/mlruns` for a
+    database; a server has its own."""
     root = None if is_server(tracking_uri()) else local_store() or DEFAULT_DATABASE.parent
     try:
-        number = client.create_experiment(name, str(root / name) if root else None)
+        number = client.create_experiment(name, str(root / name) if root else None, KIND)
         return client.get_experiment(number)
     except MlflowException:  # perhaps another process was faster
         created = client.get_experiment_by_name(name)

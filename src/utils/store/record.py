@@ -19,6 +19,9 @@ MEMBERS, FOLDS, SEEDS = "group.members", "group.folds", "group.seeds"
 GROUP, FOLD, SEED = "group.run_id", "group.fold", "group.seed"
 DETACHED = "(detached)"  # in place of a branch, as stored
 
+# The tag that MLflow shows as the description. In the run of a study its results follow the note, after an
+# invisible separator: no page shows it, and nobody types it.
+NOTE, RESULTS = "mlflow.note.content", "\n\n\u2063"
 BLENDED = "blend.runs"  # the tag: ids with spaces between
 REASON = "reason"  # tag of a run and user attribute of a trial: why it has failed
 
@@ -54,7 +57,7 @@ class RunRecord:
 
     @property
     def note(self) -> str:
-        return self.tags.get("mlflow.note.content", "")
+        return own_note(self.tags.get(NOTE, ""))
 
     @property
     def reason(self) -> str:
@@ -153,6 +156,11 @@ class DatasetUse:
     digest: str
     context: str  # "input" or "output"
     run_id: str  # of the run that made it
+
+
+def own_note(description: str) -> str:
+    """The setting `note=` in a description: what stands before the results."""
+    return description.partition(RESULTS)[0]
 
 
 def local_time(milliseconds: int | None) -> datetime | None:

@@ -171,7 +171,7 @@ def _join(records: list[RunRecord], total: int = 0, reader: RunReader | None = N
 
 
 def _unique_name(run: RunRecord, groups: Mapping[str, str]) -> str:
-    """`<study>/1` for a trial, `<group> fold 2` for a member: every study has a run named `trial 1`."""
+    """`<study>/1` for a trial, `<group> fold 2` for a member: several studies may try the same."""
     study, trial = run.tags.get("optuna.study"), run.tags.get("optuna.trial")
     if study and trial:
         return f"{study}/{trial}"

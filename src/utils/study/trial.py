@@ -5,7 +5,7 @@ The sweep sets the link in the environment of the job, not in its config.
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TRIAL = "JIKKEN_TRIAL"  # environment variable
 SEPARATOR = " | "
-MAX_NAME = 60  # characters of a run's name
+MAX_NAME = 80  # characters of a run's name
 REFUSED = "refused"  # user attribute of a trial: why every trial of its study must fail
 PRUNED = "pruned"  # what a program returns, instead of a value, when its trial was pruned
 
@@ -46,6 +46,19 @@ def convert_trial_pruned() -> Iterator[None]:
         if optuna is not None and isinstance(error, optuna.TrialPruned):
             raise Pruned(str(error)) from error
         raise
+
+
+def trial_name(number: int, params: Mapping[str, Any]) -> str:
+    """The name of a trial's run: `#7 learning_rate=0.002 hidden=64`; what is too long ends with `…`.
+
+    Of dotted settings only the last word stands in it, where that is unique.
+    """
+    keys = [name.lstrip("+") for name in params]
+    words = [key.rpartition(".")[2] for key in keys]
+    short = [word if words.count(word) == 1 else key for key, word in zip(keys, words, strict=True)]
+    settings = dict(zip(short, params.values(), strict=True))
+    name = f"#{number} {format_settings(settings)}".rstrip()
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1].rstrip()}…"
 
 
 @dataclass(frozen=True)
@@ -74,10 +87,8 @@ class TrialLink:
 
     @property
     def name(self) -> str:
-        """The run's name: `trial 7 learning_rate=0.002 hidden=64`, or `trial 7` where that is too long."""
-        params = {name.lstrip("+"): value for name, value in self.open().params.items()}
-        name = f"trial {self.number} {format_settings(params)}"
-        return name if len(name) <= MAX_NAME else f"trial {self.number}"
+        """The run's name, what it tries: `#7 learning_rate=0.002 hidden=64`"""
+        return trial_name(self.number, self.open().params)
 
     def tags(self) -> dict[str, str]:
         """Return the tags of the run."""

@@ -163,6 +163,12 @@ def _count_states(trials: list[FrozenTrial]) -> Counter[str]:
     return Counter(trial.state.name.lower() for trial in counted)
 
 
+def format_states(study: optuna.Study) -> str:
+    """Return how many trials are in each state: `10 complete, 2 pruned`"""
+    counts = _count_states(study.get_trials(deepcopy=False))
+    return ", ".join(f"{count} {STATE_NAMES.get(name, name)}" for name, count in counts.items())
+
+
 def _format_best(study: optuna.Study) -> str:
     match best_trials(study):
         case []:
@@ -241,8 +247,8 @@ def print_study_summary(study: optuna.Study, experiment: Experiment, overrides: 
         overrides: the overrides of Hydra; the commands repeat `hydra.sweeper.storage`.
     """
     counts = _count_states(study.get_trials(deepcopy=False))
-    states = ", ".join(f"{count} {STATE_NAMES.get(name, name)}" for name, count in counts.items())
-    get_console().print(f"\n[bold]{study.study_name}[/]: {states}", highlight=False, soft_wrap=True)
+    line = f"\n[bold]{study.study_name}[/]: {format_states(study)}"
+    get_console().print(line, highlight=False, soft_wrap=True)
     table = _summary_table(study)
     if table.rows:
         get_console().print(table)
@@ -263,21 +269,21 @@ def _summary_table(study: optuna.Study) -> Table:
     table = Table("trial", "value", "parameters", "run")
     if len(study.directions) > 1:
         table.title, table.title_justify = "the Pareto front", "left"
-    for trial in _leading_trials(study):
+    for trial in leading_trials(study, SUMMARY_TRIALS):
         values = ", ".join(map(format_metric, trial.values))
         run_id = trial.user_attrs.get("run_id", "")
         table.add_row(str(trial.number), values, escape(format_settings(trial.params)), run_id[:8])
     return table
 
 
-def _leading_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The few best trials, or the whole Pareto front."""
+def leading_trials(study: optuna.Study, number: int) -> list[FrozenTrial]:
+    """Return the few best trials, or the whole Pareto front."""
     if len(study.directions) > 1:
         return study.best_trials
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     is_maximized = study.direction.name == "MAXIMIZE"
     ranked = sorted(complete, key=lambda trial: trial.value or 0.0, reverse=is_maximized)
-    return ranked[:SUMMARY_TRIALS]
+    return ranked[:number]
 
 
 def _more_trials(study: optuna.Study) -> list[str]:

@@ -21,6 +21,7 @@ ONE_OBJECTIVE = (
     "slice",
     "timeline",
 )
+WITH_OBJECTIVE = ("optimization_history", "parallel_coordinate", "slice")  # on an axis, by its name
 SEVERAL_OBJECTIVES = ("pareto_front", "timeline")
 MIN_IMPORTANCES = 10  # complete trials for param_importances; and more than two for each parameter
 MAX_LEGEND = 20  # trials that fit in a legend
@@ -82,10 +83,12 @@ def create_plot(study: optuna.Study, name: str) -> tuple[Any, Any]:
     """
     from optuna.visualization import matplotlib as static
 
+    metric = study.metric_names[0] if study.metric_names else ""
+    options = {"target_name": metric} if metric and name in WITH_OBJECTIVE else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        figure = getattr(optuna.visualization, f"plot_{name}")(study)
-        axes = getattr(static, f"plot_{name}")(study)
+        figure = getattr(optuna.visualization, f"plot_{name}")(study, **options)
+        axes = getattr(static, f"plot_{name}")(study, **options)
     if name in ("optimization_history", "slice"):
         _add_pruned(study, name, figure, axes)
     return figure, axes

@@ -1,8 +1,8 @@
 """The run of a study in MLflow: the parent of the runs of its trials.
 
 It has the best value and its parameters, the table of trials and the plots, and is updated while the sweep
-runs. This file also names the objective, writes the state of each trial to its run, and writes the note that
-optuna-dashboard shows, with links to the runs in MLflow.
+runs. This file also names the objective, and writes the state of each trial to its run. What its pages say is
+in `src/utils/sweep/study_page.py`.
 """
 
 import logging
@@ -18,12 +18,10 @@ from src.utils.notification import notifier
 from src.utils.paths import Experiment
 from src.utils.run import Run, create_run
 from src.utils.runs.artifacts import log_inputs_of, record_run
-from src.utils.store.location import is_server, tracking_uri
 from src.utils.store.mlflow import open_store, reopen_run, search_children
 from src.utils.store.objective import MONITOR, Objective
 from src.utils.store.record import REASON
 from src.utils.study.study import (
-    EXPERIMENT,
     FINISHED,
     INTERRUPTED,
     best_trials,
@@ -33,7 +31,7 @@ from src.utils.study.study import (
 )
 from src.utils.sweep.live_table import print_study_summary
 from src.utils.sweep.plots import draw_plots
-from src.utils.terminal import format_metric, format_settings
+from src.utils.sweep.study_page import RUN_ID, describe_study, save_study_note, save_trial_note
 
 import optuna
 from mlflow.entities import Param
@@ -46,15 +44,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 log = logging.getLogger(__name__)
-RUN_ID = "run_id"  # user attribute of the study, and of each trial
 OBJECTIVE = "objective"  # metric: what main returned, where that is no metric of the run
 PRUNED = "(pruned)"  # in the name of a trial's run
 REFRESH = 20.0  # seconds between two updates while the sweep runs
 MAX_REFRESH_SHARE = 0.05  # of the time; with many trials, the plots take long
-# The note of optuna-dashboard. optuna_dashboard.save_note writes the same, and takes a second to import.
-NOTE_VERSION, NOTE_TEXT, NOTE_LENGTH = "dashboard:note_ver", "dashboard:note_str:", 2045
-MAX_LINKS = 20  # to trials of a Pareto front
-LOCAL_SERVER = "http://127.0.0.1:5000"  # where scripts/mlflow_ui.sh serves by default
 
 
 class StudyRun:
@@ -137,17 +130,18 @@ class StudyRun:
         if trial.state is TrialState.COMPLETE:
             name_objective(self.client, self.study, trial)
         if trial.state is TrialState.PRUNED:  # for MLflow it is a finished run
-            self._mark_pruned(run_id, f"trial {trial.number}")
+            self._mark_pruned(run_id, trial.number)
         if trial.state is TrialState.FAIL:
             reason = trial.user_attrs.get(REASON, INTERRUPTED)
             self.client.set_tag(run_id, REASON, reason)
             if self.client.get_run(run_id).info.status == "RUNNING":
                 status = "KILLED" if reason == INTERRUPTED else "FAILED"
                 self.client.set_terminated(run_id, status)
+        save_trial_note(self.study, trial, self.client.get_run(run_id))
 
-    def _mark_pruned(self, run_id: str, trial: str) -> None:
-        """In the run's name, `trial 7 (pruned) …`: every table and chart shows it."""
-        name = self.client.get_run(run_id).info.run_name
+    def _mark_pruned(self, run_id: str, number: int) -> None:
+        """In the run's name, `#7 (pruned) …`: every table and chart shows it."""
+        name, trial = self.client.get_run(run_id).info.run_name, f"#{number}"
         if PRUNED not in name:
             self.client.update_run(run_id, name=name.replace(trial, f"{trial} {PRUNED}", 1))
 
@@ -171,8 +165,9 @@ class StudyRun:
             return
         best = best_trials(self.study)
         self._log_best(best, complete)
-        save_dashboard_note(self.study, self.client.get_run(self.run.id), best[:MAX_LINKS])
         draw_plots(self.study, self.run.folder / "plots")
+        describe_study(self.client, self.study, self.run.id)
+        save_study_note(self.study, self.client.get_run(self.run.id))
 
     def _log_best(self, best: list[FrozenTrial], step: int) -> None:
         """Log the best value by the name of the objective, and its parameters as tags; once all trials are
@@ -262,41 +257,3 @@ def optimization_results(study: optuna.Study) -> dict[str, Any]:
     if not best:
         return {"name": "optuna", "best_params": None, "best_value": None}
     return {"name": "optuna", "best_params": best[0].params, "best_value": best[0].value}
-
-
-def save_dashboard_note(study: optuna.Study, run: StoredRun, best: list[FrozenTrial]) -> None:
-    """Save the note of a study for optuna-dashboard, in Markdown."""
-    text = _dashboard_note(study, run, best)
-    attributes = {
-        f"{NOTE_TEXT}{number}": text[start : start + NOTE_LENGTH]
-        for number, start in enumerate(range(0, len(text), NOTE_LENGTH))
-    }
-    storage, study_id = study._storage, study._study_id
-    version = storage.get_study_system_attrs(study_id).get(NOTE_VERSION, 0) + 1
-    for name, value in ({NOTE_VERSION: version} | attributes).items():
-        storage.set_study_system_attr(study_id, name, value)
-
-
-def _dashboard_note(study: optuna.Study, run: StoredRun, best: list[FrozenTrial]) -> str:
-    needs_ui = not is_server(tracking_uri())
-    paragraphs = [
-        f"**{study.user_attrs[EXPERIMENT]}** {run.data.tags.get('mlflow.note.content', '')}",
-        f"[The study in MLflow]({run_url(run, run.info.run_id)})"
-        + (", while `bash scripts/mlflow_ui.sh` runs" if needs_ui else ""),
-        *(f"- {_trial_link(run, trial)}" for trial in best),
-        f"`{run.data.tags.get('command', '')}`",
-    ]
-    return "\n\n".join(paragraphs)
-
-
-def _trial_link(run: StoredRun, trial: FrozenTrial) -> str:
-    values = ", ".join(map(format_metric, trial.values))
-    url = run_url(run, trial.user_attrs.get(RUN_ID, ""))
-    return f"[trial {trial.number}]({url}): {values} with {format_settings(trial.params)}"
-
-
-def run_url(run: StoredRun, run_id: str) -> str:
-    """Return the address, in MLflow's web page, of a run in the same MLflow experiment as `run`."""
-    server = tracking_uri() if is_server(tracking_uri()) else LOCAL_SERVER
-    page = f"#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
-    return f"{server.rstrip('/')}/{page}"
