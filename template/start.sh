@@ -5,9 +5,9 @@
 set -euo pipefail
 
 if [ "$1" = minimal ]; then
-    mkdir -p {src,config}/model/model01
-    cp minimal/model/*.py src/model/model01
-    cp minimal/model/*.yaml config/model/model01
+    mkdir -p src/model config/model
+    cp -r minimal/src/model/model01 src/model
+    cp -r minimal/config/model/model01 config/model
 fi
 
 [ -e .git ] && exit # a repository was there before: its commits are its owner's
