@@ -63,6 +63,12 @@ def new_minimal(name: str, stage: str | None, note: str) -> str:
     )
 
 
+def next_model() -> str:
+    """The first free name of a model."""
+    first = Experiment("model", "model01")
+    return first.next().name if first.source.exists() else first.name
+
+
 def _read_what_there_is(kind: str, new: Experiment) -> Experiment | None:
     """Have a minimal experiment read the last one of the stage before its own that makes such a table."""
     stage = STAGE_BEFORE.get(kind)
@@ -71,7 +77,9 @@ def _read_what_there_is(kind: str, new: Experiment) -> Experiment | None:
     if not found:
         return None
     settings = new.config / "config.yaml"
-    settings.write_text(settings.read_text().replace(f"{stage}: null", f"{stage}: {found[-1].name}"))
+    settings.write_text(
+        settings.read_text().replace(f"{stage}: null", f"{stage}: {found[-1].name}")
+    )
     return found[-1]
 
 

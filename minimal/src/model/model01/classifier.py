@@ -1,8 +1,8 @@
 """A small network that tells the classes of a table apart.
 
-    poetry run python src/model/model01/classifier.py
-    poetry run python src/model/model01/classifier.py hidden=64 folds=5
-    poetry run python src/model/model01/classifier.py -m 'learning_rate=tag(log,interval(1e-4,1e-1))'
+poetry run python src/model/model01/classifier.py
+poetry run python src/model/model01/classifier.py hidden=64 folds=5
+poetry run python src/model/model01/classifier.py -m 'learning_rate=tag(log,interval(1e-4,1e-1))'
 """
 
 from src.utils.experiment import experiment

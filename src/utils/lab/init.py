@@ -1,0 +1,110 @@
+"""`lab init`: makes a clone of jikken a project of its own.
+
+The files become those that `copier copy` would have made of the same commit, in one commit on top of the
+history. Nothing that git does not know is touched: data, runs and the environment stay.
+"""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from src.utils.errors import UserError
+from src.utils.lab.template import (
+    ANSWERS,
+    check_clean,
+    cloned,
+    git,
+    has_identity,
+    render,
+    write_address,
+    write_tree,
+)
+from src.utils.paths import LOGS, ROOT, Experiment
+from src.utils.terminal import lab_command, run_command
+
+QUESTIONS = ("name", "description", "author", "license", "examples")  # of copier.yml
+
+
+def init_project(answers: Mapping[str, Any], ask: bool) -> str:
+    """Make this clone a project, commit it, and return what to print.
+
+    Args:
+        answers: to QUESTIONS
+        ask: ask for the others at the terminal; else their defaults are taken
+
+    Raises:
+        UserError: this is a project already, or has changes that are not committed, or an answer is refused.
+    """
+    if (ROOT / ANSWERS).exists():
+        raise UserError(f"this is a project of its own already, says {ANSWERS}: nothing to do")
+    check_clean()
+    before = [Experiment("model", folder.name) for folder in (ROOT / "src/model").glob("*/")]
+    tree = _make_tree(answers, ask)
+    count = git("rev-list", "--count", "HEAD")
+    git("read-tree", "-m", "-u", "HEAD", tree)
+    lines = [_commit(), *_stay(before), *_origin(count)]
+    return "\n".join([*lines, "Next:", *_next_commands()])
+
+
+def _make_tree(answers: Mapping[str, Any], ask: bool) -> str:
+    """What copier makes of the last commit, as a tree of git."""
+    defaults = {"name": re.sub("[^a-z0-9]+", "-", ROOT.name.lower()), "author": _author()}
+    with cloned(ROOT) as template, tempfile.TemporaryDirectory(prefix="jikken-") as folder:
+        project = Path(folder, "project")
+        git("init", "--quiet", project)  # what copier makes is then not committed there
+        given = {name: answer for name, answer in answers.items() if answer is not None}
+        known = {name: default for name, default in defaults.items() if default}
+        render(template, "HEAD", project, given, user_defaults=known, defaults=not ask, unsafe=True)
+        write_address(project / ANSWERS, _address())
+        return write_tree(project)
+
+
+def _author() -> str:
+    try:
+        return git("config", "user.name")
+    except UserError:
+        return ""
+
+
+def _address() -> str:
+    """Where the clone is from; lab upgrade asks for it where that is not known."""
+    try:
+        return git("remote", "get-url", "origin")
+    except UserError:
+        return ""
+
+
+def _commit() -> str:
+    """Commit what was made, and say so."""
+    if has_identity():
+        git("commit", "--quiet", "--no-verify", "--message", "Start")
+        return f"{ROOT} is a project of its own, in commit {git('rev-parse', '--short', 'HEAD')}"
+    return (
+        f"{ROOT} is a project of its own, but not committed, since git doesn't know you: git config --global "
+        "user.name NAME; git config --global user.email ADDRESS; git commit -m Start"
+    )
+
+
+def _stay(before: list[Experiment]) -> list[str]:
+    """Say that runs outlive their experiments, if there are runs."""
+    gone = [one for one in before if not one.source.is_dir()]
+    there = [one for one in gone if (LOGS / "mlruns" / str(one)).is_dir()]
+    names = ", ".join(map(str, there))
+    return [f"the runs of {names} stay in logs/mlruns, with their source"] if there else []
+
+
+def _origin(count: str) -> list[str]:
+    """Say that origin is jikken, unless the one commit of GitHub's «Use this template» is all there was."""
+    address = _address()
+    if not address or count == "1":
+        return []
+    return [f"origin is still {address}: git remote set-url origin ADDRESS"]
+
+
+def _next_commands() -> list[str]:
+    """The three commands that come next."""
+    first = Experiment("model", "model01")
+    new = f"{lab_command()} new {first.next().name} --minimal"
+    return [f"    {command}" for command in (run_command(first), f"{lab_command()} runs", new)]
