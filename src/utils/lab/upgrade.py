@@ -35,6 +35,12 @@ STATES = {
     "D": "removed",
     "R": "renamed",
 }  # of git diff --name-status; others are changed
+CONFLICTS = {  # of git status --porcelain
+    "UU": "conflict: both changed it, see its markers",
+    "AA": "conflict: both added it, see its markers",
+    "UD": "conflict: you changed it, jikken removed it",
+    "DU": "conflict: you removed it, jikken changed it",
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,8 @@ class Upgrade:
 
     @property
     def conflicts(self) -> list[str]:
-        """The files that have markers, or that one side changed and the other removed."""
-        return [file for file, state in self.files.items() if state == "conflict"]
+        """The files that are to be decided on, most of them with markers in them."""
+        return [file for file, state in self.files.items() if state in CONFLICTS.values()]
 
 
 def upgrade_project(address: str | None, to: str | None, base: str | None, apply: bool) -> Upgrade:
@@ -198,9 +204,10 @@ def _changed_files() -> dict[str, str]:
     """What the upgrade has done to the files; a conflict comes last."""
     lines = [line.split("\t") for line in git("diff", "--name-status", "HEAD").splitlines()]
     files = {parts[-1]: STATES.get(parts[0][0], "changed") for parts in lines}
-    unmerged = {line.split("\t")[1] for line in git("ls-files", "--unmerged").splitlines()}
+    status = [line.split(maxsplit=1) for line in git("status", "--porcelain").splitlines()]
+    unmerged = {file: CONFLICTS[state] for state, file in status if state in CONFLICTS}
     clean = {file: state for file, state in files.items() if file not in {*unmerged, ANSWERS}}
-    return clean | dict.fromkeys(sorted(unmerged), "conflict")
+    return clean | unmerged
 
 
 def as_dict(done: Upgrade) -> dict[str, object]:
@@ -220,25 +227,23 @@ def print_upgrade(done: Upgrade, applied: bool) -> None:
     if not done.commits:
         print(f"up to date: jikken {done.old}")
         return
-    print(f"jikken {done.old} → {done.new}: {done.commits} commits")
-    print("\n".join(["", *done.changelog, ""]) if done.changelog else "")
+    count = f"{done.commits} commit{'s' if done.commits > 1 else ''}"
+    print(f"jikken {done.old} → {done.new}: {count}")
+    print("".join(f"\n{line}" for line in done.changelog), end="\n\n" if done.changelog else "")
     if not applied:
         print("lab upgrade brings it")
         return
     for file, state in done.files.items():
-        print(f"{state:<9} {file}")
+        print(f"{file}: {state}" if state in CONFLICTS.values() else f"{state:<8} {file}")
     print("\n".join(filter(None, [done.packages, *_next_steps(done)])))
 
 
 def _next_steps(done: Upgrade) -> list[str]:
-    count = len(done.conflicts)
-    first = [
-        f"{count} {'files have' if count > 1 else 'file has'} changes of yours and of jikken's in the same "
-        "place: edit what is between <<<<<<< and >>>>>>>, then git add"
-    ]
+    """What to type next."""
+    decide = "decide on each conflict: edit the file, then git add FILE (or git rm FILE)"
     return [
-        *(first if count else []),
-        "nothing is committed. Look at it: git diff HEAD",
+        *([decide] if done.conflicts else []),
+        "nothing is committed yet: git diff HEAD shows it",
         f"keep it: bash scripts/test.sh && git commit -am 'jikken {done.new}'",
         "undo it: git reset --hard",
     ]
