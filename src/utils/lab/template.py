@@ -94,7 +94,7 @@ def cloned(address: str | Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="jikken-") as folder:
         clone = Path(folder, "template")
         try:
-            git("clone", "--quiet", "--", address, clone, environment={"GIT_TERMINAL_PROMPT": "0"})
+            git("clone", "--quiet", "--no-local", "--", address, clone, environment={"GIT_TERMINAL_PROMPT": "0"})
         except UserError as error:
             raise UserError(f"no repository answers at {address}: {_last_words(error)}") from None
         if not (clone / "copier.yml").exists():
