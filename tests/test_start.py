@@ -245,7 +245,7 @@ def test_refused_places(upstream: Lab, project: Lab, tmp_path: Path) -> None:
     """lab init works once, on what is committed, and asks only where there is a terminal."""
     assert "already" in refused(project, "init", "--yes")
     clone = cloned(upstream, tmp_path / "clone")
-    assert "--yes" in refused(clone, "init", "--no-examples")
+    assert "give --name, --description" in refused(clone, "init", "--no-examples")
     (clone.root / "LICENSE").write_text("mine")
     assert "LICENSE has changes" in refused(clone, "init", "--yes")
 

@@ -5,6 +5,7 @@ history. Nothing that git does not know is touched: data, runs and the environme
 """
 
 import re
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,13 +33,18 @@ def init_project(answers: Mapping[str, Any], ask: bool) -> str:
 
     Args:
         answers: to QUESTIONS
-        ask: ask for the others at the terminal; else their defaults are taken
+        ask: ask for those that are None at the terminal; else their defaults are taken
 
     Raises:
         UserError: this is a project already, or has changes that are not committed, or an answer is refused.
     """
     if (ROOT / ANSWERS).exists():
         raise UserError(f"this is a project of its own already, says {ANSWERS}: nothing to do")
+    missing = [f"--{name}" for name, answer in answers.items() if answer is None]
+    if ask and missing and not sys.stdin.isatty():
+        raise UserError(
+            f"no terminal to ask at: give {', '.join(missing)}, or --yes for the defaults"
+        )
     check_clean()
     before = [Experiment("model", folder.name) for folder in (ROOT / "src/model").glob("*/")]
     tree = _make_tree(answers, ask)

@@ -18,6 +18,8 @@ from src.utils.paths import ROOT
 ANSWERS = ".copier-answers.yml"  # address and version of the template, and what was answered to it
 SHORT_ADDRESSES = {"gh:": "https://github.com/", "gl:": "https://gitlab.com/", "git+": ""}
 ELSEWHERE = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}  # set in a hook, of another folder
+REFUSED_ANSWER = re.compile(r"(?:Validation error for question|Invalid choice for) '(\w+)': (.*)")
+NO_PROMPT = {"GIT_TERMINAL_PROMPT": "0"}
 # A commit that is not the user's needs an author all the same.
 NOBODY = {
     f"GIT_{who}_{what}": value
@@ -94,7 +96,7 @@ def cloned(address: str | Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="jikken-") as folder:
         clone = Path(folder, "template")
         try:
-            git("clone", "--quiet", "--no-local", "--", address, clone, environment={"GIT_TERMINAL_PROMPT": "0"})
+            git("clone", "--quiet", "--no-local", "--", address, clone, environment=NO_PROMPT)
         except UserError as error:
             raise UserError(f"no repository answers at {address}: {_last_words(error)}") from None
         if not (clone / "copier.yml").exists():
@@ -121,10 +123,10 @@ def render(
         options: of copier.run_copy
 
     Raises:
-        UserError: an answer is refused, or one is missing and there is no terminal.
+        UserError: an answer is refused.
     """
     import copier
-    from copier.errors import CopierError, InteractiveSessionError
+    from copier.errors import CopierError
 
     try:
         copier.run_copy(
@@ -136,12 +138,12 @@ def render(
             overwrite=True,
             **options,
         )
-    except InteractiveSessionError:
-        raise UserError("there is no terminal to ask at: give every answer, or --yes") from None
+    except KeyboardInterrupt:  # which copier counts among its errors
+        raise KeyboardInterrupt from None
     except (CopierError, ValueError) as error:
-        refused = re.match(r"Validation error for question '(\w+)': (.*)", one_line(error))
-        name, reason = refused.groups() if refused else ("the template", first_line(error))
-        raise UserError(f"--{name}: {reason}" if refused else f"{name}: {reason}") from None
+        refused = REFUSED_ANSWER.match(one_line(error))
+        reason = f"--{refused[1]}: {refused[2]}" if refused else f"copier: {first_line(error)}"
+        raise UserError(reason) from None
 
 
 def write_tree(folder: Path) -> str:

@@ -87,6 +87,8 @@ def upgrade_project(address: str | None, to: str | None, base: str | None, apply
         found = Upgrade(*_compare(template, old, new))
         if apply and found.commits:
             return _merge(template, found, answers, address)
+    if apply and address != answers.get("_src_path"):
+        write_address(ROOT / ANSWERS, address)
     return found
 
 

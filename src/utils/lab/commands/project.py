@@ -28,7 +28,7 @@ def init(
     from src.utils.lab.init import QUESTIONS, init_project
 
     answers = dict(zip(QUESTIONS, (name, description, author, license, examples), strict=True))
-    print(init_project(answers, ask=not yes and None in answers.values()))
+    print(init_project(answers, ask=not yes))
 
 
 @commands.command()
