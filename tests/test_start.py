@@ -24,6 +24,9 @@ JIKKENS_OWN = (
     "copier.yml",
     "docs/decisions.md",
     "docs/mlflow_run.png",
+    "docs/theme/",
+    "mkdocs.yml",
+    "scripts/make_reference.py",
     "template/",
     "tests/",
 )
@@ -361,7 +364,7 @@ def test_lock_file(project: Lab, later: Lab, tmp_path: Path) -> None:
 
 def test_use_this_template(upstream: Lab, later: Lab, tmp_path: Path) -> None:
     """A repository that GitHub has made of one commit knows no commit of jikken's: the version is found by
-    its files. Its own address is no place to upgrade from."""
+    its files. Where jikken is has to be said once."""
     github = tmp_path / "github"
     shutil.copytree(upstream.root, github, ignore=shutil.ignore_patterns(".git"))
     used = Lab(github)
@@ -372,7 +375,8 @@ def test_use_this_template(upstream: Lab, later: Lab, tmp_path: Path) -> None:
     (github / ".git/info/exclude").write_text(".venv\n")
     text = said(used, "init", *options("--no-examples", "--yes"), **identity(tmp_path))
     assert "origin is still" not in text
-    assert "is a project, not jikken" in refused(used, "upgrade")
+    assert "where is jikken? lab upgrade --from ADDRESS" in refused(used, "upgrade")
+    assert "is a project, not jikken" in refused(used, "upgrade", "--from", github)
     assert "Something new." in upgraded(used, later)
     assert "src/utils/added.py" in used.git("diff", "--name-only", "HEAD")
 

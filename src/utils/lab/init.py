@@ -46,15 +46,15 @@ def init_project(answers: Mapping[str, Any], ask: bool) -> str:
             f"no terminal to ask at: give {', '.join(missing)}, or --yes for the defaults"
         )
     check_clean()
+    address = _address()
     before = [Experiment("model", folder.name) for folder in (ROOT / "src/model").glob("*/")]
-    tree = _make_tree(answers, ask)
-    count = git("rev-list", "--count", "HEAD")
+    tree = _make_tree(answers, ask, address)
     git("read-tree", "-m", "-u", "HEAD", tree)
-    lines = [_commit(), *_stay(before), *_origin(count)]
+    lines = [_commit(), *_stay(before), *_say_origin(address)]
     return "\n".join([*lines, "Next:", *_next_commands()])
 
 
-def _make_tree(answers: Mapping[str, Any], ask: bool) -> str:
+def _make_tree(answers: Mapping[str, Any], ask: bool, address: str) -> str:
     """What copier makes of the last commit, as a tree of git."""
     defaults = {"name": re.sub("[^a-z0-9]+", "-", ROOT.name.lower()), "author": _author()}
     with cloned(ROOT) as template, tempfile.TemporaryDirectory(prefix="jikken-") as folder:
@@ -63,7 +63,7 @@ def _make_tree(answers: Mapping[str, Any], ask: bool) -> str:
         given = {name: answer for name, answer in answers.items() if answer is not None}
         known = {name: default for name, default in defaults.items() if default}
         render(template, "HEAD", project, given, user_defaults=known, defaults=not ask, unsafe=True)
-        write_address(project / ANSWERS, _address())
+        write_address(project / ANSWERS, address)
         return write_tree(project)
 
 
@@ -75,7 +75,13 @@ def _author() -> str:
 
 
 def _address() -> str:
-    """Where the clone is from; lab upgrade asks for it where that is not known."""
+    """Where jikken is; lab upgrade asks for it where that is not known.
+
+    After GitHub's «Use this template» it is not: there is one commit, and origin is the user's own.
+    """
+    is_one_commit = git("rev-list", "--count", "HEAD") == "1"
+    if is_one_commit and git("rev-parse", "--is-shallow-repository") == "false":
+        return ""
     try:
         return git("remote", "get-url", "origin")
     except UserError:
@@ -101,12 +107,9 @@ def _stay(before: list[Experiment]) -> list[str]:
     return [f"the runs of {names} stay in logs/mlruns, with their source"] if there else []
 
 
-def _origin(count: str) -> list[str]:
-    """Say that origin is jikken, unless the one commit of GitHub's «Use this template» is all there was."""
-    address = _address()
-    if not address or count == "1":
-        return []
-    return [f"origin is still {address}: git remote set-url origin ADDRESS"]
+def _say_origin(address: str) -> list[str]:
+    """Say that a push would go to jikken."""
+    return [f"origin is still {address}: git remote set-url origin ADDRESS"] if address else []
 
 
 def _next_commands() -> list[str]:
