@@ -47,7 +47,7 @@ def init_project(answers: Mapping[str, Any], ask: bool) -> str:
         )
     check_clean()
     address = _address()
-    before = [Experiment("model", folder.name) for folder in (ROOT / "src/model").glob("*/")]
+    before = sorted((ROOT / "src").glob("*/*/*.py"))
     tree = _make_tree(answers, ask, address)
     git("read-tree", "-m", "-u", "HEAD", tree)
     lines = [_commit(), *_stay(before), *_say_origin(address)]
@@ -99,12 +99,11 @@ def _commit() -> str:
     )
 
 
-def _stay(before: list[Experiment]) -> list[str]:
-    """Say that runs outlive their experiments, if there are runs."""
-    gone = [one for one in before if not one.source.is_dir()]
-    there = [one for one in gone if (LOGS / "mlruns" / str(one)).is_dir()]
-    names = ", ".join(map(str, there))
-    return [f"the runs of {names} stay in logs/mlruns, with their source"] if there else []
+def _stay(before: list[Path]) -> list[str]:
+    """Say that runs outlive their programs, if there are runs."""
+    gone = {str(Experiment.of(file)) for file in before if not file.exists()}
+    there = sorted(name for name in gone if (LOGS / "mlruns" / name).is_dir())
+    return [f"the runs of {', '.join(there)} stay, with their source"] if there else []
 
 
 def _say_origin(address: str) -> list[str]:
