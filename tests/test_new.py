@@ -10,10 +10,12 @@ from laboratory import LAB, refused, said
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """The files of a folder, less what Python caches."""
-    files = (file for file in folder.rglob("*") if file.is_file())
+    """The files of a folder, less what git ignores."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
     return {
-        str(f.relative_to(folder)): f.read_bytes() for f in files if "__pycache__" not in f.parts
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in files
+        if file.name != ".schema.json"
     }
 
 
@@ -93,6 +95,7 @@ def test_runs(fresh: Lab) -> None:
         ("other",): ["other", "--from"],
         ("model-2", "--from", "model01"): ["model-2", "letters"],
         ("../model2", "--from", "model01"): ["../model2", "letters"],
+        ("blend", "--from", "model01"): ["model/blend is refused", "lab blend records its runs"],
         ("model02", "--from", "twin"): ["twin", "feature and model", "--stage"],
         ("model01", "--minimal"): ["src/model/model01", "exists already"],
         ("baseline", "--minimal"): ["baseline", "--stage model"],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from src.utils.config.sweep_settings import DIRECTIONS, Mode
 from src.utils.errors import UserError
+from src.utils.files import replace_file
 from src.utils.paths import Experiment, display_path, remote_run_folder
 from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.predictions import save_predictions
@@ -20,7 +21,7 @@ from src.utils.runs.member import MemberLink
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.runs.part import Fit
 from src.utils.settings import ModelSettings, Settings
-from src.utils.store.mlflow import experiment_id, local_store, open_store
+from src.utils.store.mlflow import experiment_id, local_store, open_store, reopen_run
 from src.utils.store.objective import MONITOR, Objective
 from src.utils.study.trial import Pruned, TrialLink
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 class Run(Fit):
     """A run in MLflow, and the local folder of its artifacts; or a part of it (`part`)."""
 
+    experiment: Experiment  # whose run it is: `model/model01`
+    data: list[Experiment]  # the inputs that it reads
     output: Path  # the folder that an experiment with `StageSettings` writes
     fold = 0  # the fold of the data to hold out
 
@@ -44,14 +47,16 @@ class Run(Fit):
         super().__init__()
         info = client.get_run(run_id).info
         self.client, self.id, self.experiment = client, run_id, experiment
-        self.name: str = info.run_name
+        self.name: str = info.run_name  # as MLflow shows it: `brawny-lark-8`
         self.metrics = MetricBuffer(client, run_id)
-        self.data = [Experiment.named(manifest.experiment) for manifest in inputs]  # the inputs
-        self.data_metadata = merge_metadata(inputs)
-        self.trial = TrialLink.current()
-        self.member = MemberLink.current()
+        self.data = [Experiment.named(manifest.experiment) for manifest in inputs]
+        self.data_metadata: dict[str, str] = merge_metadata(
+            inputs
+        )  # what `tag_data` has set for the inputs
+        self.trial: TrialLink | None = TrialLink.current()  # its trial in a search
+        self.member: MemberLink | None = MemberLink.current()  # its place in a group
         self.is_rank_zero = is_rank_zero()
-        self.remote = local_store() is None
+        self.remote: bool = local_store() is None  # whether MLflow's store is on another machine
         self.folder = remote_run_folder(run_id) if self.remote else Path(info.artifact_uri)
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -75,7 +80,7 @@ class Run(Fit):
         raise UserError(f"run.input({name!r}): {self.experiment} reads {known}; name one of these")
 
     def log(self, metrics: Mapping[str, SupportsFloat], step: int = 0) -> None:
-        """Log metrics. They are written in batches (`src/utils/runs/metric_buffer.py`)."""
+        """Log metrics by name. `step` is where they are in a curve: an epoch, a batch, a number of trees."""
         if self.is_rank_zero:
             self.metrics.add(self._prefixed(metrics), step)
 
@@ -137,17 +142,12 @@ class Run(Fit):
             raise UserError(f"run.save({name!r}): the name should be that of a file, without ..")
         if not self.is_rank_zero:
             return file
-        draft = file.with_name(f".{file.name}")  # NumPy adds the suffix if it is missing
-        draft.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replace_file(file) as draft:
             write(draft)
             if not draft.is_file():
                 raise UserError(f"run.save({name!r}): no file was written to the path given")
             self.metrics.flush()  # a run that is resumed from this file has what was logged before
-            return draft.replace(file)
-        finally:
-            if draft.is_file():
-                draft.unlink()
+        return file
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags in MLflow."""
@@ -319,7 +319,7 @@ def _record_start(
 
 def _reopen(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint") -> Run:
     client = open_store()
-    client.update_run(start.run.info.run_id, status="RUNNING")
+    reopen_run(client, start.run.info.run_id)
     run = Run(client, start.run.info.run_id, experiment, inputs)
     run.tag({"process": this_process()})
     return run

@@ -5,13 +5,18 @@ Both folders are copied, src/<stage>/<name> and config/<stage>/<name>, and the d
 
 import re
 import shutil
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
+from src.utils.config.json_schema import write_schema
+from src.utils.config.settings_class import read_settings_class
 from src.utils.errors import UserError
 from src.utils.lab.diary import add_entry
 from src.utils.paths import ROOT, STAGES, Experiment, is_stage, list_stages
 from src.utils.terminal import run_command
+
+from yaml import YAMLError
 
 NAME = re.compile(r"[A-Za-z]\w*")
 MINIMAL = ROOT / "minimal"  # the smallest experiment of each stage
@@ -140,7 +145,8 @@ def copy_experiment(source: Experiment, name: str) -> Experiment:
     """Copy the code and the config of an experiment, and rename it in docstrings and comments.
 
     Raises:
-        UserError: the name is not a Python name or is taken, or the source has no config folder.
+        UserError: the name is not a Python name, is taken or is that of the blends, or the source has no
+            config folder.
     """
     new = Experiment(source.stage, name)
     if not source.config.is_dir():
@@ -150,7 +156,7 @@ def copy_experiment(source: Experiment, name: str) -> Experiment:
 
 
 def _copy_folders(source: Path, config: Path, old: Experiment, new: Experiment) -> None:
-    """Copy both folders of an experiment, or neither."""
+    """Copy both folders of an experiment, or neither, and write the schema of its settings."""
     _check_name(new)
     try:
         for folder, copy in ((source, new.source), (config, new.config)):
@@ -160,6 +166,10 @@ def _copy_folders(source: Path, config: Path, old: Experiment, new: Experiment) 
         for incomplete in (new.source, new.config):
             shutil.rmtree(incomplete, ignore_errors=True)
         raise
+    with suppress(UserError, YAMLError):  # which `lab schema` and a run report
+        settings_class = read_settings_class(new.program())
+        if settings_class is not None:
+            write_schema(new, settings_class)
 
 
 def _check_name(new: Experiment) -> None:
@@ -167,6 +177,7 @@ def _check_name(new: Experiment) -> None:
         raise UserError(
             f"{new.name!r} cannot name a folder of Python code: use letters, digits and _"
         )
+    new.check_name()
     for folder in (new.source, new.config):
         if folder.exists():
             raise UserError(f"{folder.relative_to(ROOT)} exists already: choose another name")
