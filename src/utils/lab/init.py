@@ -8,6 +8,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,24 @@ from src.utils.lab.template import (
 from src.utils.paths import LOGS, ROOT, Experiment
 from src.utils.terminal import lab_command, run_command
 
+NO_IDENTITY = (
+    "git doesn't know you: git config --global user.name NAME; git config --global user.email ADDRESS; "
+    "git commit -m Start"
+)
 QUESTIONS = ("name", "description", "author", "license", "examples")  # of copier.yml
 
 
-def init_project(answers: Mapping[str, Any], ask: bool) -> str:
-    """Make this clone a project, commit it, and return what to print.
+@dataclass(frozen=True)
+class Start:
+    """A new project."""
+
+    commit: str | None  # None where git doesn't know the user
+    notes: list[str]
+    next: list[str]  # the three commands that come next
+
+
+def init_project(answers: Mapping[str, Any], ask: bool) -> Start:
+    """Make this clone a project, and commit it.
 
     Args:
         answers: to QUESTIONS
@@ -50,8 +64,7 @@ def init_project(answers: Mapping[str, Any], ask: bool) -> str:
     before = sorted((ROOT / "src").glob("*/*/*.py"))
     tree = _make_tree(answers, ask, address)
     git("read-tree", "-m", "-u", "HEAD", tree)
-    lines = [_commit(), *_stay(before), *_say_origin(address)]
-    return "\n".join([*lines, "Next:", *_next_commands()])
+    return Start(_commit(), [*_stay(before), *_say_origin(address)], _next_commands())
 
 
 def _make_tree(answers: Mapping[str, Any], ask: bool, address: str) -> str:
@@ -88,15 +101,12 @@ def _address() -> str:
         return ""
 
 
-def _commit() -> str:
-    """Commit what was made, and say so."""
-    if has_identity():
-        git("commit", "--quiet", "--no-verify", "--message", "Start")
-        return f"{ROOT} is a project of its own, in commit {git('rev-parse', '--short', 'HEAD')}"
-    return (
-        f"{ROOT} is a project of its own, but not committed, since git doesn't know you: git config --global "
-        "user.name NAME; git config --global user.email ADDRESS; git commit -m Start"
-    )
+def _commit() -> str | None:
+    """Commit what was made, if git knows the user; returns the commit."""
+    if not has_identity():
+        return None
+    git("commit", "--quiet", "--no-verify", "--message", "Start")
+    return git("rev-parse", "--short", "HEAD")
 
 
 def _stay(before: list[Path]) -> list[str]:
@@ -115,4 +125,11 @@ def _next_commands() -> list[str]:
     """The three commands that come next."""
     first = Experiment("model", "model01")
     new = f"{lab_command()} new {first.next().name} --minimal"
-    return [f"    {command}" for command in (run_command(first), f"{lab_command()} runs", new)]
+    return [run_command(first), f"{lab_command()} runs", new]
+
+
+def print_start(done: Start) -> None:
+    """Print what was made, and the commands that come next."""
+    committed = f"in commit {done.commit}" if done.commit else f"but not committed: {NO_IDENTITY}"
+    print(f"{ROOT} is a project of its own, {committed}")
+    print("\n".join([*done.notes, "Next:", *(f"    {command}" for command in done.next)]))

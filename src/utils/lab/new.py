@@ -24,8 +24,10 @@ TABLE = "table.parquet"  # what these write, and can read of the stage before th
 STAGE_BEFORE = {"model": "feature", "feature": "dataset"}
 
 
-def new_experiment(name: str, source: str | None, stage: str | None, note: str) -> str:
-    """Copy an experiment, add it to the diary, and say so.
+def new_experiment(
+    name: str, source: str | None, stage: str | None, note: str
+) -> tuple[Experiment, str]:
+    """Copy an experiment and add it to the diary; returns the new one and what to print.
 
     Args:
         source: the experiment to copy; None means the last one with a similar name.
@@ -36,14 +38,14 @@ def new_experiment(name: str, source: str | None, stage: str | None, note: str) 
     old = find_experiment(source, stage) if source else default_source(name, stage)
     copy = copy_experiment(old, name)
     page = add_entry(copy, old, note)
-    return (
+    return copy, (
         f"src/{copy} and config/{copy} are copies of {old}; diary/{page.name} has an entry for it\n"
         f"run it: {run_command(copy)}"
     )
 
 
-def new_minimal(name: str, stage: str | None, note: str) -> str:
-    """Begin an experiment from the smallest one of its stage, add it to the diary, and say so.
+def new_minimal(name: str, stage: str | None, note: str) -> tuple[Experiment, str]:
+    """Begin an experiment with the smallest one of its stage; returns it and what to print.
 
     Args:
         stage: None means the one that the name begins with; a stage of one's own makes data.
@@ -62,7 +64,7 @@ def new_minimal(name: str, stage: str | None, note: str) -> str:
     source = _read_what_there_is(kind, new)
     page = add_entry(new, f"the smallest {kind}", note)
     reads = f", and reads {source}" if source else ""
-    return (
+    return new, (
         f"src/{new} and config/{new} are the smallest {kind} that runs{reads}; diary/{page.name} has an "
         f"entry for it\nrun it: {run_command(new)}"
     )
@@ -86,6 +88,17 @@ def _read_what_there_is(kind: str, new: Experiment) -> Experiment | None:
         settings.read_text().replace(f"{stage}: null", f"{stage}: {found[-1].name}")
     )
     return found[-1]
+
+
+def as_dict(new: Experiment) -> dict[str, object]:
+    """A new experiment as `lab new --json` prints it."""
+    program = new.program()
+    return {
+        "experiment": str(new),
+        "program": program,
+        "config": new.config,
+        "run": run_command(new),
+    }
 
 
 def list_experiments() -> list[Experiment]:
