@@ -62,6 +62,9 @@ ENVIRONMENT = {
     "OPTUNA_STORAGE": "Where studies are kept, so that several machines share one: `postgresql://…`. "
     "Without it, in `logs/optuna/optuna.db`.",
     "JIKKEN_NOTIFY": "The setting `notify` of all runs and searches that you start.",
+    "PIP_INDEX_URL": "Where `scripts/setup.sh` and `lab upgrade` look for packages, where pip has no "
+    "setting of its own.",
+    "POETRY_PYPI_MIRROR_URL": "The same, for Poetry alone.",
     "CUDA_VISIBLE_DEVICES": "The GPUs that may be used: `0,1`. The jobs of a search lease one each.",
     "OMP_NUM_THREADS": "Threads of each process. Without it, jobs that run at the same time share "
     "the cores.",

@@ -33,6 +33,7 @@ ENGINE = [
     "src/__init__.py",
     "src/utils",
     "config/utils",
+    "minimal",
     "scripts",
     "README.md",
     "pyproject.toml",

@@ -49,6 +49,37 @@ def test_copies(bare: Lab, old: str, new: str, options: list[str]) -> None:
     assert "Note: more of the same" in written
 
 
+def test_minimal_chain(bare: Lab) -> None:
+    """--minimal begins with the smallest experiment of a stage, also of one's own; each reads what the one
+    before it makes, and all run with one command."""
+    for name in ("dataset02", "feature02", "model02"):
+        text = said(bare, "new", name, "--minimal", "--note", "from nothing")
+    assert "src/model/model02 and config/model/model02 are the smallest model" in text
+    assert "reads feature/feature02" in text
+    assert (
+        "## model/model02, from the smallest model\n\nNote: from nothing" in page(bare).read_text()
+    )
+    said(bare, "new", "embedding01", "--minimal", "--stage", "embedding")
+    assert "config/embedding/embedding01" in program(bare, "embedding/embedding01").read_text()
+    printed = bare.done(str(program(bare, "model/model02")), "max_epochs=1")
+    assert "feature/feature02 is missing: building it first" in printed
+    assert "dataset/dataset02 is missing: building it first" in printed
+    assert bare.newest("model/model02").data.metrics["val_acc"] > 0
+
+
+def test_minimal_alone(bare: Lab) -> None:
+    """The smallest model needs no data; its settings are those of any training, and it can be searched."""
+    said(bare, "new", "model02", "--minimal")  # the features here have no table
+    search = ["-m", "hidden=8,16", "max_epochs=1", "hydra.sweeper.n_jobs=2"]
+    bare.done(str(program(bare, "model/model02")), *search)
+    assert len(bare.runs("model/model02")) == 3
+
+
+def program(lab: Lab, experiment: str) -> Path:
+    (file,) = (lab.root / "src" / experiment).glob("*.py")
+    return file
+
+
 def test_runs(fresh: Lab) -> None:
     """A new model runs as it is, as an experiment of its own."""
     said(fresh, "new", "model02")
@@ -66,6 +97,10 @@ def test_runs(fresh: Lab) -> None:
         ("../model2", "--from", "model01"): ["../model2", "letters"],
         ("blend", "--from", "model01"): ["model/blend is refused", "lab blend records its runs"],
         ("model02", "--from", "twin"): ["twin", "feature and model", "--stage"],
+        ("model01", "--minimal"): ["src/model/model01", "exists already"],
+        ("baseline", "--minimal"): ["baseline", "--stage model"],
+        ("model02", "--minimal", "--stage", "utils"): ["utils", "stage"],
+        ("model02", "--minimal", "--from", "model01"): ["--minimal and --from"],
     }.items(),
 )
 def test_refusals(bare: Lab, arguments: tuple[str, ...], parts: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The structure of the repository: what may know of what, and where things are found."""
+"""The structure of the engine: what may know of what, and where things are found."""
 
 import ast
 import re
@@ -6,20 +6,11 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from src.utils.paths import list_stages
-
 import pytest
-from conftest import PROJECT, ROOT, Lab
+from conftest import ROOT, Lab
 from mnist import needed
 
-SRC, CONFIG = ROOT / "src", ROOT / "config"
-STAGES = list_stages()
-EXPERIMENTS = [
-    folder
-    for src in (SRC, PROJECT / "src")
-    for stage in STAGES
-    for folder in sorted((src / stage).glob("*[0-9]"))
-]
+SRC = ROOT / "src"
 SHARED = sorted((SRC / "utils").rglob("*.py"))
 CLI = SRC / "utils" / "lab" / "cli.py"
 COMMANDS = [CLI, *(file for file in SHARED if file.parent == CLI.parent / "commands")]
@@ -67,29 +58,6 @@ def imported_files(file: Path, known: Iterable[str]) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom) and node.module:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             yield from (names & {*known}) or ({node.module} & {*known})
-
-
-def code_without_docstrings(file: Path) -> str:
-    tree = ast.parse(file.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
-            node
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
-
-
-@pytest.mark.parametrize("folder", EXPERIMENTS, ids=name)
-def test_experiment_imports(folder: Path) -> None:
-    """An experiment imports `src.utils`, its own siblings and libraries, and never relatively."""
-    ours = [
-        module
-        for file in folder.rglob("*.py")
-        for module in imported(file)
-        if module[:3] in ("src", ".")
-    ]
-    assert ours
-    assert [module for module in ours if not module.startswith("src.utils.")] == []
 
 
 @pytest.mark.parametrize("file", SHARED, ids=name)
@@ -142,7 +110,7 @@ def imports() -> set[tuple[str, str]]:
 
 def test_every_file_has_a_room() -> None:
     """Each file and folder of src/utils is in the picture of docs/architecture.md, and nothing else is."""
-    there = {path.name for path in (SRC / "utils").iterdir() if path.name[:2] != "__"}
+    there = {path.name for path in (SRC / "utils").iterdir() if path.name[:2] != "__"} - {"LICENSE"}
     assert {part for part in rooms() if not part.startswith("src/")} == there
 
 
@@ -210,34 +178,6 @@ def test_earlier_names(earlier: str) -> None:
     assert [
         file for file in files if file.name not in TOLD_OF and earlier in file.read_text()
     ] == []
-
-
-@pytest.mark.parametrize("folder", EXPERIMENTS, ids=name)
-def test_no_self_naming(folder: Path) -> None:
-    """No experiment names itself in its code or in its settings, so that a copy needs no edit."""
-    config = folder.parents[2] / "config" / folder.parent.name / folder.name
-    texts = [code_without_docstrings(file) for file in folder.rglob("*.py")]
-    texts += [file.read_text() for file in config.rglob("*.yaml")]
-    assert len(texts) >= 2
-    assert not [text for text in texts if folder.name in text]
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_config_mirrors_source(stage: str) -> None:
-    """Each folder of src/<stage> has its settings in config/<stage>, and the other way round."""
-    sources = {file.parent.name for file in (SRC / stage).glob("*/*.py")}
-    assert sources == {file.parent.name for file in (CONFIG / stage).glob("*/config.yaml")}
-
-
-@pytest.mark.parametrize("folder", EXPERIMENTS, ids=name)
-def test_one_program(folder: Path) -> None:
-    """An experiment has exactly one program, and its docstring says how to run it."""
-    programs = [file for file in folder.glob("*.py") if "\n@experiment\n" in file.read_text()]
-    assert len(programs) == 1
-    assert (
-        f"python {programs[0].relative_to(folder.parents[2])}"
-        in programs[0].read_text().split('"""')[1]
-    )
 
 
 @pytest.mark.parametrize("file", SHARED, ids=name)

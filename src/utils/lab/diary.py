@@ -105,7 +105,7 @@ def previous_end(page: DiaryPage) -> datetime | None:
     return period[1] if period else datetime.combine(previous.day, time.max).astimezone()
 
 
-def add_entry(new: Experiment, source: Experiment, note: str) -> Path:
+def add_entry(new: Experiment, source: Experiment | str, note: str) -> Path:
     """Append an entry for a new experiment to today's page, and return its file."""
     page = DiaryPage.today()
     heading = f"## {new}, from {source}"

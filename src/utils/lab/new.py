@@ -1,4 +1,4 @@
-"""`lab new`: a new experiment as a copy of an existing one.
+"""`lab new`: a new experiment as a copy of an existing one, or of the smallest that runs (minimal/).
 
 Both folders are copied, src/<stage>/<name> and config/<stage>/<name>, and the diary gets an entry.
 """
@@ -13,12 +13,15 @@ from src.utils.config.json_schema import write_schema
 from src.utils.config.settings_class import read_settings_class
 from src.utils.errors import UserError
 from src.utils.lab.diary import add_entry
-from src.utils.paths import ROOT, Experiment, list_stages
+from src.utils.paths import ROOT, STAGES, Experiment, is_stage, list_stages
 from src.utils.terminal import run_command
 
 from yaml import YAMLError
 
 NAME = re.compile(r"[A-Za-z]\w*")
+MINIMAL = ROOT / "minimal"  # the smallest experiment of each stage
+TABLE = "table.parquet"  # what these write, and can read of the stage before theirs
+STAGE_BEFORE = {"model": "feature", "feature": "dataset"}
 
 
 def new_experiment(
@@ -39,6 +42,52 @@ def new_experiment(
         f"src/{copy} and config/{copy} are copies of {old}; diary/{page.name} has an entry for it\n"
         f"run it: {run_command(copy)}"
     )
+
+
+def new_minimal(name: str, stage: str | None, note: str) -> tuple[Experiment, str]:
+    """Begin an experiment with the smallest one of its stage; returns it and what to print.
+
+    Args:
+        stage: None means the one that the name begins with; a stage of one's own makes data.
+
+    Raises:
+        UserError: the stage is not known or can't be one, or the name is refused.
+    """
+    new = Experiment(stage or _stem(name), name)
+    if stage is None and new.stage not in list_stages():
+        raise UserError(f"{name} begins with no stage: choose one with --stage, as --stage model")
+    if not is_stage(new.stage):
+        raise UserError(f"{new.stage!r} cannot name a stage: use letters, digits and _")
+    kind = new.stage if new.stage in STAGES else "feature"
+    old = Experiment(kind, f"{kind}01")
+    _copy_folders(MINIMAL / "src" / str(old), MINIMAL / "config" / str(old), old, new)
+    source = _read_what_there_is(kind, new)
+    page = add_entry(new, f"the smallest {kind}", note)
+    reads = f", and reads {source}" if source else ""
+    return new, (
+        f"src/{new} and config/{new} are the smallest {kind} that runs{reads}; diary/{page.name} has an "
+        f"entry for it\nrun it: {run_command(new)}"
+    )
+
+
+def next_model() -> str:
+    """The first free name of a model."""
+    first = Experiment("model", "model01")
+    return first.next().name if first.source.exists() else first.name
+
+
+def _read_what_there_is(kind: str, new: Experiment) -> Experiment | None:
+    """Have a minimal experiment read the last one of the stage before its own that makes such a table."""
+    stage = STAGE_BEFORE.get(kind)
+    known = [one for one in list_experiments() if one.stage == stage and one != new]
+    found = [one for one in known if TABLE in one.program().read_text()]
+    if not found:
+        return None
+    settings = new.config / "config.yaml"
+    settings.write_text(
+        settings.read_text().replace(f"{stage}: null", f"{stage}: {found[-1].name}")
+    )
+    return found[-1]
 
 
 def as_dict(new: Experiment) -> dict[str, object]:
@@ -113,11 +162,19 @@ def copy_experiment(source: Experiment, name: str) -> Experiment:
             config folder.
     """
     new = Experiment(source.stage, name)
-    _check_copy(source, new)
+    if not source.config.is_dir():
+        raise UserError(f"config/{source} is missing: {source} has no settings to copy")
+    _copy_folders(source.source, source.config, source, new)
+    return new
+
+
+def _copy_folders(source: Path, config: Path, old: Experiment, new: Experiment) -> None:
+    """Copy both folders of an experiment, or neither, and write the schema of its settings."""
+    _check_name(new)
     try:
-        for old, copy in ((source.source, new.source), (source.config, new.config)):
-            shutil.copytree(old, copy, ignore=shutil.ignore_patterns("__pycache__"))
-            _rename(copy, source, new)
+        for folder, copy in ((source, new.source), (config, new.config)):
+            shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
+            _rename(copy, old, new)
     except BaseException:
         for incomplete in (new.source, new.config):
             shutil.rmtree(incomplete, ignore_errors=True)
@@ -126,10 +183,9 @@ def copy_experiment(source: Experiment, name: str) -> Experiment:
         settings_class = read_settings_class(new.program())
         if settings_class is not None:
             write_schema(new, settings_class)
-    return new
 
 
-def _check_copy(source: Experiment, new: Experiment) -> None:
+def _check_name(new: Experiment) -> None:
     if not NAME.fullmatch(new.name):
         raise UserError(
             f"{new.name!r} cannot name a folder of Python code: use letters, digits and _"
@@ -138,8 +194,6 @@ def _check_copy(source: Experiment, new: Experiment) -> None:
     for folder in (new.source, new.config):
         if folder.exists():
             raise UserError(f"{folder.relative_to(ROOT)} exists already: choose another name")
-    if not source.config.is_dir():
-        raise UserError(f"config/{source} is missing: {source} has no settings to copy")
 
 
 def _rename(folder: Path, old: Experiment, new: Experiment) -> None:

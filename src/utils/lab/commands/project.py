@@ -1,13 +1,60 @@
-"""Commands of `lab` on the project: new experiments, the diary, what can be removed, what is wrong."""
+"""Commands of `lab` on the project: start, upgrade, new experiments, the diary, what is wrong."""
 
 from typing import Annotated
 
+from src.utils.errors import UserError
 from src.utils.lab.commands.completion import complete_experiment
 from src.utils.lab.commands.declaration import Commands, Result
 
 import typer
 
 commands = Commands("Project")
+
+
+@commands.command()
+def init(
+    name: Annotated[str | None, typer.Option(help="Of the project; default: the folder's.")] = None,
+    description: Annotated[str | None, typer.Option(help="What it is about, in a line.")] = None,
+    author: Annotated[str | None, typer.Option(help="Default: git's user.name.")] = None,
+    license: Annotated[
+        str | None, typer.Option(help="MIT, Apache-2.0, BSD-3-Clause, GPL-3.0-or-later or none.")
+    ] = None,
+    examples: Annotated[
+        bool | None,
+        typer.Option("--examples/--no-examples", help="Keep the worked examples, or remove them."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Take the defaults, don't ask.")] = False,
+) -> Result:
+    """Make a clone of jikken a project of your own; asks for what is missing."""
+    from dataclasses import asdict
+
+    from src.utils.lab.init import QUESTIONS, init_project, print_start
+
+    answers = dict(zip(QUESTIONS, (name, description, author, license, examples), strict=True))
+    done = init_project(answers, ask=not yes)
+    return Result(lambda: print_start(done), lambda: asdict(done))
+
+
+@commands.command()
+def upgrade(
+    address: Annotated[
+        str | None, typer.Option("--from", help="Where jikken is; remembered.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(help="A tag or commit; default: the last release or commit.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The tag or commit that the project has, if it isn't found.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say what is new.")] = False,
+) -> Result:
+    """Bring the engine to jikken's next version, merged with your changes to it; yours stays as it is."""
+    from src.utils.lab.upgrade import as_dict, print_upgrade, upgrade_project
+
+    done = upgrade_project(address, to, base, apply=not check)
+    return Result(
+        lambda: print_upgrade(done, not check), lambda: as_dict(done), int(bool(done.conflicts))
+    )
 
 
 @commands.command()
@@ -22,15 +69,32 @@ def new(
         ),
     ] = None,
     stage: Annotated[
-        str | None, typer.Option(help="Its stage, such as feature, if a name is in several.")
+        str | None,
+        typer.Option(help="Its stage, such as feature, if the name doesn't say it."),
     ] = None,
+    minimal: Annotated[
+        bool, typer.Option("--minimal", help="Begin with the smallest one that runs, not a copy.")
+    ] = False,
     note: Annotated[str, typer.Option(help="Note for the diary.")] = "",
     idea: Annotated[str, typer.Option(hidden=True)] = "",  # --note of earlier versions
 ) -> Result:
     """Copy an experiment to a new one and add it to the diary; asks for what is missing."""
-    from src.utils.lab.new import as_dict, find_experiment, list_experiments, new_experiment
+    from src.utils.lab.new import (
+        as_dict,
+        find_experiment,
+        list_experiments,
+        new_experiment,
+        new_minimal,
+        next_model,
+    )
 
     note = note or idea
+    if minimal and source:
+        raise UserError("--minimal and --from exclude each other: give one")
+    if minimal:
+        name = name or str(typer.prompt("Name", next_model()))
+        made, text = new_minimal(name, stage, note)
+        return Result(lambda: print(text), lambda: as_dict(made))
     if name is None:
         source = source or typer.prompt("Experiment to copy", str(list_experiments()[-1]))
         name = typer.prompt("Name of the new one", find_experiment(str(source), stage).next().name)
