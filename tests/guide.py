@@ -17,8 +17,8 @@ from pathlib import Path
 from conftest import Lab
 
 BLOCK = re.compile(
-    r"(?:<!-- not run: (?P<reason>[^>]+) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$"
-    r"|^<!-- run: (?P<hidden>[^>]+) -->$",
+    r"(?:<!-- not run: (?P<reason>.+?) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$"
+    r"|^<!-- run: (?P<hidden>.+?) -->$",
     re.DOTALL | re.MULTILINE,
 )
 FILE = re.compile(r"# ([\w/.-]+\.\w+)\n")

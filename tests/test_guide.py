@@ -12,7 +12,7 @@ import pytest
 from browser import PROGRAMS, Browser
 from conftest import ROOT, Lab, carry, commit, made_once
 from guide import Command, Reader, steps
-from mnist import CARRIED, DATASET, FEATURE, MODEL
+from mnist import DATASET, FEATURE, MODEL
 
 GUIDE = ROOT / "docs"
 needed = pytest.mark.skipif(
@@ -21,7 +21,6 @@ needed = pytest.mark.skipif(
 PAGES = [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))]
 ENGLISH = [page for page in PAGES if ".ja." not in page.name]
 TYPED = [page for page in ENGLISH if any(steps(page.read_text()))]
-TEMPLATE = ("copier.yml", "minimal", "template", "docs")
 POETRY = '#!/bin/sh\nshift; program=$1; shift; exec "{bin}/$program" "$@"\n'
 
 
@@ -34,8 +33,8 @@ def a_laboratory(shared: Path) -> Lab:
     """This repository with the features of its examples, and a run of each. To be read only."""
 
     def make(lab: Lab) -> None:
-        names = [*CARRIED, *TEMPLATE, *(one.name for one in ROOT.glob("*.jinja"))]
-        carry([one for one in names if (ROOT / one).exists()], lab.root)
+        tracked = Lab(ROOT).git("ls-files", ":!tests", ":!benchmarks").splitlines()
+        carry([one for one in tracked if (ROOT / one).exists()], lab.root)
         commit(lab)
         lab.done(DATASET, "source=sample")
         lab.done(FEATURE)
