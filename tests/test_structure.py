@@ -21,6 +21,8 @@ EXPERIMENTS = [
     for folder in sorted((src / stage).glob("*[0-9]"))
 ]
 SHARED = sorted((SRC / "utils").rglob("*.py"))
+CLI = SRC / "utils" / "lab" / "cli.py"
+COMMANDS = [CLI, *(file for file in SHARED if file.parent == CLI.parent / "commands")]
 CONTRACT = (
     "_data/data",
     "_data/feature",
@@ -190,7 +192,7 @@ def test_length(file: Path) -> None:
 
 def test_commands_have_files() -> None:
     """A file that serves a command of `lab` bears the command's name."""
-    text = (SRC / "utils" / "lab" / "cli.py").read_text()
+    text = "".join(file.read_text() for file in COMMANDS)
     commands = set(re.findall(r"@commands\.command\(\)\ndef (\w+)\(", text))
     assert len(commands) > 8
     assert commands - {file.stem for file in SHARED if file.parent.name == "lab"} == {
@@ -260,10 +262,10 @@ def public_functions(file: Path) -> Iterator[ast.FunctionDef]:
                 yield node
 
 
-@pytest.mark.parametrize("file", [file for file in SHARED if file.name != "cli.py"], ids=name)
+@pytest.mark.parametrize("file", [file for file in SHARED if file not in COMMANDS], ids=name)
 def test_documented_errors(file: Path) -> None:
     """A public function that raises a UserError says so, and when; of a hook its class says it. (Docstrings
-    in cli.py are the help of commands.)"""
+    of commands are their help.)"""
     silent = []
     for function in public_functions(file):
         raised = [one.exc for one in ast.walk(function) if isinstance(one, ast.Raise)]

@@ -1,6 +1,7 @@
 """A result of one check of `lab doctor`: what was found, and how to fix it."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 
 from rich import get_console
 from rich.markup import escape
@@ -25,6 +26,10 @@ class Finding:
     def warning(cls, subject: str, message: str, fix: str) -> "Finding":
         return cls(subject, message, fix, "warning")
 
+    def as_dict(self) -> dict[str, str]:
+        """The finding as `lab doctor --json` prints it."""
+        return asdict(self)
+
     def print(self) -> None:
         """Print the line and the fix."""
         console = get_console()
@@ -32,3 +37,9 @@ class Finding:
         console.print(line, highlight=False, soft_wrap=True)
         if self.fix:
             console.print(f"            → {escape(self.fix)}", highlight=False, soft_wrap=True)
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Print the findings in their order."""
+    for finding in findings:
+        finding.print()

@@ -3,19 +3,19 @@
 A group is one line, with mean ± standard deviation (number of members). Its members are listed on request.
 
 `Query` holds the options of the command, `select_runs` applies them, `print_runs` prints the table and
-`as_json` the same runs for programs. Other commands compare runs with the same functions:
+`as_dicts` returns the same runs for programs. Other commands compare runs with the same functions:
 
 `varying_params`    the params in which some runs differ from each other
 `overrides_of`      the params in which one run differs from the defaults of its experiment
 `data_labels`       `[sample]`, where runs have read different data
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from src.utils.errors import UserError
 from src.utils.lab.filter import Filter, read_column, to_number
 from src.utils.store.objective import (
     SCORES,
@@ -122,7 +122,13 @@ def _like_best(
 
 
 def print_runs(selection: Selection, query: Query) -> None:
-    """Print the table, two lines a run."""
+    """Print the table, two lines a run.
+
+    Raises:
+        UserError: there is no run to print.
+    """
+    if not selection.records:
+        raise UserError("no run matches: leave out a --where")
     console, records = get_console(), selection.records
     metrics = _metric_columns(selection, query, console.width)
     params, labels = varying_params(records), data_labels(records)
@@ -203,11 +209,6 @@ def _caption(selection: Selection) -> str:
     return " · ".join(parts)
 
 
-def as_json(reader: RunReader, records: list[RunRecord]) -> str:
-    """The output of `lab runs --json`."""
-    return json.dumps(as_dicts(reader, records), indent=2)
-
-
 def as_dicts(reader: RunReader, records: list[RunRecord]) -> list[dict[str, Any]]:
     """Runs as --json prints them."""
     groups, members = reader.column("tags", GROUP), dict[str, list[str]]()
@@ -226,7 +227,7 @@ def _as_dict(record: RunRecord) -> dict[str, Any]:
         "name": record.name,
         "experiment": record.experiment,
         "status": record.state,
-        "started": record.started.isoformat() if record.started else None,
+        "started": record.started,
         "seconds": record.seconds,
         "note": record.note,
         "labels": record.labels,

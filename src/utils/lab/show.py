@@ -3,7 +3,6 @@
 Its note, related runs, metrics, settings, data, code, machine and files, and the commands to type next.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -235,8 +234,8 @@ def repeat_command(record: RunRecord) -> str:
     return f"{lab_command()} rerun {record.short}"
 
 
-def as_json(reader: RunReader, record: RunRecord) -> str:
-    """The output of `lab show --json`."""
+def as_dict(reader: RunReader, record: RunRecord) -> dict[str, Any]:
+    """A run as `lab show --json` prints it."""
     data = [
         {"name": used.name, "digest": used.digest, "context": used.context, "run": used.run_id}
         for used in reader.datasets(record.id)
@@ -245,4 +244,4 @@ def as_json(reader: RunReader, record: RunRecord) -> str:
     paths = folder.rglob("*") if folder else ()
     files = sorted(str(path.relative_to(folder)) for path in paths if folder and path.is_file())
     (values,) = as_dicts(reader, [record])
-    return json.dumps(values | {"data": data, "files": files}, indent=2)
+    return values | {"data": data, "files": files}

@@ -22,3 +22,8 @@ def store_scores(run: RunRecord, public: float | None, private: float | None) ->
     for name, value in scores.items():
         client.log_metric(run.id, name, value)
     return scores
+
+
+def print_scores(run: RunRecord, scores: dict[str, float]) -> None:
+    """Print what was stored."""
+    print(f"{run.short} ({run.name}): {', '.join(f'{k} {v:g}' for k, v in scores.items())}")

@@ -1,0 +1,96 @@
+"""Commands of `lab` on the project: new experiments, the diary, what can be removed, what is wrong."""
+
+from typing import Annotated
+
+from src.utils.lab.commands.declaration import Commands, Result
+
+import typer
+
+commands = Commands("Project")
+
+
+@commands.command()
+def new(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="model02")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="Experiment to copy; default: the last with a similar name."),
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Its stage, such as feature, if a name is in several.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="Note for the diary.")] = "",
+    idea: Annotated[str, typer.Option(hidden=True)] = "",  # --note of earlier versions
+) -> None:
+    """Copy an experiment to a new one and add it to the diary; asks for what is missing."""
+    from src.utils.lab.new import find_experiment, list_experiments, new_experiment
+
+    note = note or idea
+    if name is None:
+        source = source or typer.prompt("Experiment to copy", str(list_experiments()[-1]))
+        name = typer.prompt("Name of the new one", find_experiment(str(source), stage).next().name)
+        note = note or typer.prompt("Note", "", show_default=False)
+    print(new_experiment(str(name), source, stage, note))
+
+
+@commands.command()
+def diary() -> None:
+    """Write today's report of runs to the diary; your own text stays."""
+    from datetime import datetime
+
+    from src.utils.lab.diary import DiaryPage, previous_end
+    from src.utils.lab.diary_report import day_report, runs_since
+    from src.utils.store.reader import open_reader
+
+    page, reader, now = DiaryPage.today(), open_reader(), datetime.now().astimezone()
+    period = page.period()
+    start = period[0] if period else previous_end(page)
+    report = day_report(reader, runs_since(reader, start), start)
+    page.write_report(report, start, now)
+    print(f"{report}\n\ndiary/{page.file.name} is up to date: add your own text below the report")
+
+
+@commands.command()
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
+) -> None:
+    """List files that no run uses, and remove them after confirmation."""
+    from src.utils.lab.gc import find_unused, print_unused
+    from src.utils.store.reader import open_reader
+
+    unused = find_unused(open_reader())
+    if not unused:
+        print("nothing to remove")
+        return
+    print_unused(unused)
+    if yes or _confirm("Remove all of it?"):
+        for file in unused:
+            file.remove()
+        print("removed")
+    else:
+        print("nothing was removed; lab gc --yes doesn't ask")
+
+
+@commands.command()
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Close runs whose process is gone.")] = False,
+) -> Result:
+    """Check installation, stores, runs and disk, and print how to fix each problem."""
+    from src.utils.lab.doctor import check
+    from src.utils.lab.finding import print_findings
+
+    findings = list(check(close_dead=fix))
+    is_bad = any(finding.level == "bad" for finding in findings)
+    return Result(
+        lambda: print_findings(findings),
+        lambda: [finding.as_dict() for finding in findings],
+        status=int(is_bad),
+    )
+
+
+def _confirm(question: str) -> bool:
+    try:
+        return typer.confirm(question)
+    except typer.Abort:  # no terminal to answer from
+        print()
+        return False
