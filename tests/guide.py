@@ -5,12 +5,15 @@
     <!-- not run: why -->    the console block below it is only shown
     <!-- run: command -->    a command that a reader need not type
 
-Of output, `…` stands for anything, and numbers may differ. The id or name of a run that a page shows stands for
-the one that was printed, in later commands too. A command that prints `error: …` exits with 2, others with 0.
+Of output, `…` stands for anything, and numbers may differ. The id or name of a run that a page shows stands
+for the one that was printed, in later commands too. A line `^C` presses Ctrl-C when the lines above it are
+there; the command then exits with 130, one that prints `error: …` with 2, others with 0.
 """
 
+import os
 import re
-import subprocess
+import signal
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,11 +27,14 @@ BLOCK = re.compile(
 FILE = re.compile(r"# ([\w/.-]+\.\w+)\n")
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n", re.MULTILINE)
 PRINTED = re.compile(
-    r"(?P<any>…)|(?P<id>\b[0-9a-f]{32}\b|\b[0-9a-f]{8}\b)|(?P<name>\b[a-z]+-[a-z]+-\d+\b)"
+    r"(?P<any>…)|(?P<study>\b(?:\d\d-){4}[\w+]+-[0-9a-f]{4}\b)"
+    r"|(?P<id>\b[0-9a-f]{32}\b|\b[0-9a-f]{8}\b)|(?P<name>\b[a-z]+-[a-z]+-\d+\b)"
     r"|(?P<number>[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?)|(?P<space>\s+)"
 )
+ID_LENGTH = 32
 PATTERNS = {
     "any": ".*",
+    "study": r"((?:\d\d-){4}\S+-[0-9a-f]{4})",
     "id": "([0-9a-f]{8,32})",
     "name": r"([a-z]+-[a-z]+-\d+)",
     "number": r"[-+]?\d[\d.,]*(?:e[-+]?\d+)?",
@@ -43,6 +49,12 @@ class Command:
     text: str
     output: list[str] = field(default_factory=list)
     reason: str | None = None  # why it is not run
+
+    @property
+    def exit_code(self) -> int:
+        """What it must end with."""
+        is_refused = any(line.startswith("error: ") for line in self.output)
+        return 130 if "^C" in self.output else 2 if is_refused else 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,7 @@ class Reader:
     lab: Lab
     folder: Path  # where they are
     environment: dict[str, str]
-    printed: dict[str, str] = field(default_factory=dict)  # by the ids and names that the page shows
+    printed: dict[str, str] = field(default_factory=dict)  # by the ids and names on the page
 
     def do(self, step: Command | File) -> None:
         """Take one step."""
@@ -95,29 +107,41 @@ class Reader:
         elif step.text.startswith("cd "):
             self.folder = (self.folder / step.text.removeprefix("cd ")).resolve()
         else:
-            self.compare(step, self.type(step))
+            self.type(step)
 
-    def type(self, command: Command) -> str:
-        """All that a command printed, if it ended as the page says."""
+    def type(self, command: Command) -> None:
+        """Type a command, and read what it prints: the lines that the page shows, in this order."""
         text = command.text
         for shown, real in self.printed.items():
-            text = re.sub(rf"\b{shown}\b|\b{shown[:8]}\b(?!-)", real[: max(8, len(shown))], text)
+            text = text.replace(shown, real)
+            if len(shown) == ID_LENGTH:
+                text = re.sub(rf"\b{shown[:8]}\b", real[:8], text)
         process = self.lab.start(
-            *("bash", "-c", text), cwd=self.folder, PYTHONPATH=str(self.folder), **self.environment
+            *("bash", "-c", f"exec 2>&1\n{text}"),
+            cwd=self.folder,
+            PYTHONPATH=str(self.folder),
+            **self.environment,
         )
-        out, err = process.communicate(timeout=240)
-        expected = 2 if any(line.startswith("error: ") for line in command.output) else 0
-        assert process.returncode == expected, f"$ {text}\n{out}{err}"
-        return out + err
+        with process:
+            assert process.stdout
+            said: list[str] = []
+            for line in command.output:
+                if line == "^C":
+                    os.killpg(process.pid, signal.SIGINT)
+                elif not self.reads(line, process.stdout, said):
+                    raise AssertionError(f"$ {text}\nnever printed: {line}\n{''.join(said)}")
+            said += process.stdout
+        assert process.returncode == command.exit_code, f"$ {text}\n{''.join(said)}"
 
-    def compare(self, command: Command, answer: str) -> None:
-        """Each line that a page shows was printed, in this order."""
-        lines = iter(answer.splitlines())
-        for shown in command.output:
-            pattern = re.compile(as_pattern(shown.strip()))
-            found = next((match for line in lines if (match := pattern.fullmatch(line.strip()))), None)
-            assert found, f"$ {command.text}\nnever printed: {shown}\n{answer}"
-            self.printed |= dict(zip(run_names(shown), found.groups(), strict=True))
+    def reads(self, shown: str, stream: Iterable[str], said: list[str]) -> bool:
+        """Read on, up to a line that the page shows."""
+        pattern = re.compile(as_pattern(shown.strip()))
+        for line in stream:
+            said.append(line)
+            if match := pattern.fullmatch(line.strip()):
+                self.printed |= dict(zip(run_names(shown), match.groups(), strict=True))
+                return True
+        return False
 
 
 def as_pattern(line: str) -> str:
@@ -126,9 +150,11 @@ def as_pattern(line: str) -> str:
     for match in kinds:
         pattern += re.escape(line[end : match.start()]) + PATTERNS[str(match.lastgroup)]
         end = match.end()
-    return pattern + re.escape(line[end:])
+    return (pattern + re.escape(line[end:])).replace("│", "[│┃]")
 
 
 def run_names(line: str) -> list[str]:
-    """The ids and names of runs in a shown line."""
-    return [match[0] for match in PRINTED.finditer(line) if match.lastgroup in ("id", "name")]
+    """The ids and names of runs and studies in a shown line."""
+    return [
+        match[0] for match in PRINTED.finditer(line) if match.lastgroup in ("study", "id", "name")
+    ]

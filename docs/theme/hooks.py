@@ -7,6 +7,7 @@
 import re
 from collections import defaultdict
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 MERMAID = re.compile(r"^```mermaid\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -53,7 +54,7 @@ def wrap(label: str) -> list[str]:
 
 
 def in_rows(names: list[str], arrows: Arrows) -> tuple[list[list[str]], Arrows]:
-    """Boxes in rows, each as low as what is below it allows; and the arrows, cut into pieces from row to row."""
+    """Boxes in rows, each as low as what is below it allows; and the arrows, cut into pieces between rows."""
     below = defaultdict(list)
     for source, target in arrows:
         below[source].append(target)
@@ -67,11 +68,13 @@ def in_rows(names: list[str], arrows: Arrows) -> tuple[list[list[str]], Arrows]:
         rows[-1 - heights[name]].append(name)
     pieces: Arrows = []
     for source, target in arrows:
-        corners = [f"{source} {target} {at}" for at in range(heights[source] - 1, heights[target], -1)]
+        corners = [
+            f"{source} {target} {at}" for at in range(heights[source] - 1, heights[target], -1)
+        ]
         for corner in corners:
             rows[-1 - int(corner.split()[-1])].append(corner)
         path = [source, *corners, target]
-        pieces += zip(path, path[1:], strict=False)
+        pieces += pairwise(path)
     return rows, pieces
 
 
@@ -94,7 +97,7 @@ def place(rows: list[list[str]], pieces: Arrows, sizes: dict[str, float]) -> dic
 def spread(row: list[str], wanted: dict[str, float], sizes: dict[str, float]) -> dict[str, float]:
     """Places in a row as near as possible to the wanted ones, without overlap."""
     offsets = [0.0]
-    for one, other in zip(row, row[1:], strict=False):
+    for one, other in pairwise(row):
         offsets.append(offsets[-1] + (sizes[one] + sizes[other]) / 2 + MARGIN)
     groups: list[list[float]] = []  # of neighbours that touch: the places wanted, less the offsets
     for one, offset in zip(row, offsets, strict=True):
@@ -116,7 +119,9 @@ def width(lines: list[str]) -> float:
     return max(map(len, lines)) * LETTER + PADDING
 
 
-def curve(piece: tuple[str, str], x: dict[str, float], y: dict[str, float], labels: dict[str, Any]) -> str:
+def curve(
+    piece: tuple[str, str], x: dict[str, float], y: dict[str, float], labels: dict[str, Any]
+) -> str:
     """One piece of an arrow; the last has the head."""
     source, target = piece
     top = y[source] + (len(labels[source]) * LINE / 2 + 7 if source in labels else 0)
