@@ -5,7 +5,7 @@
     <!-- not run: why -->    the console block below it is only shown
     <!-- run: command -->    a command that a reader need not type
 
-Of output, `…` stands for anything, and numbers may differ. The id or name of a run that a page shows stands
+Of output, `…` stands for anything, numbers may differ, and lines may be left out. The id or name of a run that a page shows stands
 for the one that was printed, in later commands too. A line `^C` presses Ctrl-C when the lines above it are
 there; the command then exits with 130, one that prints `error: …` with 2, others with 0.
 """
@@ -83,7 +83,8 @@ def console(body: str, reason: str | None) -> list[Command]:
     """The commands of a block, each with its output."""
     before, *parts = COMMAND.split(body)
     assert not before, f"a console block begins with output: {before}"
-    outputs = ([line for line in text.splitlines() if line.strip()] for text in parts[1::2])
+    lines = (text.splitlines() for text in parts[1::2])
+    outputs = ([line for line in output if line.strip() not in ("", "…")] for output in lines)
     return [Command(text, shown, reason) for text, shown in zip(parts[::2], outputs, strict=True)]
 
 

@@ -1,13 +1,15 @@
-"""What mkdocs does with a page before it becomes HTML: mkdocs.yml names this file.
+"""What mkdocs does with the pages before they become HTML: mkdocs.yml names this file.
 
 - A Mermaid picture becomes an SVG, so that a browser need not load Mermaid from another server.
 - A link that leads out of docs/ is one to the repository (`repo_url` in mkdocs.yml), or else no link.
+- A page that is not there is left out of the navigation: a project has no docs/decisions.md.
 """
 
 import re
 from collections import defaultdict
 from html import escape
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 MERMAID = re.compile(r"^```mermaid\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -19,6 +21,23 @@ ROW, LINE, MARGIN = 84, 18, 28  # pixels: between rows, between lines of text, b
 LETTER, PADDING = 7.6, 16  # pixels
 LONGEST_LINE = 30  # letters
 Arrows = list[tuple[str, str]]
+
+
+def on_config(config: Any) -> None:
+    """Called by mkdocs when it has read mkdocs.yml."""
+    config.nav = existing(config.nav, Path(config.docs_dir))
+
+
+def existing(entries: list[Any], folder: Path) -> list[Any]:
+    """The entries of the navigation, pages and sections, less the pages that are not there."""
+    found: list[Any] = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            sections = {name: existing(pages, folder) for name, pages in entry.items()}
+            found += [sections] if any(sections.values()) else []
+        elif (folder / entry).exists():
+            found.append(entry)
+    return found
 
 
 def on_page_markdown(markdown: str, config: Any, **_: Any) -> str:
