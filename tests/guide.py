@@ -5,9 +5,9 @@
     <!-- not run: why -->    the console block below it is only shown
     <!-- run: command -->    a command that a reader need not type
 
-Of output, `…` stands for anything, numbers may differ, and lines may be left out. The id or name of a run that a page shows stands
-for the one that was printed, in later commands too. A line `^C` presses Ctrl-C when the lines above it are
-there; the command then exits with 130, one that prints `error: …` with 2, others with 0.
+Of output, `…` stands for anything, numbers may differ, and lines may be left out. The id or name of a run
+that a page shows stands for the one that was printed, in later commands too. A line `^C` presses Ctrl-C when
+the lines above it are there; the command then exits with 130, one that prints `error: …` with 2, others with 0.
 """
 
 import os
