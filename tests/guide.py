@@ -7,7 +7,8 @@
 
 Of output, `…` stands for anything, numbers may differ, and lines may be left out. The id or name of a run
 that a page shows stands for the one that was printed, in later commands too. A line `^C` presses Ctrl-C when
-the lines above it are there; the command then exits with 130, one that prints `error: …` with 2, others with 0.
+the lines above it are there; the command then exits with 130, one that prints `error: …` with 2, others
+with 0.
 """
 
 import os
@@ -29,7 +30,7 @@ COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n", re.MULTILINE)
 PRINTED = re.compile(
     r"(?P<any>…)|(?P<study>\b(?:\d\d-){4}[\w+]+-[0-9a-f]{4}\b)"
     r"|(?P<id>\b[0-9a-f]{32}\b|\b[0-9a-f]{8}\b)|(?P<name>\b[a-z]+-[a-z]+-\d+\b)"
-    r"|(?P<number>[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?)|(?P<space>\s+)"
+    r"|(?P<number>(?<!\w)[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?)|(?P<space>\s+)"
 )
 ID_LENGTH = 32
 PATTERNS = {
