@@ -25,6 +25,7 @@ from src.utils.config.overrides import override_key
 from src.utils.config.settings_class import makes_data
 from src.utils.config.trainer_arguments import lift_epoch_limit
 from src.utils.errors import UserError
+from src.utils.notification import take_typed
 from src.utils.paths import Experiment
 from src.utils.pipeline.inputs import find_inputs
 from src.utils.process import is_rank_zero
@@ -54,7 +55,7 @@ class CommandLine:
 
     @classmethod
     def parse(cls, settings_class: type[Settings] | None = None) -> "CommandLine":
-        """Parse `sys.argv`.
+        """Parse `sys.argv`. What is typed for `notify` is taken out of it.
 
         Args:
             settings_class: the experiment's; the values of its text settings are quoted in `sys.argv`
@@ -62,6 +63,7 @@ class CommandLine:
         Raises:
             UserError: Hydra does not have such an option, or options exclude each other.
         """
+        sys.argv[1:] = take_typed(sys.argv[1:])
         line = cls._parse_once()
         if settings_class is None:
             return line

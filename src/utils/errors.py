@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
+from typing import Any
 
 VALUE_ERRORS = (RuntimeError, ValueError, OSError, MemoryError, ArithmeticError)
 LIGHTNING_ERROR = "MisconfigurationException"  # by name: Lightning may not have been imported
@@ -30,6 +31,14 @@ def one_line(text: object) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an exception, or of the database driver's error that it wraps."""
     return str(getattr(error, "orig", None) or error).strip().split("\n")[0]
+
+
+def format_error(error: Any) -> str:
+    """An exception in one line: of a UserError its message, of another with its type before it."""
+    text, kind = one_line(error), type(error).__name__
+    if isinstance(error, UserError):
+        return text
+    return f"{kind}: {text}" if text else kind
 
 
 @contextmanager

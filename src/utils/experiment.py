@@ -33,10 +33,13 @@ from src.utils.command_line import (
 )
 from src.utils.config.composition import COMPOSITION_ERRORS, composition_error, hydra_main
 from src.utils.config.settings_class import read_settings_class, settings_class_of
-from src.utils.config.sweep_settings import study_directions
+from src.utils.config.sweep_settings import SearchSweeperConf, study_directions
 from src.utils.config.trainer_arguments import check_trainer_arguments
 from src.utils.errors import UserError, exit_on_user_error, library_error_line, traceback_from
+from src.utils.notification import SETTING as NOTIFY
+from src.utils.notification import check_targets, notifier
 from src.utils.paths import NO_STAGES, Experiment, display_path
+from src.utils.runs.outcome import notified
 from src.utils.runs.source_code import reads_attribute
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
 from src.utils.study.trial import PRUNED, Pruned
@@ -94,11 +97,12 @@ class Program:
         raise_on_interrupt()
         with exit_on_user_error():
             line = CommandLine.parse(self.settings_class)
-            try:
-                plugins = _sweep_plugins() if line.is_multirun else ()
-                hydra_main(self.experiment, self.run, plugins)()
-            except Exception as error:
-                raise self._readable_error(error) from error.__cause__
+            with notified(self.experiment, line.is_multirun):
+                try:
+                    plugins = _sweep_plugins() if line.is_multirun else ()
+                    hydra_main(self.experiment, self.run, plugins)()
+                except Exception as error:
+                    raise self._readable_error(error) from error.__cause__
         FastExit.enabled = True
 
     def run(self, cfg: DictConfig) -> Any:
@@ -185,6 +189,7 @@ class CheckSettings(Callback):
             try:
                 program.check(config)
                 check_single_run(config)
+                notifier.configure(config.get(NOTIFY))
                 make_output_folder(config.hydra.run.dir)
             except COMPOSITION_ERRORS as error:
                 raise program._readable_error(error) from None
@@ -196,9 +201,12 @@ class CheckSettings(Callback):
             return
         with exit_on_user_error():
             check_is_searchable(program.experiment, program.settings_class)
+            notifier.configure(config.get(NOTIFY))
             # A resumed study has its directions already
             if "direction" in config.hydra.sweeper and not config.get("resume_study"):
                 study_directions(config)
+            if config.hydra.sweeper._target_ != SearchSweeperConf._target_:
+                notifier.begin()  # Hydra's own sweepers have no run of their own
 
 
 def load_program(file: str) -> Program:
@@ -234,6 +242,7 @@ def _before_import() -> None:
         if CommandLine.parse().is_info_request:
             print_info(experiment, settings_class)
         line, settings = CommandLine.parse(settings_class), None
+        check_targets()
         if line.uses_own_config:
             settings = check_before_import(experiment, settings_class, line)
     atexit.register(_report_never_called, script)

@@ -21,6 +21,7 @@ from src.utils.config.trainer_arguments import (
     has_other_limit,
 )
 from src.utils.errors import UserError
+from src.utils.notification import SETTING, is_url
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -56,6 +57,18 @@ class Settings(BaseModel):
     note: str
     tags: list[Annotated[str, Field(pattern=r"^[\w /.:-]+$", max_length=200)]]  # as MLflow allows
     stale: Literal["rebuild", "ignore"] = "rebuild"  # what to do with inputs that are out of date
+    # Who is told at the end (`src/utils/notification.py`); it is recorded nowhere
+    notify: Annotated[str | list[str] | None, Field(exclude=True)] = None
+
+    @field_validator("notify")
+    @classmethod
+    def _is_no_url(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if any(map(is_url, [value] if isinstance(value, str) else value or [])):
+            raise ValueError(
+                "should be a shell command in config.yaml, since a URL holds tokens, which do not belong in "
+                "files: type it, or set JIKKEN_NOTIFY"
+            )
+        return value
 
     def paths_read(self) -> list[Path]:
         """Paths whose files go into the data: all settings that are paths, unless a subclass names fewer.
@@ -161,7 +174,8 @@ def _problem(error: dict[str, Any], settings_class: type[Settings]) -> str:
         expected = f"should be at most {LARGEST_INT}"
     if error["type"] == "list_type" and isinstance(error["input"], str):
         expected += f", as in {key}=[{error['input'] or 'one,two'}]"
-    return f"{key}={format_override_value(error['input'])} is refused: it {expected}"
+    value = "…" if key.split(".")[0] == SETTING else format_override_value(error["input"])
+    return f"{key}={value} is refused: it {expected}"
 
 
 def unknown_setting(key: str, known: list[str]) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError
+from src.utils.notification import without_typed
 from src.utils.paths import ROOT, SAVED, Experiment, data_folder, list_stages
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import RERUN
@@ -180,7 +181,9 @@ def _run_program(checkout: Path, old: StoredRun, overrides: list[str], threads: 
     }
     program = checkout / old.data.tags["mlflow.source.name"]
     command = [sys.executable, str(program), *overrides]
-    get_console().print(f"[bold]rerun[/]   {escape(shlex.join(command))}", soft_wrap=True)
+    get_console().print(
+        f"[bold]rerun[/]   {escape(shlex.join(without_typed(command)))}", soft_wrap=True
+    )
     if subprocess.run(command, env=environment, cwd=checkout, check=False).returncode != 0:
         raise UserError("the rerun failed: the lines above say why")
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from src.utils.config.settings_class import makes_data, read_settings_class
 from src.utils.errors import UserError
+from src.utils.notification import notifier
 from src.utils.paths import ROOT, STAGES, Experiment, data_folder, is_program, list_stages
 from src.utils.pipeline.manifest import FILE_NAME, Manifest
 from src.utils.pipeline.recipe import Recipe, reasons_to_rebuild
@@ -139,6 +140,7 @@ def _prepare_input(experiment: Experiment, settings: Settings, check: bool) -> M
 
 def _build(experiment: Experiment, recipe: Recipe | None, failure: str) -> Manifest:
     """Run the program of a stage as a separate command, which is no part of a trial."""
+    notifier.begin()
     chain = [*os.environ.get(BUILDING, "").split(), str(experiment)]
     if len(chain) > len({*chain}):
         raise UserError(f"{experiment} reads what is made of itself: {' → '.join(chain)}")

@@ -15,7 +15,8 @@ from src.utils.settings import Settings
 
 FILE_NAME = "manifest.json"
 METADATA_KEY = "facts"  # of Manifest.metadata in the file, as stored and read by earlier versions
-NO_EFFECT_ON_DATA = {"note", "tags", "force", "stale"}  # settings that don't change what is made
+# Settings that don't change what is made
+NO_EFFECT_ON_DATA = {"note", "tags", "force", "stale", "notify"}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.utils.config.settings_class import makes_data
 from src.utils.config.sweep_settings import objective_mode
+from src.utils.notification import notifier
 from src.utils.paths import Experiment
 from src.utils.pipeline.inputs import prepare_inputs
 from src.utils.pipeline.manifest import Manifest, file_digests, fingerprint, json_digest
@@ -71,6 +72,7 @@ def _train(experiment: Experiment, main: Main, run_group: GroupMain, typed: Sett
     if start is not None:
         start.check(experiment, inputs)
     with tracked(experiment, settings, inputs, start) as run:
+        notifier.begin(run.id)
         if "sample" in run.data_metadata.get("source", "").split("+"):
             log.warning("SAMPLE DATA: a small part of the data set; see README, «Data»")
         if isinstance(settings, ModelSettings) and settings.is_group:
@@ -129,6 +131,7 @@ def _build(experiment: Experiment, main: Main, settings: Settings) -> None:
         from src.utils.run import tracked  # late: a stage that is up to date needs no MLflow
 
         with tracked(experiment, settings, inputs) as run, _replacing(folder) as run.output:
+            notifier.begin(run.id)
             main(settings, run)
             files = file_digests(run.output)
             manifest = Manifest(

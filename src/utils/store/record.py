@@ -7,7 +7,7 @@ Value = str | float  # of a param, metric or tag
 # Settings without effect on results: runs that differ in nothing else are equal
 NO_EFFECT = frozenset(
     {
-        *("note", "tags", "stale", "resume_study", "resume_run", "warm_start"),
+        *("note", "tags", "stale", "notify", "resume_study", "resume_run", "warm_start"),
         *("resume", "fork"),  # as stored by earlier versions
     }
 )

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from src.utils.errors import UserError, one_line
+from src.utils.errors import UserError, format_error
 from src.utils.paths import Experiment, display_path
 from src.utils.process import SHARED_RUN
 from src.utils.runs.member import MEMBER
@@ -195,11 +195,3 @@ def exit_reason(exitcode: int | None) -> str:
     name = signal.Signals(-exitcode).name
     hint = " (out of memory?)" if name == "SIGKILL" else ""
     return f"its process was killed by {name}{hint}"
-
-
-def format_error(error: Any) -> str:
-    """Format an exception in one line."""
-    text, kind = one_line(error), type(error).__name__
-    if isinstance(error, UserError):
-        return text
-    return f"{kind}: {text}" if text else kind

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
-from src.utils.errors import UserError, one_line
+from src.utils.errors import UserError, format_error, one_line
 from src.utils.process import this_process
 from src.utils.study.search_space import CustomSearchSpace, SearchSpace
 from src.utils.study.study import (
@@ -38,7 +38,7 @@ from src.utils.study.study import (
     requeue_trial,
 )
 from src.utils.study.trial import PRUNED, REFUSED, TrialLink
-from src.utils.sweep.job import JobFailed, convert_result, failure_reason, format_error
+from src.utils.sweep.job import JobFailed, convert_result, failure_reason
 from src.utils.sweep.launcher import ForkLauncher
 
 import optuna
@@ -51,6 +51,7 @@ from optuna.trial import FrozenTrial, TrialState
 log = logging.getLogger(__name__)
 OnTrialEnd = Callable[[FrozenTrial], None]
 OnInterrupt = Callable[[int], None]  # the number of Ctrl-C; called in a signal handler
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Optuna's messages where a trial that it runs has been finished by another process
 TAKEN_OVER = re.compile("Cannot tell a|Should not reach")
 
@@ -74,10 +75,11 @@ class Optimization:
         self.n_trials = n_trials_of(study)
         self.failures: list[FrozenTrial] = []  # trials that have failed for good
         self.refusal = ""  # why every trial of this study must fail
-        self.interrupts = 0
+        self.interrupts = 0  # Ctrl-C, and SIGTERM as two of them
+        self.ended_by = signal.SIGINT
 
     def run(self, n_jobs: int, callbacks: Sequence[OnTrialEnd], on_interrupt: OnInterrupt) -> None:
-        """Run trials until `n_trials` are finished, too many have failed, or Ctrl-C.
+        """Run trials until `n_trials` are finished, too many have failed, or Ctrl-C or SIGTERM.
 
         Args:
             n_jobs: how many trials run at the same time.
@@ -85,7 +87,7 @@ class Optimization:
             on_interrupt: called at each Ctrl-C.
         """
         self.callbacks, self.on_interrupt = callbacks, on_interrupt
-        previous = signal.signal(signal.SIGINT, self._interrupt)
+        previous = {one: signal.signal(one, self._interrupt) for one in SIGNALS}
         try:
             if isinstance(self.launcher, ForkLauncher):
                 self.launcher.wait_for_server()
@@ -98,10 +100,11 @@ class Optimization:
                     continue
                 self._optimize(remaining, min(n_jobs, remaining))
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for one, handler in previous.items():
+                signal.signal(one, handler)
 
     def exit_unless_successful(self) -> None:
-        """Exit with code 130 after Ctrl-C.
+        """Exit with code 130 after Ctrl-C, 143 after SIGTERM.
 
         Raises:
             UserError: every trial must fail, or more have failed than `max_failure_rate` allows.
@@ -117,7 +120,7 @@ class Optimization:
                 + "; ".join(sorted(reasons))
             )
         if self.interrupts:
-            sys.exit(130)
+            sys.exit(128 + self.ended_by)
 
     @property
     def too_many_failures(self) -> bool:
@@ -232,8 +235,11 @@ class Optimization:
         for callback in self.callbacks:
             callback(trial)
 
-    def _interrupt(self, *_: Any) -> None:
-        """The first Ctrl-C lets the running trials finish, the second one stops them."""
+    def _interrupt(self, number: int, _: Any) -> None:
+        """The first Ctrl-C lets the running trials finish, the second one stops them, and so does SIGTERM."""
+        if number == signal.SIGTERM:
+            self.ended_by = signal.SIGTERM
+            self.interrupts += 1
         self.interrupts += 1
         self.on_interrupt(self.interrupts)
         if self.interrupts == 1:

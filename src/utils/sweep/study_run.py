@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from src.utils.notification import notifier
 from src.utils.paths import Experiment
 from src.utils.run import Run, create_run
 from src.utils.runs.artifacts import record_run
@@ -71,6 +72,7 @@ class StudyRun:
         self.folder = Path(config.hydra.sweep.dir)
         self.client = open_store()
         self.run = self._open_run()
+        notifier.begin(self.run.id)
         self._ended_trials: queue.SimpleQueue[FrozenTrial | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, daemon=True)
 
