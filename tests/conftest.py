@@ -209,6 +209,18 @@ def copy_experiment(lab: Lab, old: str, new: str) -> None:
         shutil.copytree(lab.root / side / old, lab.root / side / new)
 
 
+def add_experiment(lab: Lab, program: str, settings: str) -> None:
+    """Add an experiment whose program lies beside the tests, and commit it."""
+    file = lab.root / program
+    config = lab.root / "config" / file.relative_to(lab.root / "src").parent
+    for folder in (file.parent, config):
+        folder.mkdir()
+    shutil.copy(Path(__file__).with_name(file.name), file)
+    (config / "config.yaml").write_text(settings)
+    lab.git("add", ".")
+    lab.git("commit", "--quiet", f"--message={file.stem}")
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A folder that the processes of one test session have in common."""

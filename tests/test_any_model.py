@@ -1,14 +1,13 @@
 """Models as other people write them: none is an image classifier with a validation each epoch."""
 
 import re
-import shutil
 import signal
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import Lab, made_once
+from conftest import Lab, add_experiment, made_once
 from mlflow.entities import Run
 
 MODELS = "src/model/model91/models.py"
@@ -61,10 +60,7 @@ def trained(shared: Path, clone: Lab) -> Trained:
 
     def make(lab: Lab) -> None:
         clone.copied(lab.root)
-        for side in ("src", "config"):
-            (lab.root / side / "model/model91").mkdir()
-        shutil.copy(Path(__file__).with_name("models.py"), lab.root / MODELS)
-        (lab.root / "config/model/model91/config.yaml").write_text(SETTINGS)
+        add_experiment(lab, MODELS, SETTINGS)
         lab.done(MODELS, "-m", *ONE_PROCESS, *FEW, f"kind={','.join(KINDS)}")
 
     lab = made_once(shared / "models", make)
@@ -184,7 +180,9 @@ def test_time_limit(trained: Trained, tmp_path: Path) -> None:
     """max_time alone ends a training as max_steps does; a schedule that needs an end says so in one line."""
     lab = trained.lab.copied(tmp_path / "timed")
     quick = [one for one in FEW if "max_epochs" not in one]
-    lab.done(MODELS, *quick, "kind=timed", "+trainer.max_time=00:00:00:01")
+    text = lab.done(MODELS, *quick, "kind=timed", "+trainer.max_time=00:00:00:01")
+    validated = re.findall(r"epoch (\d+) .*val_loss", text)
+    assert len(validated) == len({*validated})  # each validation is printed once, the last one, too
     run = lab.newest("model/model91")
     assert run.data.params["trainer.max_epochs"] == "-1"
     assert run.data.metrics["epoch"] > 5

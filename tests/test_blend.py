@@ -1,6 +1,5 @@
 """`lab blend`, `lab submit` and `lab submitted`, in a competition and on runs that are made by hand."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from src.utils.store.reference import find_record
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Lab, made_once
+from conftest import Lab, add_experiment, copy_experiment, made_once
 from laboratory import refused, said
 from mlflow.entities import Run
 
@@ -38,12 +37,7 @@ def competition(shared: Path, clone: Lab) -> Lab:
 
     def make(lab: Lab) -> None:
         clone.copied(lab.root)
-        for side in ("src", "config"):
-            (lab.root / side / NAME).mkdir()
-        shutil.copy(Path(__file__).with_name("tabular.py"), lab.root / PROGRAM)
-        (lab.root / "config" / NAME / "config.yaml").write_text(SETTINGS)
-        lab.git("add", ".")
-        lab.git("commit", "--quiet", "--message=A competition")
+        add_experiment(lab, PROGRAM, SETTINGS)
         for kind in ("linear", "trees"):
             lab.done(PROGRAM, "folds=3", f"kind={kind}")
 
@@ -125,6 +119,17 @@ def test_leaderboard(own: Lab) -> None:
     assert table.index(linear.info.run_id[:8]) < table.index(trees.info.run_id[:8])
     assert "oof_score" in table
     assert "--public 0.91" in refused(own, "submitted", "latest")
+
+
+def test_name_of_blends(bare: Lab) -> None:
+    """An experiment with the name of the blends is refused: its runs would be listed among them."""
+    copy_experiment(bare, "model/model01", "model/blend")
+    done = bare.run("src/model/blend/digit_classifier.py")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: model/blend is refused: lab blend records its runs under this name; "
+        "give src/model/blend and config/model/blend another one\n"
+    )
 
 
 def test_direction_of_sorting() -> None:

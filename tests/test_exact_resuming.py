@@ -1,11 +1,10 @@
 """Resuming with other people's loaders and models, and what can't be resumed or loaded at all."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Lab
+from conftest import Lab, add_experiment
 from mlflow.entities import Run
 from torch import Tensor
 
@@ -25,11 +24,7 @@ schedule: steps
 @pytest.fixture
 def place(bare: Lab) -> Lab:
     """A clone with one experiment more."""
-    source, config = (bare.root / side / "model/model92" for side in ("src", "config"))
-    source.mkdir()
-    config.mkdir()
-    shutil.copy(Path(__file__).with_name("loaders.py"), source)
-    (config / "config.yaml").write_text(SETTINGS)
+    add_experiment(bare, PROGRAM, SETTINGS)
     return bare
 
 

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 import pytest
-from conftest import Lab, made_once, until
+from conftest import Lab, add_experiment, made_once, until
 from folds import FOLDS, score, table
 from laboratory import said
 from mlflow.entities import Run
@@ -36,12 +36,7 @@ def grouped(shared: Path, clone: Lab) -> SweepLab:
 
     def make(lab: Lab) -> None:
         clone.copied(lab.root)
-        for side in ("src", "config"):
-            (lab.root / side / NAME).mkdir()
-        (lab.root / PROGRAM).write_bytes(Path(__file__).with_name("folds.py").read_bytes())
-        (lab.root / "config" / NAME / "config.yaml").write_text(SETTINGS)
-        lab.git("add", ".")
-        lab.git("commit", "--quiet", "--message=Five folds")
+        add_experiment(lab, PROGRAM, SETTINGS)
         lab.done(PROGRAM, "folds=5", "seeds=2", "note=both")
 
     return SweepLab(made_once(shared / "folds", make).root)
@@ -136,10 +131,12 @@ def test_failed_member(own: SweepLab) -> None:
         before = members(own, run)
         assert [one.info.status for one in before].count("FINISHED") == 4
         assert before[1].info.status == "FAILED"
+        assert before[1].data.tags["reason"].startswith(reason)
         text = own.done(PROGRAM, f"resume_run={run.info.run_id}")
         assert "a group of 5 runs, 4 of them finished already" in text
         after = own.client.get_run(run.info.run_id)
         assert after.info.status == "FINISHED"
+        assert not [one for one in members(own, run) if "reason" in one.data.tags]
         assert [one.info.run_id for one in members(own, run)] == [one.info.run_id for one in before]
         ends = [
             (one.info.end_time, two.info.end_time)
@@ -149,6 +146,18 @@ def test_failed_member(own: SweepLab) -> None:
         assert after.data.metrics["val_rmse"] == pytest.approx(
             fmean(one.data.metrics["val_rmse"] for one in members(own, run))
         )
+
+
+def test_nothing_left_to_run(own: SweepLab) -> None:
+    """A group that was stopped after its last member only records its answer."""
+    old = group(own)
+    own.client.set_terminated(old.info.run_id, "KILLED")
+    text = own.done(PROGRAM, f"resume_run={old.info.run_id}")
+    assert "all 10 runs of the group are finished already" in text
+    assert "at a time" not in text
+    again = own.client.get_run(old.info.run_id)
+    assert again.info.status == "FINISHED"
+    assert again.data.metrics == old.data.metrics
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])

@@ -1,6 +1,7 @@
 """What can be compared in a leaderboard, and what can't: objectives, data, names that several runs share."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -99,6 +100,19 @@ def test_data_are_marked(clone: Lab, store: Store) -> None:
         for part in ("[sample]", "[full]", "learning_rate=0.02", "0.9000"):
             assert part in table
     assert "test_acc" in table
+
+
+def test_several_experiments(clone: Lab, store: Store) -> None:
+    """Runs of several experiments have the name of theirs, and the settings that differ within it."""
+    for rate in ("0.01", "0.02"):
+        store.add("model/one", f"one {rate}", {}, {"rate": rate, "width": "8"})
+        store.add("model/two", f"two {rate}", {}, {"rate": "0.03", "depth": rate, "mode": "max"})
+    store.add("model/three", "alone", {}, {"rate": "0.04"})
+    table = said(clone, "runs", MLFLOW_TRACKING_URI=store.uri, COLUMNS="80")
+    cells = ["model/three", "model/two depth=0.02", "model/one rate=0.02"]
+    assert re.findall(r"model/.*\S", table)[:3] == cells
+    one = said(clone, "runs", "-e", "one", MLFLOW_TRACKING_URI=store.uri, COLUMNS="80")
+    assert "model/one" not in one
 
 
 def test_names_of_trials(clone: Lab, store: Store) -> None:

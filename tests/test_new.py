@@ -62,6 +62,7 @@ def test_runs(fresh: Lab) -> None:
         ("other",): ["other", "--from"],
         ("model-2", "--from", "model01"): ["model-2", "letters"],
         ("../model2", "--from", "model01"): ["../model2", "letters"],
+        ("blend", "--from", "model01"): ["model/blend is refused", "lab blend records its runs"],
         ("model02", "--from", "twin"): ["twin", "feature and model", "--stage"],
     }.items(),
 )

@@ -1,13 +1,12 @@
 """Parts of a run: several fits in one run, each of which is resumed, logged and pruned by itself."""
 
 import os
-import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Lab, made_once
+from conftest import Lab, add_experiment, made_once
 from laboratory import said
 from mlflow.entities import Run
 from sweeps import SweepLab, states
@@ -51,10 +50,7 @@ def whole(shared: Path, clone: Lab) -> SweepLab:
     def make(lab: Lab) -> None:
         clone.copied(lab.root)
         for name, program in (("model93", LIGHTNING), ("model94", PLAIN)):
-            for side in ("src", "config"):
-                (lab.root / side / "model" / name).mkdir()
-            shutil.copy(Path(__file__).with_name(Path(program).name), lab.root / program)
-            (lab.root / "config/model" / name / "config.yaml").write_text(SETTINGS[name])
+            add_experiment(lab, program, SETTINGS[name])
         kinds = "kind=fixed,early,steps,mistakes"
         lab.done(LIGHTNING, "-m", *ONE_PROCESS, *QUICK, kinds)
         lab.done(PLAIN, "-m", *ONE_PROCESS, "kind=descent,boosting")
@@ -159,8 +155,6 @@ def test_mistakes(whole: SweepLab) -> None:
 
 def test_rerun(own: SweepLab) -> None:
     """`lab rerun` compares the weights of all parts."""
-    own.git("add", ".")
-    own.git("commit", "--quiet", "--message=Parts")
     own.done(LIGHTNING, *QUICK, "max_epochs=1")
     output = said(own, "rerun", own.newest("model/model93").info.run_id)
     assert "weights: bit-identical" in output

@@ -2,15 +2,14 @@
 
 import json
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Lab, made_once
-from laboratory import refused, said
+from conftest import Lab, add_experiment, made_once
+from laboratory import refused, said, typed
 from mlflow.entities import Run
 from sweeps import SweepLab, finished, states
 
@@ -34,12 +33,7 @@ LOAD = """
 
 
 def add_logistic(lab: Lab) -> None:
-    for side in ("src", "config"):
-        (lab.root / side / NAME).mkdir()
-    shutil.copy(Path(__file__).with_name("logistic.py"), lab.root / PROGRAM)
-    (lab.root / "config" / NAME / "config.yaml").write_text(SETTINGS)
-    lab.git("add", ".")
-    lab.git("commit", "--quiet", "--message=A logistic regression")
+    add_experiment(lab, PROGRAM, SETTINGS)
 
 
 @pytest.fixture(scope="session")
@@ -210,12 +204,16 @@ def test_direction(own: SweepLab) -> None:
 
 
 def test_resuming(plain: SweepLab, own: SweepLab) -> None:
-    """A killed run goes on from what it saved, and ends as if it had not been killed."""
+    """A killed run goes on from what it saved, and ends as if it had not been killed. Why it was ended is
+    told until then."""
     whole = plain.newest(NAME)
     assert own.run(PROGRAM, KILL="4").returncode == -signal.SIGKILL
+    typed(own, "doctor", "--fix")
     killed = own.newest(NAME)
+    assert killed.data.tags["reason"] == "its process is gone"
     said(own, "resume", killed.info.run_id)
     run = own.newest(NAME)
+    assert "reason" not in run.data.tags
     assert run.info.run_id == killed.info.run_id
     assert run.data.tags["start"] == "4"
     assert weights(own, run) == weights(plain, whole)

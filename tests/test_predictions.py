@@ -4,6 +4,7 @@ from pathlib import Path
 
 from src.utils.errors import UserError
 from src.utils.predictions import Predictions, pool_members, save_predictions
+from src.utils.runs.member import Member
 
 import numpy as np
 import pandas as pd
@@ -98,25 +99,25 @@ def test_mistakes(
     assert list(tmp_path.iterdir()) == []
 
 
-def member(folder: Path, fold: int | None, seed: int, ids: list[int], shift: float = 0) -> Path:
-    """The artifacts of a member that predicts the id itself, and perhaps more."""
-    own = folder / f"{fold} {seed}"
-    (own / "config").mkdir(parents=True)
-    number = "null" if fold is None else fold
-    (own / "config" / "config.yaml").write_text(f"fold: {number}\nseed: {seed}\n")
+def member(
+    folder: Path, fold: int | None, seed: int, ids: list[int], shift: float = 0
+) -> tuple[Member, Path]:
+    """A member that predicts the id itself, and perhaps more, and the folder of its artifacts."""
+    name = f"seed {seed}" if fold is None else f"fold {fold} seed {seed}"
+    own = folder / name
     values = np.array(ids, dtype=float)
     save_predictions(own, "oof", ids, values + shift, values)
     save_predictions(own, "test", [100, 101], np.array([seed, fold or 0]))
-    return own
+    return Member(fold, seed, name), own
 
 
 def test_pooling(tmp_path: Path) -> None:
     """A group has each row that was held out once, averaged over seeds, and averages test rows over all."""
-    members = [
+    members = dict(
         member(tmp_path, fold, seed, ids, shift=seed)
         for seed in (1, 2)
         for fold, ids in enumerate([[4, 0], [3, 1], [2]])
-    ]
+    )
     pooled = pool_members(tmp_path, members)
     assert pooled is not None
     target, prediction = pooled
@@ -128,14 +129,15 @@ def test_pooling(tmp_path: Path) -> None:
 
 def test_pooling_of_seeds(tmp_path: Path) -> None:
     """Without folds, all seeds hold out the same rows; members without predictions have nothing to pool."""
-    pooled = pool_members(tmp_path, [member(tmp_path, None, seed, [1, 2], seed) for seed in (0, 1)])
+    members = dict(member(tmp_path, None, seed, [1, 2], seed) for seed in (0, 1))
+    pooled = pool_members(tmp_path, members)
     assert pooled is not None
     assert pooled[1].tolist() == [1.5, 2.5]
     assert "fold" not in stored(tmp_path)
-    empty = member(tmp_path, None, 3, [1])
+    one, empty = member(tmp_path, None, 3, [1])
     for file in (empty / "predictions").iterdir():
         file.unlink()
-    assert pool_members(tmp_path / "new", [empty]) is None
+    assert pool_members(tmp_path / "new", {one: empty}) is None
 
 
 @pytest.mark.parametrize(
@@ -150,15 +152,16 @@ def test_pooling_mistakes(
 ) -> None:
     """Folds that overlap, and seeds with other rows, are one line with the first such row."""
     with pytest.raises(UserError, match=message):
-        pool_members(tmp_path, [member(tmp_path, *one) for one in members])
+        pool_members(tmp_path, dict(member(tmp_path, *one) for one in members))
 
 
 def test_incomplete_members(tmp_path: Path) -> None:
     """A member without predictions, or with other columns, is named."""
-    members = [member(tmp_path, fold, 0, [fold]) for fold in range(3)]
-    save_predictions(members[1], "oof", [1], np.ones((1, 2)))
+    members = dict(member(tmp_path, fold, 0, [fold]) for fold in range(3))
+    folders = list(members.values())
+    save_predictions(folders[1], "oof", [1], np.ones((1, 2)))
     with pytest.raises(UserError, match=r"prediction, but fold 1 seed 0 has the columns predict"):
         pool_members(tmp_path, members)
-    (members[2] / "predictions" / "oof.parquet").unlink()
+    (folders[2] / "predictions" / "oof.parquet").unlink()
     with pytest.raises(UserError, match="fold 2 seed 0 has no oof predictions, but fold 0 seed 0"):
         pool_members(tmp_path, members)

@@ -241,6 +241,7 @@ def _before_import() -> None:
         settings_class = read_settings_class(Path(script))
         if CommandLine.parse().is_info_request:
             print_info(experiment, settings_class)
+        experiment.check_name()
         line, settings = CommandLine.parse(settings_class), None
         check_targets()
         if line.uses_own_config:

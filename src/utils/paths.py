@@ -106,6 +106,18 @@ class Experiment:
             number += 1
         return Experiment(self.stage, f"{stem}{number:0{width}}")
 
+    def check_name(self) -> None:
+        """Check that the name is free for an experiment.
+
+        Raises:
+            UserError: a command of `lab` records its own runs under this name.
+        """
+        if self == BLENDS:
+            raise UserError(
+                f"{self} is refused: lab blend records its runs under this name; "
+                f"give src/{self} and config/{self} another one"
+            )
+
     def program(self) -> Path:
         """The file in its folder that has `@experiment` in it.
 
@@ -120,3 +132,6 @@ class Experiment:
             case programs:
                 names = ", ".join(file.name for file in programs)
                 raise UserError(f"src/{self} has several programs ({names}): keep one @experiment")
+
+
+BLENDS = Experiment("model", "blend")  # the MLflow experiment of `lab blend`, without folders

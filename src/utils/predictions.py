@@ -9,15 +9,16 @@ puts those of a group's members together, `lab blend` and `lab submit` read them
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.utils.errors import UserError
+from src.utils.files import replace_file
 from src.utils.paths import PREDICTIONS
 from src.utils.runs.arrays import named_columns, number_columns, split_columns
-from src.utils.settings import load_config
+from src.utils.runs.member import Member
 from src.utils.store.reader import find_artifact
 from src.utils.store.record import RunRecord
 
@@ -88,15 +89,11 @@ class Predictions:
         return cls(pd.read_parquet(file)) if file.exists() else None
 
     def save(self, folder: Path, split: str) -> Path:
-        """Write them to a folder of artifacts.
-
-        A process that is killed leaves the complete file, or the one before.
-        """
+        """Write them to a folder of artifacts, in one step."""
         file = folder / PREDICTIONS / f"{split}.parquet"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}")
-        self.table.to_parquet(draft, index=False)
-        return draft.replace(file)
+        with replace_file(file) as draft:
+            self.table.to_parquet(draft, index=False)
+        return file
 
     @property
     def ids(self) -> np.ndarray:
@@ -161,7 +158,7 @@ def read_predictions(record: RunRecord, split: str) -> Predictions | None:
 
 
 def pool_members(
-    group_folder: Path, members: Sequence[Path]
+    group_folder: Path, members: Mapping[Member, Path]
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Put the predictions of a group's members together, and write them as the group's own.
 
@@ -170,7 +167,7 @@ def pool_members(
 
     Args:
         group_folder: where the group's artifacts are.
-        members: the folders of the members' artifacts.
+        members: the folder of each member's artifacts.
 
     Returns:
         Target and prediction of the out-of-fold rows, as `score(target, prediction)` takes them; None if the
@@ -180,14 +177,14 @@ def pool_members(
         UserError: only some members have predictions, a row was held out twice with one seed, or seeds or
             test predictions have different rows, columns or targets.
     """
-    names = {_member_name(folder): folder for folder in members}
-    test = _read_all(names, TEST)
+    test = _read_all(members, TEST)
     if test:
-        _average(TEST, test).save(group_folder, TEST)
-    folds = _read_all(names, OOF)
+        by_name = {member.name: part for member, part in test.items()}
+        _average(TEST, by_name).save(group_folder, TEST)
+    folds = _read_all(members, OOF)
     if not folds:
         return None
-    pooled = _average(OOF, _join_folds(names, folds))
+    pooled = _average(OOF, _join_folds(folds))
     pooled.save(group_folder, OOF)
     return None if pooled.target is None else (pooled.target, pooled.values)
 
@@ -199,39 +196,27 @@ def _average(split: str, parts: Mapping[str, Predictions]) -> Predictions:
         raise UserError(f"the {split} predictions don't fit together: {mistake}") from None
 
 
-def _member_name(folder: Path) -> str:
-    """`fold 2 seed 1`, or `seed 1`."""
-    seed, fold = _seed_and_fold(folder)
-    return f"seed {seed}" if fold is None else f"fold {fold} seed {seed}"
-
-
-def _seed_and_fold(folder: Path) -> tuple[int, int | None]:
-    config = load_config(folder / "config" / "config.yaml")
-    return config.seed, config.get("fold")
-
-
-def _read_all(members: Mapping[str, Path], split: str) -> dict[str, Predictions]:
-    found = {name: Predictions.read(folder, split) for name, folder in members.items()}
-    have = {name: one for name, one in found.items() if one is not None}
-    for name in found if have else ():
-        if name not in have:
-            raise UserError(f"{name} has no {split} predictions, but {next(iter(have))} has")
+def _read_all(members: Mapping[Member, Path], split: str) -> dict[Member, Predictions]:
+    found = {member: Predictions.read(folder, split) for member, folder in members.items()}
+    have = {member: one for member, one in found.items() if one is not None}
+    for member in found if have else ():
+        if member not in have:
+            other = next(iter(have))
+            raise UserError(f"{member.name} has no {split} predictions, but {other.name} has")
     return have
 
 
-def _join_folds(
-    members: Mapping[str, Path], folds: Mapping[str, Predictions]
-) -> dict[str, Predictions]:
+def _join_folds(parts: Mapping[Member, Predictions]) -> dict[str, Predictions]:
     """By seed, the rows of all folds, with a column `fold`."""
     import pandas as pd  # late: see `Predictions.of`
 
     tables: dict[str, list[pd.DataFrame]] = defaultdict(list)
-    first_name, first = next(iter(folds.items()))
-    for name, part in folds.items():
-        _check_columns(first_name, first, name, part)
-        seed, fold = _seed_and_fold(members[name])
-        tables[f"seed {seed}"].append(part.table if fold is None else part.table.assign(fold=fold))
-    joined = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    first_member, first = next(iter(parts.items()))
+    for member, part in parts.items():
+        _check_columns(first_member.name, first, member.name, part)
+        fold = {} if member.fold is None else {FOLD: member.fold}
+        tables[f"seed {member.seed}"].append(part.table.assign(**fold))
+    joined = {name: pd.concat(folds, ignore_index=True) for name, folds in tables.items()}
     for name, table in joined.items():
         twice = table[table[ID].duplicated()]
         if len(twice):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from src.utils.config.sweep_settings import DIRECTIONS, Mode
 from src.utils.errors import UserError
+from src.utils.files import replace_file
 from src.utils.paths import Experiment, display_path, remote_run_folder
 from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.predictions import save_predictions
@@ -20,7 +21,7 @@ from src.utils.runs.member import MemberLink
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.runs.part import Fit
 from src.utils.settings import ModelSettings, Settings
-from src.utils.store.mlflow import experiment_id, local_store, open_store
+from src.utils.store.mlflow import experiment_id, local_store, open_store, reopen_run
 from src.utils.store.objective import MONITOR, Objective
 from src.utils.study.trial import Pruned, TrialLink
 
@@ -137,17 +138,12 @@ class Run(Fit):
             raise UserError(f"run.save({name!r}): the name should be that of a file, without ..")
         if not self.is_rank_zero:
             return file
-        draft = file.with_name(f".{file.name}")  # NumPy adds the suffix if it is missing
-        draft.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replace_file(file) as draft:
             write(draft)
             if not draft.is_file():
                 raise UserError(f"run.save({name!r}): no file was written to the path given")
             self.metrics.flush()  # a run that is resumed from this file has what was logged before
-            return draft.replace(file)
-        finally:
-            if draft.is_file():
-                draft.unlink()
+        return file
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags in MLflow."""
@@ -319,7 +315,7 @@ def _record_start(
 
 def _reopen(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint") -> Run:
     client = open_store()
-    client.update_run(start.run.info.run_id, status="RUNNING")
+    reopen_run(client, start.run.info.run_id)
     run = Run(client, start.run.info.run_id, experiment, inputs)
     run.tag({"process": this_process()})
     return run

@@ -38,6 +38,7 @@ class Progress(pl.Callback):
         self.throughput, self.refreshed = Throughput(), 0.0
         self.epoch_ended = False
         self.printed: dict[str, Tensor] = {}  # the metrics at the last line
+        self.validated: dict[str, Tensor] = {}  # at the last line of a validation within this epoch
         on_terminal = get_console().is_terminal and trainer.is_global_zero
         self.bar = Bar(
             TextColumn("{task.description}"),
@@ -78,10 +79,12 @@ class Progress(pl.Callback):
             self.throughput.pause()
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.validated = {}
         if _is_within_epoch(trainer):
             self.throughput.resume()
             epoch = _epoch_text(trainer.current_epoch + 1, trainer.max_epochs)
             self._print_line(trainer, f"{epoch}  step {current_step(trainer)}", "")
+            self.validated = self.printed
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         module.log_dict(self.throughput.metrics(trainer.world_size))
@@ -103,10 +106,12 @@ class Progress(pl.Callback):
             self.epoch_ended = False
             epoch = _epoch_text(trainer.current_epoch, trainer.max_epochs)
             self._print_line(trainer, epoch, self.throughput.text(trainer.world_size))
+            self.validated = {}
 
     @rank_zero_only
     def _print_line(self, trainer: pl.Trainer, position: str, speed: str) -> None:
-        """A line with the metrics that are new since the line before."""
+        """A line with the metrics that are new since the line before: other tensors, and not those of a
+        validation that has its own line, of which Lightning makes other tensors."""
         metrics, before = dict(trainer.callback_metrics), self.printed
         self.printed = metrics
         hidden = {*Throughput.NAMES, *_learning_rate_names(trainer)}
@@ -115,6 +120,7 @@ class Progress(pl.Callback):
             for name, value in metrics.items()
             if name not in hidden
             and before.get(name) is not value
+            and self.validated.get(name) != value
             and not _is_duplicate(name, metrics)
         }
         values = "  ".join(f"{name} {float(value):.4f}" for name, value in sorted(new.items()))

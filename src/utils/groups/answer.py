@@ -11,18 +11,17 @@ import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
-from src.utils.groups.figures import plot_curves, plot_members
+from src.utils.groups.figures import Curve, plot_curves, plot_members, shared_steps
 from src.utils.predictions import pool_members
 from src.utils.run import Run
 from src.utils.runs.member import VALUE, Member
 from src.utils.runs.resume import artifact_folder
-from src.utils.store.objective import MONITOR, OOF_SCORE, Objective, result_metrics
+from src.utils.store.objective import MONITOR, OOF_SCORE, SPREAD, Objective, result_metrics
 
 from mlflow.entities import Run as StoredRun
 
 MAX_CURVES = 8  # metrics whose history is averaged; of the others the last value
 MAX_PLOTS = 4
-Curve = dict[int, float]  # value by step
 
 
 def record_answer(
@@ -73,14 +72,13 @@ def _curves(run: Run, members: Mapping[Member, StoredRun], name: str) -> list[Cu
 
 def _log_metric(run: Run, name: str, last: list[float], curves: Sequence[Curve] | None) -> None:
     """Log the mean by step, where all members have the step, then the mean of the last values."""
-    shared = sorted(set.intersection(*({*curve} for curve in curves))) if curves else []
     end = max((max(curve) for curve in curves or ()), default=0)
-    for step in shared:
+    for step in shared_steps(curves or ()):
         if step != end:
             run.log({name: fmean(curve[step] for curve in curves or ())}, step)
     run.log({name: fmean(last)}, end)
     if len(last) > 1:
-        run.log({f"{name}_sd": stdev(last)}, end)
+        run.log({f"{name}{SPREAD}": stdev(last)}, end)
 
 
 def _write_table(run: Run, members: Mapping[Member, StoredRun], names: Sequence[str]) -> None:
@@ -97,7 +95,7 @@ def _record_predictions(
     run: Run, members: Mapping[Member, StoredRun], score: Callable[..., float] | None
 ) -> None:
     """Put the predictions of the members together, and score those that are out of fold."""
-    folders = [artifact_folder(run.client, one) for one in members.values()]
+    folders = {member: artifact_folder(run.client, one) for member, one in members.items()}
     pooled = pool_members(run.folder, folders)
     if pooled is not None and score is not None:
         run.log({OOF_SCORE: score(*pooled)})

@@ -47,11 +47,16 @@ def plot_curves(curves: Mapping[str, Sequence[Curve]]) -> Figure:
     return figure
 
 
+def shared_steps(curves: Sequence[Curve]) -> list[int]:
+    """The steps that all of some curves have."""
+    return sorted(set.intersection(*({*curve} for curve in curves))) if curves else []
+
+
 def _plot_curve(axes: Axes, members: Sequence[Curve]) -> None:
     for member in members:
         steps = sorted(member)
         axes.plot(steps, [member[step] for step in steps], color="C0", alpha=0.35, linewidth=0.8)
-    shared = sorted(set.intersection(*({*member} for member in members)))
+    shared = shared_steps(members)
     values = [[member[step] for member in members] for step in shared]
     means = [fmean(column) for column in values]
     spreads = [stdev(column) if len(column) > 1 else 0.0 for column in values]

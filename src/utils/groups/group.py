@@ -20,15 +20,14 @@ from src.utils.groups.progress import MemberProgress
 from src.utils.run import Run
 from src.utils.runs.member import VALUE, Member, members_of
 from src.utils.settings import ModelSettings
-from src.utils.store.record import FOLD, FOLDS, GROUP, MEMBERS, SEED, SEEDS
+from src.utils.store.mlflow import close_connections, search_children
+from src.utils.store.record import FOLD, FOLDS, MEMBERS, REASON, SEED, SEEDS
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import TaskFunction
 from mlflow.entities import Run as StoredRun
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 log = logging.getLogger(__name__)
-MAX_RUNS = 50_000  # MLflow's limit for one search
 Value = Any  # what main returns: a number, one for each objective, or anything else
 
 
@@ -64,12 +63,15 @@ def run_group(
         one: json.loads(member.data.tags.get(VALUE, "null")) for one, member in finished.items()
     }
     stopped = {one: member.info.run_id for one, member in stored.items() if one not in finished}
-    launcher = MemberLauncher(task, run.id, settings, typed)
-    failures = _launch(launcher, run, members, values, stopped)
-    stored = _member_runs(run, members)
-    if failures:
-        _close_failed(run, stored, failures)
-        raise UserError(_failure_message(run, len(members), failures))
+    if len(finished) == len(members):
+        log.info("all %d runs of the group are finished already", len(members))
+    else:
+        launcher = MemberLauncher(task, run.id, settings, typed)
+        failures = _launch(launcher, run, members, values, stopped)
+        stored = _member_runs(run, members)
+        if failures:
+            _close_failed(run, stored, failures)
+            raise UserError(_failure_message(run, len(members), failures))
     record_answer(run, stored, score)
     return mean_value([values[member] for member in members])
 
@@ -85,7 +87,8 @@ def _launch(
     waiting = [member for member in members if member not in values]
     batches = [[member] for member in waiting] if launcher.in_job else [waiting]
     failures: dict[Member, str] = {}
-    with MemberProgress(members, len(values), launcher.at_a_time) as progress:
+    progress = MemberProgress(members, len(values), launcher.at_a_time)
+    with progress.bar:
         for batch in batches:
             _close_connections(run)
             for member, value, reason in launcher.launch(batch, stopped):
@@ -97,46 +100,40 @@ def _launch(
             if run.trial is not None:
                 if failures:
                     return failures
-                _report(run, members, values)
+                if batch == batches[0]:
+                    _name_objective(run)
+                _report(run, [values[member] for member in members if member in values])
     return failures
 
 
 def _member_runs(run: Run, members: Sequence[Member]) -> dict[Member, StoredRun]:
     """The runs of the members that have one, the newest of each."""
-    by_tags = {(one.data.tags.get(FOLD), one.data.tags[SEED]): one for one in _search(run)}
+    found = search_children(run.client, run.id)
+    by_tags = {(one.data.tags.get(FOLD), one.data.tags.get(SEED)): one for one in found}
     keys = {one: (None if one.fold is None else str(one.fold), str(one.seed)) for one in members}
     return {member: by_tags[key] for member, key in keys.items() if key in by_tags}
 
 
-def _search(run: Run) -> list[StoredRun]:
-    return list(
-        run.client.search_runs(
-            [run.client.get_run(run.id).info.experiment_id],
-            f"tags.`{GROUP}` = '{run.id}'",
-            max_results=MAX_RUNS,
-            order_by=["attributes.start_time ASC"],
-        )
-    )
-
-
 def _close_connections(run: Run) -> None:
     """Close the connections to both stores: a member that is forked must not inherit them."""
-    store = run.client._tracking_client.store
-    if isinstance(store, SqlAlchemyStore):
-        store.engine.dispose()
+    close_connections(run.client)
     if run.trial is not None:
         run.trial.close_connections()
 
 
-def _report(run: Run, members: Sequence[Member], values: Mapping[Member, Value]) -> None:
-    """Report to the pruner: the mean so far; or to Wilcoxon's, which compares pairs, the last value."""
-    known = [values[member] for member in members if member in values]
-    value, objective = mean_value(known), find_objective(one.data.tags for one in _search(run))
+def _name_objective(run: Run) -> None:
+    """Name the objective of the first member that has one: it must have the direction of the study."""
+    objective = find_objective(one.data.tags for one in search_children(run.client, run.id))
     if objective is not None:
-        run.objective(objective.metric, "max" if objective.maximize else "min")
-    if isinstance(value, float):
+        run.objective(objective.metric, objective.mode)
+
+
+def _report(run: Run, values: Sequence[Value]) -> None:
+    """Report to the pruner: the mean so far; or to Wilcoxon's, which compares pairs, the last value."""
+    mean = mean_value(values)
+    if isinstance(mean, float):
         compares_pairs = "Wilcoxon" in HydraConfig.get().sweeper.pruner._target_
-        run.report(float(known[-1]) if compares_pairs else value, len(known))
+        run.report(float(values[-1]) if compares_pairs else mean, len(values))
 
 
 def _close_failed(
@@ -146,7 +143,7 @@ def _close_failed(
     for member, reason in failures.items():
         if member in stored:
             run_id = stored[member].info.run_id
-            run.client.set_tag(run_id, "reason", one_line(reason))
+            run.client.set_tag(run_id, REASON, one_line(reason))
             if stored[member].info.status == "RUNNING":
                 run.client.set_terminated(run_id, "FAILED")
 

@@ -56,7 +56,8 @@ class MemberLauncher:
         self.config = _job_config()
         self.overrides = [*_task_overrides(), *_differences(settings, typed)]
         self.overrides.append(f"folds={settings.folds}")
-        self.launcher = self._create_launcher(task)
+        with _no_link():
+            self.launcher = self._create_launcher(task)
 
     @property
     def at_a_time(self) -> int:

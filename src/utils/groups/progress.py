@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from types import TracebackType
 from typing import Any
 
 from src.utils.runs.member import Member
@@ -17,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class MemberProgress:
-    """Logs a line for each member; on a terminal it shows a bar as well.
+    """Logs a line for each member; on a terminal it shows `bar` as well, which the caller starts and stops.
 
     Args:
         finished: how many members are finished already.
@@ -39,18 +38,6 @@ class MemberProgress:
         self.task = self.bar.add_task("members", total=len(members), completed=finished)
         kept = f", {finished} of them finished already" if finished else ""
         log.info("a group of %d runs%s, %d at a time", len(members), kept, at_a_time)
-
-    def __enter__(self) -> "MemberProgress":
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.bar.stop()
 
     def on_member_end(self, member: Member, value: Any, reason: str) -> None:
         """Log how a member has ended, after how long."""

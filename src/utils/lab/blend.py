@@ -15,7 +15,7 @@ from pathlib import Path
 
 from src.utils.errors import UserError
 from src.utils.lab.blend_weights import METHODS, Metric, Rows, cross_validate, random_folds
-from src.utils.paths import ROOT, Experiment
+from src.utils.paths import BLENDS, ROOT
 from src.utils.predictions import (
     FOLD,
     OOF,
@@ -27,7 +27,7 @@ from src.utils.predictions import (
     read_predictions,
 )
 from src.utils.run import Run, create_run
-from src.utils.runs.artifacts import save_provenance
+from src.utils.runs.artifacts import log_inputs_of, save_provenance
 from src.utils.runs.source_code import copy_source, defines, import_file
 from src.utils.store.objective import MONITOR, OOF_SCORE, Objective
 from src.utils.store.reader import find_artifact, open_reader
@@ -40,8 +40,6 @@ import numpy as np
 from rich import box, get_console
 from rich.markup import escape
 from rich.table import Table
-
-BLENDS = Experiment("model", "blend")
 
 
 @dataclass(frozen=True)
@@ -203,7 +201,8 @@ def record_blend(blend: Blend, note: str) -> Run:
     try:
         run.tag(save_provenance(run.folder / "provenance"))
         run.tag({"command": _command(blend)})
-        _log_inputs(run, blend.runs)
+        for one in blend.runs:
+            log_inputs_of(run.client, one.id, run.id)
         run.log({OOF_SCORE: blend.score(blend.loss)})
         blend.oof.save(run.folder, OOF)
         if blend.test is not None:
@@ -225,14 +224,6 @@ def _shared_data(runs: Sequence[RunRecord]) -> Mapping[str, str]:
     """The tags `data.…` that all runs have in common."""
     common = set.intersection(*({*run.tags.items()} for run in runs))
     return {name: value for name, value in common if name.startswith("data.")}
-
-
-def _log_inputs(run: Run, runs: Sequence[RunRecord]) -> None:
-    """Log the data that the runs have read; MLflow stores each dataset once."""
-    for one in runs:
-        inputs = run.client.get_run(one.id).inputs
-        if inputs and inputs.dataset_inputs:
-            run.client.log_inputs(run.id, inputs.dataset_inputs)
 
 
 def print_blend(blend: Blend, run: Run) -> None:

@@ -12,6 +12,7 @@ from datetime import date, datetime, time
 from pathlib import Path
 
 from src.utils.errors import UserError
+from src.utils.files import replace_file
 from src.utils.paths import ROOT, Experiment
 
 DIARY = ROOT / "diary"
@@ -82,11 +83,8 @@ class DiaryPage:
         self._write(f"{self.read().rstrip()}\n\n{text.strip()}\n")
 
     def _write(self, text: str) -> None:
-        """Atomically: a page is never left half written."""
-        DIARY.mkdir(exist_ok=True)
-        draft = self.file.with_suffix(".draft")
-        draft.write_bytes(text.encode())
-        draft.replace(self.file)
+        with replace_file(self.file) as draft:
+            draft.write_bytes(text.encode())
 
 
 def _insert(text: str, block: str) -> str:

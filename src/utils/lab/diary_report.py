@@ -224,7 +224,7 @@ def _best_line(record: RunRecord, data_label: str) -> str:
 def _failure_line(record: RunRecord) -> str:
     traceback = find_artifact(record, "logs/traceback.txt")
     last_line = traceback.read_text().strip().splitlines()[-1] if traceback else ""
-    reason = record.tags.get("reason") or last_line
+    reason = record.reason or last_line
     return f"- {record.state}: {record.short} ({record.name})" + (f", {reason}" if reason else "")
 
 

@@ -18,7 +18,7 @@ from src.utils.paths import LOGS, ROOT, STUDIES, display_path
 from src.utils.process import is_gone
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader, find_artifact, open_reader
-from src.utils.store.record import RunRecord
+from src.utils.store.record import REASON, RunRecord
 from src.utils.store.reference import list_members, without_members
 from src.utils.terminal import format_size, lab_command
 
@@ -137,7 +137,7 @@ def _close_run(record: RunRecord, reason: str) -> None:
     from src.utils.store.mlflow import open_store  # late: it imports MLflow
 
     client = open_store()
-    client.set_tag(record.id, "reason", reason)
+    client.set_tag(record.id, REASON, reason)
     client.set_terminated(record.id, "KILLED", int(_last_activity(record).timestamp() * 1000))
 
 

@@ -91,7 +91,8 @@ def copy_experiment(source: Experiment, name: str) -> Experiment:
     """Copy the code and the config of an experiment, and rename it in docstrings and comments.
 
     Raises:
-        UserError: the name is not a Python name or is taken, or the source has no config folder.
+        UserError: the name is not a Python name, is taken or is that of the blends, or the source has no
+            config folder.
     """
     new = Experiment(source.stage, name)
     _check_copy(source, new)
@@ -111,6 +112,7 @@ def _check_copy(source: Experiment, new: Experiment) -> None:
         raise UserError(
             f"{new.name!r} cannot name a folder of Python code: use letters, digits and _"
         )
+    new.check_name()
     for folder in (new.source, new.config):
         if folder.exists():
             raise UserError(f"{folder.relative_to(ROOT)} exists already: choose another name")

@@ -1,4 +1,4 @@
-"""`lab runs`: a table of runs, filtered and sorted, with the params in which they differ.
+"""`lab runs`: a table of runs, filtered and sorted, with the params in which those of an experiment differ.
 
 A group is one line, with mean ± standard deviation (number of members). Its members are listed on request.
 
@@ -131,7 +131,7 @@ def print_runs(selection: Selection, query: Query) -> None:
         raise UserError("no run matches: leave out a --where")
     console, records = get_console(), selection.records
     metrics = _metric_columns(selection, query, console.width)
-    params, labels = varying_params(records), data_labels(records)
+    differences = _differences(records)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", no_wrap=True, max_width=RUN_WIDTH)
     table.add_column("started", no_wrap=True)
@@ -142,12 +142,24 @@ def print_runs(selection: Selection, query: Query) -> None:
         name_and_id = f"{run.name}\n{run.short}{'*' if run.is_dirty else ''}"
         time_and_state = f"{format_time(run.started)}\n{run.state}"
         values = [cells[number] for cells in metrics.values()]
-        differs = " ".join(filter(None, (labels[run.id], format_settings(params[run.id]))))
-        last = "\n".join(filter(None, (differs, _note(run))))
+        last = "\n".join(filter(None, (differences[run.id], _note(run))))
         row = (name_and_id, time_and_state, *values, last)
         table.add_row(*map(escape, row), style=STYLES.get(run.state, ""))
     console.print(table)
     console.print(_caption(selection), style="dim", highlight=False)
+
+
+def _differences(records: Sequence[RunRecord]) -> dict[str, str]:
+    """By run id, the experiment where there are several, and what differs among the runs of each."""
+    labels, experiments = data_labels(records), {run.experiment for run in records}
+    texts = {}
+    for experiment in experiments:
+        params = varying_params([run for run in records if run.experiment == experiment])
+        name = experiment if len(experiments) > 1 else ""
+        for run_id, differing in params.items():
+            parts = (name, labels[run_id], format_settings(differing))
+            texts[run_id] = " ".join(filter(None, parts))
+    return texts
 
 
 def _metric_columns(selection: Selection, query: Query, width: int) -> dict[str, list[str]]:
@@ -192,7 +204,7 @@ def _note(record: RunRecord) -> str:
     """On one line: the note, the tags, the reason of a failure."""
     labels = " ".join(f"#{label}" for label in record.labels)
     study = "a study" if record.is_study else "a blend" if record.blended else ""
-    text = " ".join(filter(None, (record.note, labels, record.tags.get("reason", ""), study)))
+    text = " ".join(filter(None, (record.note, labels, record.reason, study)))
     return text if len(text) <= MOST_NOTE else f"{text[: MOST_NOTE - 1]}…"
 
 

@@ -60,7 +60,7 @@ def _sections(reader: RunReader, record: RunRecord) -> Iterator[tuple[str, list[
     settings = {k: v for k, v in record.params.items() if k not in ("note", "tags")}
     yield "note", [" ".join([record.note, *(f"#{label}" for label in record.labels)]).strip()]
     yield "started", [_time(record)]
-    yield "failure", [tags["reason"]] if "reason" in tags else []
+    yield "failure", [record.reason]
     yield "related", list(_related(reader, record))
     yield "metrics", _columns(metrics)
     yield "settings", _columns(settings)
@@ -129,9 +129,8 @@ def _members(reader: RunReader, group: RunRecord) -> Iterator[str]:
     for run in members:
         metric = objective.metric if objective else ""
         value = f"{metric} {format_metric(run.metrics[metric])}" if metric in run.metrics else ""
-        reason = run.tags.get("reason", "") if run.state != "finished" else ""
-        line = f"{run.short}  {run.name:{len(members[-1].name)}}  {run.state:8}  {value}  {reason}"
-        yield line.rstrip()
+        name = f"{run.name:{len(members[-1].name)}}"
+        yield f"{run.short}  {name}  {run.state:8}  {value}  {run.reason}".rstrip()
     if len(members) < group.size:
         yield f"{len(members)} of {group.size} have begun"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from src.utils.config.composition import compose_values
 from src.utils.config.overrides import override_key
+from src.utils.files import replace_file
 from src.utils.paths import ROOT, Experiment, display_path
 from src.utils.pipeline.manifest import (
     NO_EFFECT_ON_DATA,
@@ -72,9 +73,8 @@ class Recipe:
         """Save it as the recipe of some data; the file is replaced in one step."""
         recipe = replace(self, run_id=manifest.run_id)
         if recipe != Recipe.load(experiment, manifest):
-            draft = _recipe_file(experiment).with_suffix(".draft")
-            draft.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
-            draft.replace(_recipe_file(experiment))
+            with replace_file(_recipe_file(experiment)) as draft:
+                draft.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
 
     @property
     def arguments(self) -> list[str]:

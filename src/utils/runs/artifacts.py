@@ -100,6 +100,13 @@ def log_dataset(client: MlflowClient, run_id: str, data: Manifest, context: str)
         client.log_inputs(run_id, [DatasetInput(dataset, tags)])
 
 
+def log_inputs_of(client: MlflowClient, source: str, run_id: str) -> None:
+    """Log the data that the run `source` has read as inputs of a second run; MLflow stores each once."""
+    inputs = client.get_run(source).inputs
+    if inputs and inputs.dataset_inputs:
+        client.log_inputs(run_id, inputs.dataset_inputs)
+
+
 def save_traceback(folder: Path) -> Path:
     """Write the traceback of the exception that is being handled to a run's `logs/traceback.txt`."""
     file = folder / "logs" / "traceback.txt"

@@ -8,17 +8,16 @@ import logging
 import math
 import os
 import random
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.utils.config.settings_class import makes_data
 from src.utils.config.sweep_settings import objective_mode
+from src.utils.files import replace_folder
 from src.utils.notification import notifier
 from src.utils.paths import Experiment
 from src.utils.pipeline.inputs import prepare_inputs
@@ -130,7 +129,7 @@ def _build(experiment: Experiment, main: Main, settings: Settings) -> None:
             return
         from src.utils.run import tracked  # late: a stage that is up to date needs no MLflow
 
-        with tracked(experiment, settings, inputs) as run, _replacing(folder) as run.output:
+        with tracked(experiment, settings, inputs) as run, replace_folder(folder) as run.output:
             notifier.begin(run.id)
             main(settings, run)
             files = file_digests(run.output)
@@ -150,27 +149,6 @@ def _is_checked(start: "ResumePoint | None") -> bool:
     resumes = start is not None and not start.weights_only
     is_one_of_many = TrialLink.current() is not None or MemberLink.current() is not None
     return is_one_of_many or not is_rank_zero() or RERUN in os.environ or resumes
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A draft folder that replaces the folder at the end.
-
-    A process that is killed at any moment leaves the old folder, or none.
-    """
-    draft, old = folder.with_name(f".{folder.name}.draft"), folder.with_name(f".{folder.name}.old")
-    for left_behind in (draft, old):
-        shutil.rmtree(left_behind, ignore_errors=True)
-    draft.mkdir()
-    try:
-        yield draft
-    except BaseException:
-        shutil.rmtree(draft)
-        raise
-    if folder.exists():
-        folder.rename(old)
-    draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def record_objective(run: "Run", settings: Settings, value: Any) -> None:

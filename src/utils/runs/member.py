@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from src.utils.settings import ModelSettings
-from src.utils.store.record import FOLD, GROUP, SEED
+from src.utils.store.record import FOLD, GROUP, PARENT, SEED
 
 MEMBER = "JIKKEN_MEMBER"  # environment variable
 SEPARATOR = " | "
@@ -78,4 +78,4 @@ class MemberLink:
 
     def tags(self) -> dict[str, str]:
         """The tags of the run."""
-        return {"mlflow.parentRunId": self.group, GROUP: self.group, **self.member.tags}
+        return {PARENT: self.group, GROUP: self.group, **self.member.tags}

@@ -9,7 +9,7 @@ from src.utils.run import Run
 from src.utils.runs.member import members_of
 from src.utils.runs.source_code import defines
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
-from src.utils.store.objective import result_metrics
+from src.utils.store.objective import SPREAD, result_metrics
 from src.utils.terminal import (
     copy_command,
     format_duration,
@@ -44,7 +44,7 @@ def print_summary(run: Run, settings: Settings, seconds: float) -> None:
 
 def _format(metrics: Mapping[str, float], name: str, settings: Settings) -> str:
     """A metric; of a group with the standard deviation and the number of members."""
-    spread = metrics.get(f"{name}_sd")
+    spread = metrics.get(f"{name}{SPREAD}")
     if spread is None or not isinstance(settings, ModelSettings):
         return format_metric(metrics[name])
     return format_spread(metrics[name], spread, len(members_of(settings)))

@@ -25,6 +25,7 @@ from src.utils.store.location import (
     old_artifact_roots,
     tracking_uri,
 )
+from src.utils.store.record import PARENT, REASON
 
 from filelock import FileLock
 
@@ -42,6 +43,7 @@ from sqlalchemy.exc import SQLAlchemyError
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
+MAX_RUNS = 50_000  # MLflow's limit for one search
 # The columns that hold absolute paths, by table
 PATH_COLUMNS = {
     "experiments": "artifact_location",
@@ -81,10 +83,16 @@ def open_store() -> MlflowClient:
         ) from None
 
 
+def close_connections(client: MlflowClient) -> None:
+    """Close the connections to a database: a fork must not inherit them. The next use opens new ones."""
+    engine = getattr(client._tracking_client.store, "engine", None)  # a server's has none
+    if engine is not None:
+        engine.dispose()
+
+
 def _create_tables(draft: Path) -> None:
     """Create MLflow's tables; the default experiment's artifacts go beside the file."""
-    store = MlflowClient(f"{SQLITE}{draft}")._tracking_client.store
-    store.engine.dispose()
+    close_connections(MlflowClient(f"{SQLITE}{draft}"))
     with closing(sqlite3.connect(draft)) as connection, connection:
         default = str(draft.parent / "0")
         connection.execute("UPDATE experiments SET artifact_location = ?", (default,))
@@ -156,6 +164,25 @@ def _create_experiment(client: MlflowClient, name: str) -> StoredExperiment:
         if created is None:
             raise
         return created
+
+
+def reopen_run(client: MlflowClient, run_id: str) -> None:
+    """Set a run that has ended to RUNNING; the reason for which it ended is no longer told of."""
+    client.update_run(run_id, status="RUNNING")
+    if REASON in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, REASON)
+
+
+def search_children(client: MlflowClient, run_id: str) -> list[StoredRun]:
+    """The trials of a study or the members of a group, the oldest first."""
+    return list(
+        client.search_runs(
+            [client.get_run(run_id).info.experiment_id],
+            f"tags.`{PARENT}` = '{run_id}'",
+            max_results=MAX_RUNS,
+            order_by=["attributes.start_time ASC"],
+        )
+    )
 
 
 def get_artifact(client: MlflowClient, run: StoredRun, path: str) -> Path:

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from src.utils.store.record import RunRecord
 
@@ -48,7 +49,12 @@ class Objective:
 
     def to_tag(self) -> str:
         """The value of the tag `monitor`."""
-        return f"{self.metric} {'max' if self.maximize else 'min'}"
+        return f"{self.metric} {self.mode}"
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        """The direction, as the setting `mode` has it."""
+        return "max" if self.maximize else "min"
 
     @classmethod
     def of(cls, record: RunRecord) -> "Objective | None":

@@ -13,11 +13,13 @@ NO_EFFECT = frozenset(
 )
 # Of a run that stands alone, as are all runs of earlier versions, which lack these settings
 ALONE = {"folds": "1", "fold": "None", "seeds": "1"}
+PARENT = "mlflow.parentRunId"  # tag of a trial or a member: the run of its study or group
 # Tags of a group, and of its members
 MEMBERS, FOLDS, SEEDS = "group.members", "group.folds", "group.seeds"
 GROUP, FOLD, SEED = "group.run_id", "group.fold", "group.seed"
 
 BLENDED = "blend.runs"  # the tag: ids with spaces between
+REASON = "reason"  # tag of a run and user attribute of a trial: why it has failed
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class RunRecord:
     @property
     def note(self) -> str:
         return self.tags.get("mlflow.note.content", "")
+
+    @property
+    def reason(self) -> str:
+        """Why it has failed, or was ended by `lab doctor`; empty for a run that is finished."""
+        return "" if self.status == "FINISHED" else self.tags.get(REASON, "")
 
     @property
     def labels(self) -> list[str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from src.utils.errors import UserError
 from src.utils.store.objective import Objective, find_objective
 from src.utils.store.reader import RunReader, open_reader
-from src.utils.store.record import FOLD, GROUP, SEED, RunRecord
+from src.utils.store.record import FOLD, GROUP, PARENT, SEED, RunRecord
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
@@ -96,7 +96,7 @@ def _find_by_word(reader: RunReader, parent: str | None, word: str) -> RunRecord
     """`latest` and `best` of an experiment, a study or a group; of these two one by its number, too."""
     owner = _find_owner(reader, parent)
     if owner is not None:
-        return (_find_trial if owner.is_study else _find_member)(reader, owner, word)
+        return _find_child(reader, owner, word)
     if word.isdigit():
         return None
     records = list_runs(reader, parent) if parent else list_model_runs(reader)
@@ -124,42 +124,34 @@ def _find_owner(reader: RunReader, name: str | None) -> RunRecord | None:
     return owners[0] if owners else None
 
 
-def _find_member(reader: RunReader, group: RunRecord, word: str) -> RunRecord:
-    members = list_members(reader, group)
-    if not members:
-        raise UserError(f"the group {group.name} has no members yet")
+def _find_child(reader: RunReader, owner: RunRecord, word: str) -> RunRecord:
+    """A trial of a study, or a member of a group."""
+    kinds = ("study", "trial") if owner.is_study else ("group", "member")
+    children = (list_trials if owner.is_study else list_members)(reader, owner)
+    if not children:
+        raise UserError(f"the {kinds[0]} {owner.name} has no {kinds[1]}s yet")
     if word == LATEST:
-        return max(members, key=_start)
+        return max(children, key=_start)
     if word == BEST:
-        return find_best(reader, members, group.name)
-    found = [run for run in members if run.tags.get(FOLD, run.tags.get(SEED)) == word]
+        tagged = [run for run in children if run.id == owner.tags.get("best.run_id")]
+        return tagged[0] if tagged else find_best(reader, children, owner.name)
+    found = [run for run in children if _number(run) == word]
     if len(found) == 1:
         return found[0]
     if found:
-        raise _means_several(reader, f"{group.name}/{word}", found)
-    places = f"{members[0].place} to {members[-1].place}"
-    raise UserError(f"{group.name} has no member {word}: it has {places}")
+        raise _means_several(reader, f"{owner.name}/{word}", found)
+    ends = " to ".join(run.place or _number(run) for run in (children[0], children[-1]))
+    raise UserError(f"{owner.name} has no {kinds[1]} {word}: it has {ends}")
 
 
 def _start(record: RunRecord) -> float:
     return record.started.timestamp() if record.started else 0.0
 
 
-def _find_trial(reader: RunReader, study: RunRecord, word: str) -> RunRecord:
-    trials = list_trials(reader, study)
-    if not trials:
-        raise UserError(f"the study {study.name} has no trials yet")
-    if word == LATEST:
-        return max(trials, key=_start)
-    key = "optuna.trial" if word.isdigit() else "best.run_id"
-    for trial in trials:
-        wanted = word if word.isdigit() else study.tags.get(key)
-        if wanted in (trial.id, trial.tags.get(key)):
-            return trial
-    if word == BEST:
-        return find_best(reader, trials, study.name)
-    numbers = [trial.tags.get("optuna.trial", "?") for trial in trials]
-    raise UserError(f"{study.name} has no trial {word}: it has {numbers[0]} to {numbers[-1]}")
+def _number(child: RunRecord) -> str:
+    """Of a trial; of a member the fold, or in a group without folds the seed."""
+    tags = child.tags
+    return tags.get("optuna.trial") or tags.get(FOLD) or tags.get(SEED) or "?"
 
 
 def _hint(records: list[RunRecord], reference: str) -> str:
@@ -243,7 +235,7 @@ def list_model_runs(reader: RunReader) -> list[RunRecord]:
 
 def list_trials(reader: RunReader, study: RunRecord) -> list[RunRecord]:
     """The trials of a study, by number, with their params, metrics and tags."""
-    parents = reader.column("tags", "mlflow.parentRunId")
+    parents = reader.column("tags", PARENT)
     children = [run for run in reader.runs() if parents.get(run.id) == study.id]
     return sorted(
         reader.with_values(children), key=lambda trial: int(trial.tags.get("optuna.trial", -1))

@@ -30,9 +30,8 @@ OVERRIDES = "arguments"  # the overrides of the experiment
 SETTINGS = "settings"  # the overrides of Hydra
 # User attributes of a trial, and a system attribute: how often its parameters have failed before
 PROCESS = "owner"  # the process that runs it, as stored by earlier versions
-REASON = "reason"  # why it failed
 FAILURES = "failures"
-# Values of REASON that do not count as a failure
+# Values of its user attribute `REASON` that do not count as a failure
 INTERRUPTED = "interrupted"
 REDUNDANT = "another process had finished the study"
 

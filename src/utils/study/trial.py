@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.utils.config.sweep_settings import DIRECTIONS, Mode, direction_conflict
 from src.utils.errors import UserError
+from src.utils.store.record import PARENT
 from src.utils.terminal import format_settings
 
 from hydra.core.hydra_config import HydraConfig
@@ -81,7 +82,7 @@ class TrialLink:
     def tags(self) -> dict[str, str]:
         """Return the tags of the run."""
         return {
-            "mlflow.parentRunId": self.parent_run,
+            PARENT: self.parent_run,
             "optuna.study": self.study,
             "optuna.trial": str(self.number),
         }

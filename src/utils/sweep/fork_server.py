@@ -47,8 +47,8 @@ from src.utils.config.settings_class import read_settings_class
 from src.utils.paths import Experiment
 from src.utils.runs import provenance, source_code
 from src.utils.settings import TrainingSettings
-from src.utils.store import mlflow as store
 from src.utils.store.location import local_database
+from src.utils.store.mlflow import close_connections, open_store
 from src.utils.sweep import job
 from src.utils.sweep.launcher import PROGRAM
 
@@ -96,7 +96,7 @@ def open_stores_once() -> None:
     if database is None or not database.exists():  # not created: a refused sweep writes nothing
         return
     with suppress(Exception):  # a job reports what is wrong with the store
-        store.open_store()._tracking_client.store.engine.dispose()
+        close_connections(open_store())
 
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep handles Ctrl-C

@@ -16,7 +16,6 @@ from typing import Any
 
 from src.utils.errors import UserError, format_error
 from src.utils.paths import Experiment, display_path
-from src.utils.process import SHARED_RUN
 from src.utils.runs.member import MEMBER
 from src.utils.study.trial import PRUNED, TRIAL
 
@@ -104,8 +103,6 @@ def run_job_process(
     signal.signal(signal.SIGTERM, _raise_interrupt)
     multiprocessing.set_start_method(START_METHOD, force=True)  # as in a program that runs alone
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    for inherited in (TRIAL, SHARED_RUN):  # a member of a group is forked from its trial
-        os.environ.pop(inherited, None)
     os.environ.update(environment)
     threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # "4,2": of nested levels
     if threads.isdigit():

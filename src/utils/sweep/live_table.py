@@ -17,11 +17,11 @@ from datetime import datetime, timedelta
 from types import TracebackType
 
 from src.utils.paths import Experiment
+from src.utils.store.record import REASON
 from src.utils.study.study import (
     FINISHED,
     GRID,
     INTERRUPTED,
-    REASON,
     REDUNDANT,
     best_trials,
     count_trials,

@@ -21,12 +21,12 @@ from typing import Any
 
 from src.utils.errors import UserError, format_error, one_line
 from src.utils.process import this_process
+from src.utils.store.record import REASON
 from src.utils.study.search_space import CustomSearchSpace, SearchSpace
 from src.utils.study.study import (
     FINISHED,
     INTERRUPTED,
     PROCESS,
-    REASON,
     REDUNDANT,
     count_failures,
     count_trials,

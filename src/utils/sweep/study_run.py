@@ -17,15 +17,15 @@ from typing import Any
 from src.utils.notification import notifier
 from src.utils.paths import Experiment
 from src.utils.run import Run, create_run
-from src.utils.runs.artifacts import record_run
+from src.utils.runs.artifacts import log_inputs_of, record_run
 from src.utils.store.location import is_server, tracking_uri
-from src.utils.store.mlflow import experiment_id, open_store
+from src.utils.store.mlflow import open_store, reopen_run, search_children
 from src.utils.store.objective import MONITOR, Objective
+from src.utils.store.record import REASON
 from src.utils.study.study import (
     EXPERIMENT,
     FINISHED,
     INTERRUPTED,
-    REASON,
     best_trials,
     count_trials,
     n_trials_of,
@@ -48,7 +48,6 @@ from optuna.trial import FrozenTrial, TrialState
 log = logging.getLogger(__name__)
 RUN_ID = "run_id"  # user attribute of the study, and of each trial
 OBJECTIVE = "objective"  # metric: what main returned, where that is no metric of the run
-MAX_RUNS = 50_000  # MLflow's limit for one search
 PRUNED = "(pruned)"  # in the name of a trial's run
 REFRESH = 20.0  # seconds between two updates while the sweep runs
 MAX_REFRESH_SHARE = 0.05  # of the time; with many trials, the plots take long
@@ -80,7 +79,7 @@ class StudyRun:
         """On resume, the run that the study already has."""
         run_id = self.study.user_attrs.get(RUN_ID)
         if run_id is not None:
-            self.client.update_run(run_id, status="RUNNING")
+            reopen_run(self.client, run_id)
             return Run(self.client, run_id, self.experiment, [])
         name = self.study.study_name
         run = create_run(self.experiment, {"optuna.study": name}, [], name)
@@ -134,14 +133,14 @@ class StudyRun:
     def _close_trial_run(self, run_id: str, trial: FrozenTrial) -> None:
         """Tag the run of a trial with its state, and end it where its own process could not."""
         self.client.set_tag(run_id, "optuna.state", trial.state.name.lower())
-        log_inputs(self.client, self.run.id, run_id)
+        log_inputs_of(self.client, run_id, self.run.id)
         if trial.state is TrialState.COMPLETE:
             name_objective(self.client, self.study, trial)
         if trial.state is TrialState.PRUNED:  # for MLflow it is a finished run
             self._mark_pruned(run_id, f"trial {trial.number}")
         if trial.state is TrialState.FAIL:
             reason = trial.user_attrs.get(REASON, INTERRUPTED)
-            self.client.set_tag(run_id, "reason", reason)
+            self.client.set_tag(run_id, REASON, reason)
             if self.client.get_run(run_id).info.status == "RUNNING":
                 status = "KILLED" if reason == INTERRUPTED else "FAILED"
                 self.client.set_terminated(run_id, status)
@@ -155,12 +154,7 @@ class StudyRun:
     def _close_trial_runs(self) -> None:
         """Close the runs that a killed sweep left open or without the state of their trial."""
         ended = {str(one.number): one for one in self.study.get_trials() if one.state.is_finished()}
-        runs = self.client.search_runs(
-            [experiment_id(self.client, str(self.experiment))],
-            f"tags.`mlflow.parentRunId` = '{self.run.id}'",
-            max_results=MAX_RUNS,
-        )
-        for run in runs:
+        for run in search_children(self.client, self.run.id):
             is_open = run.info.status == "RUNNING" or "optuna.state" not in run.data.tags
             number = run.data.tags["optuna.trial"]
             if is_open and number in ended:
@@ -237,13 +231,6 @@ def name_objective(client: MlflowClient, study: optuna.Study, trial: FrozenTrial
 def _has_value(client: MlflowClient, run: StoredRun, metric: str, value: float) -> bool:
     history = client.get_metric_history(run.info.run_id, metric)
     return any(math.isclose(one.value, value, rel_tol=1e-6) for one in history)
-
-
-def log_inputs(client: MlflowClient, study_run: str, trial_run: str) -> None:
-    """Log the inputs of a trial on the run of its study, too; MLflow stores each dataset once."""
-    inputs = client.get_run(trial_run).inputs
-    if inputs and inputs.dataset_inputs:
-        client.log_inputs(study_run, inputs.dataset_inputs)
 
 
 def log_best_params(run: Run, best_run: str) -> None:
