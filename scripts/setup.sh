@@ -196,5 +196,6 @@ imports_this_folder || fail "this project can't be imported from .venv: does pyp
 step "[3/4] Bytecode" compile_bytecode
 [ ! -f src/utils/store/mlflow.py ] || step "[4/4] MLflow store" .venv/bin/python -m src.utils.store.mlflow ||
     fail "$(tail -n 1 "$log") (see $PWD/$log)"
+[ ! -f src/utils/lab/schema.py ] || .venv/bin/python -m src.utils.lab.cli schema >>"$log" 2>&1 || true # for editors
 signature >"$stamp"
 echo "Ready: $(.venv/bin/python --version) in .venv"

@@ -57,6 +57,8 @@ def experiment(main: Main) -> "Program":
     """Decorate `def main(cfg: SomeSettings, run: Run)`. Calling the result runs the command line.
 
     A model without settings of its own may leave out both types: its cfg is then of the class ModelSettings.
+    What `main` returns is the objective of a search: a number, or a list of them. What makes data returns
+    nothing.
     """
     return Program(main)
 
@@ -182,6 +184,8 @@ class CheckSettings(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check the settings of a single run."""
+        from src.utils.config.json_schema import refresh_schema  # late: --help doesn't need it
+
         program = Program.running
         if program is None:
             return
@@ -191,6 +195,7 @@ class CheckSettings(Callback):
                 check_single_run(config)
                 notifier.configure(config.get(NOTIFY))
                 make_output_folder(config.hydra.run.dir)
+                refresh_schema(program.experiment, program.settings_class)
             except COMPOSITION_ERRORS as error:
                 raise program._readable_error(error) from None
 

@@ -5,13 +5,18 @@ Both folders are copied, src/<stage>/<name> and config/<stage>/<name>, and the d
 
 import re
 import shutil
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
+from src.utils.config.json_schema import write_schema
+from src.utils.config.settings_class import read_settings_class
 from src.utils.errors import UserError
 from src.utils.lab.diary import add_entry
 from src.utils.paths import ROOT, Experiment, list_stages
 from src.utils.terminal import run_command
+
+from yaml import YAMLError
 
 NAME = re.compile(r"[A-Za-z]\w*")
 
@@ -104,6 +109,10 @@ def copy_experiment(source: Experiment, name: str) -> Experiment:
         for incomplete in (new.source, new.config):
             shutil.rmtree(incomplete, ignore_errors=True)
         raise
+    with suppress(UserError, YAMLError):  # which `lab schema` and a run report
+        settings_class = read_settings_class(new.program())
+        if settings_class is not None:
+            write_schema(new, settings_class)
     return new
 
 

@@ -34,6 +34,19 @@ def new(
 
 
 @commands.command()
+def schema() -> Result:
+    """Write the schemas by which editors complete and check each config.yaml."""
+    from src.utils.lab.schema import print_schemas, write_schemas
+
+    schemas = write_schemas()
+    return Result(
+        lambda: print_schemas(schemas),
+        lambda: [one.as_dict() for one in schemas],
+        status=int(any(one.problem for one in schemas)),
+    )
+
+
+@commands.command()
 def diary() -> None:
     """Write today's report of runs to the diary; your own text stays."""
     from datetime import datetime
