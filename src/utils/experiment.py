@@ -38,7 +38,7 @@ from src.utils.config.trainer_arguments import check_trainer_arguments
 from src.utils.errors import UserError, exit_on_user_error, library_error_line, traceback_from
 from src.utils.notification import SETTING as NOTIFY
 from src.utils.notification import check_targets, notifier
-from src.utils.paths import NO_STAGES, Experiment, display_path
+from src.utils.paths import NO_STAGES, ROOT, Experiment, display_path, find_other_project
 from src.utils.runs.outcome import notified
 from src.utils.runs.source_code import reads_attribute
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
@@ -82,9 +82,15 @@ class Program:
         """The experiment whose folder the file is in.
 
         Raises:
-            UserError: the file is in no such folder.
+            UserError: the file is in no such folder, or in that of another checkout.
         """
         experiment = Experiment.of(self.file)
+        other = find_other_project(self.file)
+        if other is not None:
+            raise UserError(
+                f"{display_path(self.file)} belongs to {other}, but {sys.executable} imports the code of "
+                f"{ROOT}: type {other}/.venv/bin/python, which bash {other}/scripts/setup.sh makes"
+            )
         if experiment is None:
             raise UserError(
                 f"{display_path(self.file)} is in no src/<stage>/<name> folder; a stage has a Python name, "

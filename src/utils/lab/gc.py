@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.utils.paths import ROOT, display_path
+from src.utils.paths import LOGS, ROOT, display_path
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader
 from src.utils.store.record import GROUP, RunRecord
@@ -48,7 +48,8 @@ class UnusedFile:
             shutil.rmtree(self.path)
         else:
             self.path.unlink()
-        if self.path.is_relative_to(ROOT) and not any(self.path.parent.iterdir()):
+        is_ours = self.path.is_relative_to(ROOT) or self.path.is_relative_to(LOGS)
+        if is_ours and not any(self.path.parent.iterdir()):
             self.path.parent.rmdir()
 
 

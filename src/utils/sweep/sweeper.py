@@ -22,6 +22,7 @@ from src.utils.config.sweep_settings import check_limits
 from src.utils.errors import UserError
 from src.utils.paths import STUDIES, Experiment
 from src.utils.pipeline.inputs import prepare_inputs_of_sweep
+from src.utils.pipeline.manifest import code_digests, json_digest
 from src.utils.settings import Settings
 from src.utils.study.samplers import (
     create_pruner,
@@ -35,6 +36,7 @@ from src.utils.study.study import (
     GRID,
     OVERRIDES,
     SETTINGS,
+    check_code,
     count_trials,
     find_study,
     initialize_study,
@@ -240,6 +242,7 @@ class SearchSweeper(Sweeper):
         keeps_n_trials = is_resumed and not self._is_set("hydra.sweeper.n_trials")
         n_trials = None if keeps_n_trials else self.settings.n_trials
         settings = stored_overrides(self.hydra_overrides)
+        check_code(study, experiment, json_digest(code_digests(experiment)), is_resumed)
         initialize_study(study, experiment, overrides, settings, space, n_trials)
 
     def _next_seed(self, study: optuna.Study) -> int | None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+from src.utils.lab.commands.completion import complete_run
 from src.utils.lab.commands.declaration import Commands, Reference, Result, TrustSource
 
 import typer
@@ -13,7 +14,12 @@ commands = Commands("Competitions")
 @commands.command()
 def blend(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN", help="Two or more runs, groups or blends.")
+        list[str],
+        typer.Argument(
+            metavar="RUN",
+            help="Two or more runs, groups or blends.",
+            autocompletion=complete_run,
+        ),
     ],
     method: Annotated[str, typer.Option(help="hill-climb, ridge or mean.")] = "hill-climb",
     note: Annotated[str, typer.Option(help="Why it is made.")] = "",

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from src.utils.lab.commands.completion import complete_experiment
 from src.utils.lab.commands.declaration import Commands, Result
 
 import typer
@@ -14,7 +15,11 @@ def new(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="model02")] = None,
     source: Annotated[
         str | None,
-        typer.Option("--from", help="Experiment to copy; default: the last with a similar name."),
+        typer.Option(
+            "--from",
+            help="Experiment to copy; default: the last with a similar name.",
+            autocompletion=complete_experiment,
+        ),
     ] = None,
     stage: Annotated[
         str | None, typer.Option(help="Its stage, such as feature, if a name is in several.")

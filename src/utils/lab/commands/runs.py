@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+from src.utils.lab.commands.completion import complete_experiment
 from src.utils.lab.commands.declaration import Commands, Reference, Result, TrustSource
 
 import typer
@@ -13,7 +14,13 @@ commands = Commands("Runs")
 @commands.command()
 def runs(
     experiment: Annotated[
-        str | None, typer.Option("--experiment", "-e", help="model01, or a stage: feature.")
+        str | None,
+        typer.Option(
+            "--experiment",
+            "-e",
+            help="model01, or a stage: feature.",
+            autocompletion=complete_experiment,
+        ),
     ] = None,
     sort: Annotated[
         str | None, typer.Option(help="Metric or param, best first; -NAME reverses the order.")
