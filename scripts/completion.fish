@@ -1,7 +1,7 @@
 # Completes experiments and `lab` in fish; scripts/completion.sh does it in bash and zsh.
 #
 #     source scripts/completion.fish
-#     echo "source $PWD/scripts/completion.fish" >>~/.config/fish/config.fish      # from now on
+#     bash scripts/completion.sh install        # in every new shell
 set -g _jikken_script (realpath (dirname (status filename)))/completion.sh
 
 function _jikken

@@ -1,7 +1,7 @@
 # Completes experiments and `lab` in bash and zsh; scripts/completion.fish does it in fish.
 #
-#     source scripts/completion.sh
-#     echo "source $PWD/scripts/completion.sh" >>~/.bashrc       # in every shell from now on; or ~/.zshrc
+#     bash scripts/completion.sh install        # in every new shell (bash, zsh, fish), for all projects; uninstall
+#     source scripts/completion.sh              # in this shell (bash, zsh)
 #
 # `bash scripts/completion.sh query LINE` prints the completions of the last word of a command line, one
 # a line, and fails where the line runs neither an experiment nor lab. It uses the .venv beside the program.
@@ -46,10 +46,45 @@ query_lab() {
         "$program" 2>/dev/null
 }
 
-if [ "${1:-}" = query ]; then
-    query "$2"
-    exit
-fi
+# Adds the one line to the file that the user's shell reads when it starts, or removes it.
+install() {
+    local mark="# completion of experiments and lab" folder file script line before=""
+    folder=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+    script=$(printf %q "$folder/completion.sh")
+    line="[ ! -f $script ] || source $script"
+    case ${SHELL##*/} in
+        bash) file=$HOME/.bashrc ;;
+        zsh) file=${ZDOTDIR:-$HOME}/.zshrc ;;
+        fish)
+            file=${XDG_CONFIG_HOME:-$HOME/.config}/fish/config.fish
+            script=${script%.sh}.fish
+            line="test ! -f $script; or source $script"
+            ;;
+        *) echo "completion: your shell (${SHELL:-none}) is not bash, zsh or fish" >&2 && return 2 ;;
+    esac
+    mkdir -p "$(dirname "$file")" && touch "$file" || return
+    before=$(grep -vF "$mark" "$file")
+    printf '%s' "$before${before:+$'\n'}" >"$file" || return
+    if [ "$1" = uninstall ]; then
+        echo "$file has no line for completion any more"
+        return
+    fi
+    echo "$line  $mark" >>"$file"
+    echo "$file has this line now:"
+    echo "  $line"
+    echo "In this shell: source ${script#"$PWD/"}; to undo it: bash scripts/completion.sh uninstall"
+}
+
+case ${1:-} in
+    query)
+        query "$2"
+        exit
+        ;;
+    install | uninstall)
+        install "$1"
+        exit
+        ;;
+esac
 
 if [ -n "${ZSH_VERSION:-}" ]; then
     eval '
@@ -93,4 +128,4 @@ else
         complete -o default -F _jikken "$_jikken_command"
     done
 fi
-unset -f query query_experiment query_lab
+unset -f query query_experiment query_lab install

@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset MLFLOW_RUN_ID MLFLOW_EXPERIMENT_ID
 case ${MLFLOW_TRACKING_URI:-} in *mlflow.db) unset MLFLOW_TRACKING_URI ;; esac
 
-python=.venv/bin/python
+python=${JIKKEN_VENV:-.venv}/bin/python
 [ -x "$python" ] || python=python # another environment is active
 command=("$python" "$1")
 shift

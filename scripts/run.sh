@@ -16,8 +16,9 @@ for program in "${programs[@]}"; do
 done
 bash scripts/setup.sh
 export PYTHONPATH=$PWD
+python=${JIKKEN_VENV:-.venv}/bin/python
 last=$((${#programs[@]} - 1))
 for program in "${programs[@]:0:last}"; do
-    .venv/bin/python "$program"
+    "$python" "$program"
 done
-exec .venv/bin/python "${programs[last]}" "$@"
+exec "$python" "${programs[last]}" "$@"

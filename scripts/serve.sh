@@ -1,7 +1,11 @@
 # Runs a server until Ctrl-C. Sourced by mlflow_ui.sh and optuna_dashboard.sh.
 set -u
 name=$(basename "$0" .sh)
+mkdir -p logs
 log=logs/$name.log
+bin=${JIKKEN_VENV:-.venv}/bin
+# Where runs and studies are: in a linked git worktree, in the main checkout.
+logs=$("$bin/python" -c 'from src.utils.paths import LOGS; print(LOGS)' 2>/dev/null) || logs=$PWD/logs
 
 fail() {
     echo "$name: $*" >&2

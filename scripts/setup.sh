@@ -4,16 +4,29 @@
 #     bash scripts/setup.sh
 #
 # The other scripts call it first: when nothing has changed since the last time, it returns at once.
+# In a linked git worktree, .venv has the packages of the main checkout's (scripts/share.py).
 set -u
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
+# In an image (Dockerfile) the packages are there already, and a .venv here is that of another system.
+if [ -n "${JIKKEN_VENV:-}" ]; then
+    cmp -s poetry.lock "$JIKKEN_VENV/../poetry.lock" && exit 0
+    echo "setup: poetry.lock is not the one that this image was built from: build the image again" >&2
+    exit 1
+fi
+
 private_poetry=(poetry==2.5.1 poetry-plugin-pypi-mirror==0.6.5)
 stamp=.venv/.jikken-ready        # what .venv was made from; written last
+poetry=.poetry                   # a private one
 unfinished=logs/setup.unfinished # lies there while packages are written
 log=logs/setup.log
+shared=.venv/shared-from # names the packages that a linked git worktree shares
 
 signature() {
-    cat poetry.lock pyproject.toml scripts/setup.sh scripts/relocate.py .venv/pyvenv.cfg 2>/dev/null | cksum
+    {
+        cat poetry.lock pyproject.toml scripts/setup.sh scripts/relocate.py .venv/pyvenv.cfg
+        [ ! -f "$shared" ] || cat "$(cat "$shared")/../../../.jikken-ready"
+    } 2>/dev/null | cksum
     pwd
 }
 # Without PYTHONPATH and the working directory: what any program that runs in .venv imports.
@@ -41,6 +54,12 @@ sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null) && python=
     done
     found=${found#, }
     fail "Python 3.11, 3.12 or 3.13 is needed, but ${found:-there is none on the PATH}: install one and call again"
+}
+
+# The main checkout, where this is a linked git worktree; else this folder.
+find_main_checkout() {
+    main=$("$python" -c 'from src.utils.paths import MAIN_CHECKOUT; print(MAIN_CHECKOUT)' 2>/dev/null) || main=$PWD
+    [ "$(cat "$main/.poetry/.jikken-ready" 2>/dev/null)" != "${private_poetry[*]}" ] || poetry=$main/.poetry
 }
 
 # The log is also the lock: the system lets go of it whatever ends us.
@@ -87,18 +106,30 @@ clear_half_made() {
         echo "The last setup was cut short: making .venv anew"
     elif [ -d .venv ] && ! .venv/bin/python -c '' 2>/dev/null; then
         echo "The Python of .venv is gone: making .venv anew"
+    elif [ -f "$shared" ] && [ ! -d "$(cat "$shared")" ]; then
+        echo "The packages that .venv shares are gone: making .venv anew"
     else
         return
     fi
     rm -rf .venv
 }
 
-# A copied project that has .venv as a link shares it with the original, and would take it over.
+# A project that has .venv as a link shares it with the original, and would take it over.
 refuse_shared() {
     local owner
     owner=$(sed -n 2p "$stamp" 2>/dev/null)
+    [ "$main" = "$PWD" ] || owner=$main
     [ ! -L .venv ] || [ -z "$owner" ] || [ "$owner" = "$PWD" ] || [ ! .venv -ef "$owner/.venv" ] ||
         fail ".venv is a link to that of $owner: remove the link (rm .venv) and call again"
+}
+
+# A linked git worktree gets an environment of its own with the packages of the main checkout, if that has any.
+share_packages() {
+    [ "$main" != "$PWD" ] && [ ! -e .venv ] && "$main/.venv/bin/python" -c '' 2>/dev/null || return 0
+    [ ! -e "$main/$unfinished" ] || fail "the setup of $main is not finished: wait for it, or call it again there"
+    "$main/.venv/bin/python" -I scripts/share.py >>"$log" 2>&1 && echo "Packages are those of $main/.venv" && return
+    rm -rf .venv
+    fail "can't share the packages of $main/.venv: $(tail -n 1 "$log") (see $PWD/$log)"
 }
 
 # A moved or copied .venv belongs to another folder.
@@ -108,17 +139,17 @@ relocate() {
 }
 
 make_private_poetry() {
-    [ "$(cat .poetry/.jikken-ready 2>/dev/null)" = "${private_poetry[*]}" ] && .poetry/bin/python -c '' && return
-    rm -rf .poetry
-    "$python" -m venv .poetry &&
-        .poetry/bin/python -m pip install --no-input --retries 2 "${private_poetry[@]}" &&
-        echo "${private_poetry[*]}" >.poetry/.jikken-ready
+    [ "$(cat "$poetry/.jikken-ready" 2>/dev/null)" = "${private_poetry[*]}" ] && "$poetry/bin/python" -c '' && return
+    rm -rf "$poetry"
+    "$python" -m venv "$poetry" &&
+        "$poetry/bin/python" -m pip install --no-input --retries 2 "${private_poetry[@]}" &&
+        echo "${private_poetry[*]}" >"$poetry/.jikken-ready"
 }
 
 # Where pip looks for packages.
 pip_index() {
-    echo "${PIP_INDEX_URL:-$(.poetry/bin/python -m pip config get global.index-url 2>/dev/null ||
-        .poetry/bin/python -c 'from pip._internal.models.index import PyPI; print(PyPI.simple_url)')}"
+    echo "${PIP_INDEX_URL:-$("$poetry/bin/python" -m pip config get global.index-url 2>/dev/null ||
+        "$poetry/bin/python" -c 'from pip._internal.models.index import PyPI; print(PyPI.simple_url)')}"
 }
 
 # install_packages POETRY…
@@ -144,7 +175,7 @@ with_private_poetry() {
     step "[1/4] Poetry" make_private_poetry || give_up
     POETRY_PYPI_MIRROR_URL=${POETRY_PYPI_MIRROR_URL:-$(pip_index)}
     export POETRY_PYPI_MIRROR_URL
-    step "[2/4] Packages" install_packages .poetry/bin/python -m poetry || give_up
+    step "[2/4] Packages" install_packages "$poetry/bin/python" -m poetry || give_up
 }
 
 # Where Python is told to write no bytecode, every start would compile anew.
@@ -180,6 +211,7 @@ give_up() {
 }
 
 find_python
+find_main_checkout
 take_lock
 ready && exit 0
 trap interrupted INT TERM HUP
@@ -187,6 +219,7 @@ refuse_shared
 clear_half_made
 rm -f "$stamp"
 : >"$log"
+share_packages
 [ ! -d .venv ] || relocate # before Poetry removes what other folders' paths name
 unset VIRTUAL_ENV CONDA_PREFIX # Poetry would install there
 export POETRY_VIRTUALENVS_CREATE=true POETRY_VIRTUALENVS_IN_PROJECT=true
@@ -196,5 +229,6 @@ imports_this_folder || fail "this project can't be imported from .venv: does pyp
 step "[3/4] Bytecode" compile_bytecode
 [ ! -f src/utils/store/mlflow.py ] || step "[4/4] MLflow store" .venv/bin/python -m src.utils.store.mlflow ||
     fail "$(tail -n 1 "$log") (see $PWD/$log)"
+[ ! -f src/utils/lab/schema.py ] || .venv/bin/python -m src.utils.lab.cli schema >>"$log" 2>&1 || true # for editors
 signature >"$stamp"
 echo "Ready: $(.venv/bin/python --version) in .venv"

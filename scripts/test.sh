@@ -9,7 +9,7 @@ bash scripts/setup.sh
 
 check() {
     echo "== $*"
-    ".venv/bin/$1" "${@:2}"
+    "${JIKKEN_VENV:-.venv}/bin/$1" "${@:2}"
 }
 check ruff format --check
 check ruff check

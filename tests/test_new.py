@@ -10,10 +10,12 @@ from laboratory import LAB, refused, said
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """The files of a folder, less what Python caches."""
-    files = (file for file in folder.rglob("*") if file.is_file())
+    """The files of a folder, less what git ignores."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
     return {
-        str(f.relative_to(folder)): f.read_bytes() for f in files if "__pycache__" not in f.parts
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in files
+        if file.name != ".schema.json"
     }
 
 

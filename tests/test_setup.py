@@ -158,6 +158,39 @@ def test_shared_environment(project: Path, tmp_path: Path) -> None:
     assert files(original) == before
 
 
+def git(root: Path, *arguments: str | Path) -> None:
+    user = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+    typed(root, "git", *user, *arguments)
+
+
+def test_linked_worktree(project: Path, tmp_path: Path) -> None:
+    """In a linked git worktree the setup shares the packages of the main checkout, but not its code, and
+    touches nothing there. Where they are gone, it makes an environment of its own."""
+    main = copied(project, tmp_path / "main")
+    (main / "src/utils").mkdir()
+    for name in ("src/utils/paths.py", "src/utils/errors.py", "scripts/share.py"):
+        shutil.copy(ROOT / name, main / name)
+    (main / ".gitignore").write_text(".venv\n.poetry\nlogs\n__pycache__\n")
+    git(main, "init", "--quiet")
+    git(main, "add", ".")
+    git(main, "commit", "--quiet", "--message=Start")
+    idea = tmp_path / "an idea"
+    git(main, "worktree", "add", "--quiet", "-b", "idea", idea)
+    (next(main.glob(".venv/lib/*/site-packages")) / "of_main.py").touch()
+    setup(main)
+    before = files(main)
+    assert f"Packages are those of {main}/.venv" in setup(idea)
+    assert belongs_here(idea)
+    assert belongs_here(main)
+    typed(idea, ".venv/bin/python", "-c", "import of_main")
+    assert setup(idea) == ""
+    assert files(main) == before
+    shutil.rmtree(main / ".venv")
+    assert "The packages that .venv shares are gone" in setup(idea)
+    assert belongs_here(idea)
+    assert not (idea / ".venv/shared-from").exists()
+
+
 def give_environment(project: Lab) -> Path:
     """A .venv of the project's own, as Poetry alone would leave it; the packages are the tests' own."""
     own = project.root / ".venv"

@@ -85,7 +85,7 @@ REFUSED = {
     (toy(90), SEARCH, f"+{S}.sampler.foo=1"): "unexpected keyword argument 'foo'",
     (toy(90), SEARCH, f"{S}.n_trials=0"): "n_trials=0 is refused",
     (toy(90), SEARCH, f"{S}.n_jobs=-1"): "n_jobs=-1 is refused",
-    (toy(90), SEARCH, f"{S}.max_failure_rate=2"): "it is from 0 to 1",
+    (toy(90), SEARCH, f"{S}.max_failure_rate=2"): "it should be less than or equal to 1",
     (toy(90), SEARCH, f"{S}.custom_search_space=os.system"): "os.system can't be used",
     (toy(90), SEARCH, "hydra.sweep.dir="): "hydra.sweep.dir is empty",
     (toy(90), SEARCH, "hydra.sweep.dir=/proc/nope"): "/proc/nope can't be written",

@@ -38,7 +38,7 @@ from src.utils.config.trainer_arguments import check_trainer_arguments
 from src.utils.errors import UserError, exit_on_user_error, library_error_line, traceback_from
 from src.utils.notification import SETTING as NOTIFY
 from src.utils.notification import check_targets, notifier
-from src.utils.paths import NO_STAGES, Experiment, display_path
+from src.utils.paths import NO_STAGES, ROOT, Experiment, display_path, find_other_project
 from src.utils.runs.outcome import notified
 from src.utils.runs.source_code import reads_attribute
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
@@ -57,6 +57,8 @@ def experiment(main: Main) -> "Program":
     """Decorate `def main(cfg: SomeSettings, run: Run)`. Calling the result runs the command line.
 
     A model without settings of its own may leave out both types: its cfg is then of the class ModelSettings.
+    What `main` returns is the objective of a search: a number, or a list of them. What makes data returns
+    nothing.
     """
     return Program(main)
 
@@ -80,9 +82,15 @@ class Program:
         """The experiment whose folder the file is in.
 
         Raises:
-            UserError: the file is in no such folder.
+            UserError: the file is in no such folder, or in that of another checkout.
         """
         experiment = Experiment.of(self.file)
+        other = find_other_project(self.file)
+        if other is not None:
+            raise UserError(
+                f"{display_path(self.file)} belongs to {other}, but {sys.executable} imports the code of "
+                f"{ROOT}: type {other}/.venv/bin/python, which bash {other}/scripts/setup.sh makes"
+            )
         if experiment is None:
             raise UserError(
                 f"{display_path(self.file)} is in no src/<stage>/<name> folder; a stage has a Python name, "
@@ -182,6 +190,8 @@ class CheckSettings(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check the settings of a single run."""
+        from src.utils.config.json_schema import refresh_schema  # late: --help doesn't need it
+
         program = Program.running
         if program is None:
             return
@@ -191,6 +201,7 @@ class CheckSettings(Callback):
                 check_single_run(config)
                 notifier.configure(config.get(NOTIFY))
                 make_output_folder(config.hydra.run.dir)
+                refresh_schema(program.experiment, program.settings_class)
             except COMPOSITION_ERRORS as error:
                 raise program._readable_error(error) from None
 

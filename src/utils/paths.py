@@ -6,6 +6,9 @@
 
 An experiment is identified by the folder of its file. No file contains its own path.
 Any folder of `src` is a stage: `src/embedding/embedding01/…py` is an experiment of the stage `embedding`.
+
+A linked worktree (`git worktree add ../idea`) has its own code, settings, data and outputs. Runs, studies and
+logs of all worktrees are in `logs/` of the main checkout.
 """
 
 from dataclasses import dataclass
@@ -13,20 +16,45 @@ from pathlib import Path
 
 from src.utils.errors import UserError
 
+
+def find_main_checkout(root: Path) -> Path:
+    """The main checkout of the repository that a linked worktree belongs to; any other folder itself.
+
+    A copy of a worktree, and a worktree of a bare repository or of one that is not here, stand alone.
+    """
+    try:
+        git = root / (root / ".git").read_text().removeprefix("gitdir:").strip()
+        common = (git / (git / "commondir").read_text().strip()).resolve()
+        owner = Path((git / "gitdir").read_text().strip())  # relative to `git`, or absolute
+    except OSError:  # .git is a folder, or there is none; a submodule has no commondir
+        return root
+    is_copy = (git / owner).exists() and not (git / owner).samefile(root / ".git")
+    return root if common.name != ".git" or is_copy else common.parent
+
+
 ROOT = Path(__file__).resolve().parents[2]
+MAIN_CHECKOUT = find_main_checkout(ROOT)
 DATA = ROOT / "_data"
 DATASETS = "data"  # the folder in _data of the stage `dataset`; any other has the stage's name
 STAGES = ("dataset", "feature", "model")  # that every project has, empty or not
 NO_STAGES = {"utils", DATASETS, "sample"}  # folders of src and _data that have another purpose
 SAVED = "model"  # the artifact folder of what `run.save` writes
 PREDICTIONS = "predictions"  # … and of `run.predictions`
-LOGS = ROOT / "logs"
+LOGS = MAIN_CHECKOUT / "logs"
 STUDIES = LOGS / "optuna" / "optuna.db"  # Optuna's default storage here
 
 
 def display_path(path: Path) -> Path:
     """A path relative to the repository's root, if it is inside."""
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def find_other_project(path: Path) -> Path | None:
+    """The root of another copy or worktree of this project, if a path is inside one."""
+    here = Path(__file__).resolve().relative_to(ROOT)
+    folders = (path.resolve(), *path.resolve().parents)
+    root = next((folder for folder in folders if (folder / here).exists()), ROOT)
+    return None if root.samefile(ROOT) else root
 
 
 def remote_run_folder(run_id: str) -> Path:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 class Run(Fit):
     """A run in MLflow, and the local folder of its artifacts; or a part of it (`part`)."""
 
+    experiment: Experiment  # whose run it is: `model/model01`
+    data: list[Experiment]  # the inputs that it reads
     output: Path  # the folder that an experiment with `StageSettings` writes
     fold = 0  # the fold of the data to hold out
 
@@ -45,14 +47,16 @@ class Run(Fit):
         super().__init__()
         info = client.get_run(run_id).info
         self.client, self.id, self.experiment = client, run_id, experiment
-        self.name: str = info.run_name
+        self.name: str = info.run_name  # as MLflow shows it: `brawny-lark-8`
         self.metrics = MetricBuffer(client, run_id)
-        self.data = [Experiment.named(manifest.experiment) for manifest in inputs]  # the inputs
-        self.data_metadata = merge_metadata(inputs)
-        self.trial = TrialLink.current()
-        self.member = MemberLink.current()
+        self.data = [Experiment.named(manifest.experiment) for manifest in inputs]
+        self.data_metadata: dict[str, str] = merge_metadata(
+            inputs
+        )  # what `tag_data` has set for the inputs
+        self.trial: TrialLink | None = TrialLink.current()  # its trial in a search
+        self.member: MemberLink | None = MemberLink.current()  # its place in a group
         self.is_rank_zero = is_rank_zero()
-        self.remote = local_store() is None
+        self.remote: bool = local_store() is None  # whether MLflow's store is on another machine
         self.folder = remote_run_folder(run_id) if self.remote else Path(info.artifact_uri)
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -76,7 +80,7 @@ class Run(Fit):
         raise UserError(f"run.input({name!r}): {self.experiment} reads {known}; name one of these")
 
     def log(self, metrics: Mapping[str, SupportsFloat], step: int = 0) -> None:
-        """Log metrics. They are written in batches (`src/utils/runs/metric_buffer.py`)."""
+        """Log metrics by name. `step` is where they are in a curve: an epoch, a batch, a number of trees."""
         if self.is_rank_zero:
             self.metrics.add(self._prefixed(metrics), step)
 

@@ -121,7 +121,7 @@ class TrainingSettings(ModelSettings):
     """Settings of every Lightning training. Values: config/utils/training.yaml."""
 
     trainer: TrainerArguments  # before max_epochs, whose check reads it
-    max_epochs: int
+    max_epochs: Annotated[int, Field(json_schema_extra={"minimum": -1})]  # see _has_limit
     checkpoint_every: PositiveInt | None
     compile: bool
 

@@ -17,6 +17,7 @@ from src.utils.paths import Experiment
 from rich import get_console
 from rich.markup import escape
 
+IMAGE = "JIKKEN_VENV"  # environment variable of a container, whose packages are on the PATH
 # rich's style of each log level
 STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL: "bold red"}
 
@@ -120,11 +121,15 @@ def format_size(size: int) -> str:
 
 def python_command() -> str:
     """The command that calls the environment's Python."""
+    if IMAGE in os.environ:
+        return "python"
     return "poetry run python" if shutil.which("poetry") else ".venv/bin/python"
 
 
 def lab_command() -> str:
     """The command that calls `lab`."""
+    if IMAGE in os.environ:
+        return "lab"
     return "poetry run lab" if shutil.which("poetry") else ".venv/bin/lab"
 
 

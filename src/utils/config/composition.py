@@ -15,7 +15,7 @@ from typing import Any
 from src.utils.config import sweep_settings
 from src.utils.config.trainer_arguments import argument_names, unknown_argument
 from src.utils.errors import UserError, first_line, one_line
-from src.utils.paths import ROOT, Experiment, display_path
+from src.utils.paths import LOGS, ROOT, Experiment, display_path
 from src.utils.settings import flatten, unknown_setting
 
 import hydra
@@ -130,6 +130,7 @@ def _register(experiment: Experiment) -> None:
     sweep_settings.register()
     resolver = OmegaConf.register_resolver
     resolver("root", lambda: str(ROOT), replace=True)
+    resolver("logs", lambda: str(LOGS), replace=True)
     resolver("experiment", lambda: str(experiment), replace=True)
     resolver("moment", _moment, use_cache=True, replace=True)
 

@@ -6,17 +6,27 @@ the monitored metric is better. This file imports nothing that is slow to import
 
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 from src.utils.errors import UserError
 
 from hydra.core.config_store import ConfigStore
 from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 from omegaconf import MISSING, DictConfig
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
 
 Mode = Literal["min", "max"]
 DIRECTIONS: dict[Mode, str] = {"min": "minimize", "max": "maximize"}
 MODES: dict[str, Mode] = {"minimize": "min", "maximize": "max"}
+
+NUMBERS = ("n_trials", "n_jobs", "max_failure_rate", "max_retries", "trial_timeout")
 
 # TPE as Optuna's maintainers set it. The plugin's `tpe` sets constant_liar and multivariate to false, and
 # then trials that run at the same time are alike.
@@ -42,13 +52,30 @@ class SearchSweeperConf(OptunaSweeperConf):
     defaults: list[Any] = field(
         default_factory=lambda: [{"sampler": "default"}, {"pruner": "default"}]
     )
-    direction: Any = None  # minimize, maximize, or a list of them; None: as the setting `mode`
-    storage: str | None = "${oc.env:OPTUNA_STORAGE,null}"  # None: logs/optuna/optuna.db
-    n_jobs: int | None = None  # type: ignore[assignment]  # None: as many as fit the machine
-    max_failure_rate: float = 0.2  # of n_trials; if more fail, the sweep stops
+    # Trials of the whole study, over all its processes and times of resuming it
+    n_trials: PositiveInt = 20
+    # Trials that run at the same time; null: as many as fit the machine
+    n_jobs: PositiveInt | None = None  # type: ignore[assignment]  # always a number there
+    # How the next values are chosen: hydra/sweeper/sampler=NAME, then its own settings
+    sampler: Any = MISSING
+    # When a trial is ended early: hydra/sweeper/pruner=NAME, then its own settings
     pruner: Any = MISSING
-    max_retries: int = 1  # of a failed trial; interrupted trials are always run again
-    trial_timeout: float | None = None  # seconds
+    # minimize, maximize, or a list of them for several objectives; null: as the setting mode
+    direction: Any = None
+    # Name of the study: processes with the same one share its trials; null: one from the time and the ranges
+    study_name: str | None = None
+    # URL of the database of studies; null: logs/optuna/optuna.db
+    storage: str | None = "${oc.env:OPTUNA_STORAGE,null}"
+    # Ranges, as on the command line: {hidden: "range(32,256)"}
+    params: dict[str, str] | None = None
+    # Function (cfg, trial) that suggests more values: a dotted name, or the name of one in the program
+    custom_search_space: str | None = None
+    # Part of n_trials that may fail; if more do, the sweep stops
+    max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.2
+    # How often a failed trial is tried again; interrupted ones always are
+    max_retries: NonNegativeInt = 1
+    # Seconds after which a trial is ended as failed; null: never
+    trial_timeout: PositiveFloat | None = None
 
 
 @dataclass
@@ -56,8 +83,10 @@ class ForkLauncherConf:
     """hydra/launcher=fork. The search sweeper's own n_jobs takes precedence."""
 
     _target_: str = "src.utils.sweep.launcher.ForkLauncher"
-    n_jobs: int | None = None  # jobs at a time; None: as many as fit the machine
-    jobs_per_gpu: int = 1
+    # Jobs at a time, also the members of a group; null: as many as fit the machine
+    n_jobs: PositiveInt | None = None
+    # Jobs that share a GPU at a time
+    jobs_per_gpu: PositiveInt = 1
 
 
 @cache
@@ -69,6 +98,22 @@ def register() -> None:
     store.store("default", DEFAULT_SAMPLER, "hydra/sweeper/sampler", provider="jikken")
     for name, node in PRUNERS.items():
         store.store(name, node, "hydra/sweeper/pruner", provider="jikken")
+
+
+def check_limits(settings: DictConfig) -> None:
+    """Check the numbers among the settings of a sweep.
+
+    Raises:
+        UserError: one is out of its range.
+    """
+    types = get_type_hints(SearchSweeperConf, include_extras=True)
+    for name in NUMBERS:
+        try:
+            TypeAdapter(types[name]).validate_python(settings[name])
+        except ValidationError as invalid:
+            expected = invalid.errors()[0]["msg"].removeprefix("Input ")
+            value = settings[name]
+            raise UserError(f"hydra.sweeper.{name}={value} is refused: it {expected}") from None
 
 
 def study_directions(config: DictConfig) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from src.utils.errors import UserError, one_line
 
 from omegaconf import DictConfig, OmegaConf, flag_override
-from pydantic import AfterValidator, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, ConfigDict, NonNegativeInt, PositiveInt, WithJsonSchema
 from typing_extensions import TypedDict  # Python 3.11's own is not enough for pydantic
 
 # Arguments that a tracked run sets: the values that change nothing, and why others are refused
@@ -38,6 +38,8 @@ NO_LIMIT = "it should be greater than 0; -1 needs +trainer.max_steps or +trainer
 EPOCH_LIMITS = {"max_epochs", "trainer.max_epochs"}
 OTHER_LIMITS = {"trainer.max_steps", "trainer.max_time"}
 SPLITS = ("train", "val", "test", "predict")
+ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)  # in Lightning's docstring
+ROLE = re.compile(r"(:\w+:`~?|``)")  # of reStructuredText
 DURATION = re.compile(r"\d+:\d\d:\d\d:\d\d")  # as Lightning's Timer reads it
 
 
@@ -95,8 +97,27 @@ def _true_false_or_warn(value: Any) -> Any:
     return value
 
 
-Number = Annotated[Any, AfterValidator(_number)]
-Limit = Annotated[int, AfterValidator(_limit)]
+def _json(**schema: Any) -> WithJsonSchema:
+    """What an editor is told of a type that is checked by a function."""
+    return WithJsonSchema(schema)
+
+
+DURATION_JSON = {"type": "string", "pattern": f"^{DURATION.pattern}$"}
+POSITIVE_JSON = {"type": "number", "exclusiveMinimum": 0}
+Number = Annotated[Any, AfterValidator(_number), _json(type=["number", "null"], minimum=0)]
+Limit = Annotated[int, AfterValidator(_limit), _json(type="integer", minimum=-1)]
+Duration = Annotated[
+    Any, AfterValidator(_duration), _json(anyOf=[DURATION_JSON, {"type": ["object", "null"]}])
+]
+Interval = Annotated[
+    Any,
+    AfterValidator(_interval),
+    _json(anyOf=[POSITIVE_JSON, DURATION_JSON, {"type": ["object", "null"]}]),
+]
+Batches = Annotated[Any, AfterValidator(_batches), _json(type=["boolean", "integer"], minimum=0)]
+Deterministic = Annotated[
+    Any, AfterValidator(_true_false_or_warn), _json(enum=[True, False, "warn", None])
+]
 
 
 class TrainerArguments(TypedDict, total=False):
@@ -113,15 +134,15 @@ class TrainerArguments(TypedDict, total=False):
     min_epochs: NonNegativeInt | None
     max_steps: Limit
     min_steps: NonNegativeInt | None
-    max_time: Annotated[Any, AfterValidator(_duration)]
-    fast_dev_run: Annotated[Any, AfterValidator(_batches)]
+    max_time: Duration
+    fast_dev_run: Batches
     limit_train_batches: Number
     limit_val_batches: Number
     limit_test_batches: Number
     limit_predict_batches: Number
     overfit_batches: Number
     gradient_clip_val: Number
-    val_check_interval: Annotated[Any, AfterValidator(_interval)]
+    val_check_interval: Interval
     check_val_every_n_epoch: PositiveInt | None
     num_sanity_val_steps: Annotated[int, AfterValidator(lambda steps: max(steps, -1))]
     log_every_n_steps: PositiveInt
@@ -130,7 +151,7 @@ class TrainerArguments(TypedDict, total=False):
     num_nodes: PositiveInt
     enable_progress_bar: bool | None
     enable_model_summary: bool | None
-    deterministic: Annotated[Any, AfterValidator(_true_false_or_warn)]
+    deterministic: Deterministic
     benchmark: bool | None
     inference_mode: bool
     use_distributed_sampler: bool
@@ -139,15 +160,22 @@ class TrainerArguments(TypedDict, total=False):
 
 
 @cache
-def argument_names() -> tuple[str, ...]:
-    """Names of the Trainer's arguments, read from its source: importing Lightning takes seconds."""
+def argument_descriptions() -> dict[str, str]:
+    """What Lightning says about the Trainer's arguments, read from its source: its import takes seconds."""
     package = find_spec("pytorch_lightning")
     assert package is not None and package.origin is not None
     tree = ast.parse((Path(package.origin).parent / "trainer" / "trainer.py").read_text())
     trainer = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Trainer")
     methods = (n for n in trainer.body if isinstance(n, ast.FunctionDef))
     init = next(n for n in methods if n.name == "__init__")
-    return tuple(argument.arg for argument in init.args.kwonlyargs)
+    documented = dict(ARGUMENT.findall(ast.get_docstring(init) or ""))
+    names = (argument.arg for argument in init.args.kwonlyargs)
+    return {name: ROLE.sub("`", one_line(documented.get(name, ""))) for name in names}
+
+
+def argument_names() -> tuple[str, ...]:
+    """Names of the Trainer's arguments."""
+    return tuple(argument_descriptions())
 
 
 def unknown_argument(name: str) -> str:

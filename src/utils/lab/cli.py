@@ -24,15 +24,10 @@ def check_environment(context: typer.Context) -> None:
 
     RUN is an id or its start, a name of a run or study, latest or best; also model01/best, STUDY/7, GROUP/2.
     """
-    from src.utils.lab.installation import venv_of_copy
-    from src.utils.paths import ROOT
+    from src.utils.lab.installation import refuse_code_of_another
 
-    venv = venv_of_copy()
-    if venv and context.invoked_subcommand != "doctor":
-        raise UserError(
-            f"{venv} runs the code of {ROOT}, with its runs: "
-            f"bash {venv.parent}/scripts/setup.sh makes it that folder's own"
-        )
+    if context.invoked_subcommand != "doctor":
+        refuse_code_of_another()
 
 
 def app() -> None:
@@ -42,7 +37,9 @@ def app() -> None:
             status = lab(prog_name="lab", standalone_mode=False)
         except UsageError as error:
             raise _usage_error(error) from None
-        except typer.Abort:
+        except typer.Abort as abort:
+            if isinstance(abort.__context__, EOFError):
+                raise UserError("no terminal to answer from: type all arguments") from None
             raise KeyboardInterrupt from None
     raise SystemExit(status)
 

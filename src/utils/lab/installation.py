@@ -1,6 +1,6 @@
 """Checks of `lab doctor` on what is installed: Python, .venv, packages, git, and torch for the GPU.
 
-`venv_of_copy` is also checked before every other `lab` command.
+`refuse_code_of_another` is called before every other `lab` command.
 """
 
 import os
@@ -14,8 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from src.utils.errors import UserError
 from src.utils.lab.finding import Finding
-from src.utils.paths import ROOT
+from src.utils.paths import LOGS, MAIN_CHECKOUT, ROOT, find_other_project
 from src.utils.runs.provenance import packages
 
 import pynvml
@@ -65,16 +66,41 @@ def _imported_source() -> Path | None:
     return Path(done.stdout.strip()).resolve() if done.returncode == 0 else None
 
 
+def refuse_code_of_another() -> None:
+    """Refuse to go on with the code of one checkout where that of another is meant.
+
+    Raises:
+        UserError: .venv is another folder's; or the working directory is in another copy or worktree, whose
+            .venv was not used.
+    """
+    venv, other = venv_of_copy(), find_other_project(Path.cwd())
+    if venv:
+        raise UserError(
+            f"{venv} runs the code of {ROOT}, with its runs: "
+            f"bash {venv.parent}/scripts/setup.sh makes it that folder's own"
+        )
+    if other and not _is_named():
+        raise UserError(
+            f"this is the lab of {ROOT}, and you are in {other}: type {other}/.venv/bin/lab, which "
+            f"bash {other}/scripts/setup.sh makes; or go to {ROOT}"
+        )
+
+
 def venv_of_copy() -> Path | None:
     """The .venv in use, if it lies in a copy of this project but imports the code of this folder.
 
     A PYTHONPATH that names this folder is intended: None.
     """
-    folders = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    if ROOT in (Path(folder).resolve() for folder in folders):
+    if _is_named():
         return None
     environments = (Path(sys.prefix), Path(sys.argv[0]).absolute().parent.parent)
     return next((venv for venv in environments if _is_copy(venv.parent)), None)
+
+
+def _is_named() -> bool:
+    """Whether PYTHONPATH names this folder: its code is meant then."""
+    folders = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return ROOT in (Path(folder).resolve() for folder in folders)
 
 
 def _is_copy(folder: Path) -> bool:
@@ -119,7 +145,12 @@ def _check_git() -> Finding:
     except OSError:
         return Finding.warning("git", "is not installed", "install it: runs then record a commit")
     if head.returncode == 0:
-        return Finding("git", f"at commit {head.stdout.strip()}")
+        linked = f", a worktree of {MAIN_CHECKOUT}, whose store it shares"
+        return Finding("git", f"at commit {head.stdout.strip()}{linked * (ROOT != MAIN_CHECKOUT)}")
+    if (ROOT / ".git").is_file():
+        message = f"this worktree has lost its repository; its runs go to {LOGS}"
+        fix = f"in the main checkout: git worktree repair {shlex.quote(str(ROOT))}"
+        return Finding.warning("git", message, fix)
     fix = "git init && git add . && git commit -m Start: runs then record a commit"
     return Finding.warning("git", "this is not a repository with a commit", fix)
 

@@ -5,19 +5,26 @@ Both folders are copied, src/<stage>/<name> and config/<stage>/<name>, and the d
 
 import re
 import shutil
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
+from src.utils.config.json_schema import write_schema
+from src.utils.config.settings_class import read_settings_class
 from src.utils.errors import UserError
 from src.utils.lab.diary import add_entry
 from src.utils.paths import ROOT, Experiment, list_stages
 from src.utils.terminal import run_command
 
+from yaml import YAMLError
+
 NAME = re.compile(r"[A-Za-z]\w*")
 
 
-def new_experiment(name: str, source: str | None, stage: str | None, note: str) -> str:
-    """Copy an experiment, add it to the diary, and say so.
+def new_experiment(
+    name: str, source: str | None, stage: str | None, note: str
+) -> tuple[Experiment, str]:
+    """Copy an experiment and add it to the diary; returns the new one and what to print.
 
     Args:
         source: the experiment to copy; None means the last one with a similar name.
@@ -28,10 +35,21 @@ def new_experiment(name: str, source: str | None, stage: str | None, note: str) 
     old = find_experiment(source, stage) if source else default_source(name, stage)
     copy = copy_experiment(old, name)
     page = add_entry(copy, old, note)
-    return (
+    return copy, (
         f"src/{copy} and config/{copy} are copies of {old}; diary/{page.name} has an entry for it\n"
         f"run it: {run_command(copy)}"
     )
+
+
+def as_dict(new: Experiment) -> dict[str, object]:
+    """A new experiment as `lab new --json` prints it."""
+    program = new.program()
+    return {
+        "experiment": str(new),
+        "program": program,
+        "config": new.config,
+        "run": run_command(new),
+    }
 
 
 def list_experiments() -> list[Experiment]:
@@ -104,6 +122,10 @@ def copy_experiment(source: Experiment, name: str) -> Experiment:
         for incomplete in (new.source, new.config):
             shutil.rmtree(incomplete, ignore_errors=True)
         raise
+    with suppress(UserError, YAMLError):  # which `lab schema` and a run report
+        settings_class = read_settings_class(new.program())
+        if settings_class is not None:
+            write_schema(new, settings_class)
     return new
 
 

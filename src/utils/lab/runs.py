@@ -8,15 +8,17 @@ A group is one line, with mean ± standard deviation (number of members). Its me
 `varying_params`    the params in which some runs differ from each other
 `overrides_of`      the params in which one run differs from the defaults of its experiment
 `data_labels`       `[sample]`, where runs have read different data
+`branch_labels`     `main@1a2b3c4`, where runs are of several branches
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.lab.filter import Filter, read_column, to_number
+from src.utils.lab.filter import Filter, read_column, to_number, to_value
 from src.utils.store.objective import (
     SCORES,
     SPREAD,
@@ -151,13 +153,14 @@ def print_runs(selection: Selection, query: Query) -> None:
 
 def _differences(records: Sequence[RunRecord]) -> dict[str, str]:
     """By run id, the experiment where there are several, and what differs among the runs of each."""
-    labels, experiments = data_labels(records), {run.experiment for run in records}
+    labels, branches = data_labels(records), branch_labels(records)
+    experiments = {run.experiment for run in records}
     texts = {}
     for experiment in experiments:
         params = varying_params([run for run in records if run.experiment == experiment])
         name = experiment if len(experiments) > 1 else ""
         for run_id, differing in params.items():
-            parts = (name, labels[run_id], format_settings(differing))
+            parts = (name, labels[run_id], branches[run_id], format_settings(differing))
             texts[run_id] = " ".join(filter(None, parts))
     return texts
 
@@ -243,12 +246,19 @@ def _as_dict(record: RunRecord) -> dict[str, Any]:
         "seconds": record.seconds,
         "note": record.note,
         "labels": record.labels,
+        "branch": record.branch,
+        "commit": record.commit,
         "dirty": record.is_dirty,
         "metrics": record.metrics,
-        "params": record.params,
+        "params": {name: to_value(text) for name, text in record.params.items()},
         "tags": record.tags,
-        "artifacts": record.artifact_uri,
+        "artifacts": _location(record.artifact_uri),
     }
+
+
+def _location(uri: str) -> str | Path:
+    path = uri.removeprefix("file://")
+    return Path(path) if path.startswith("/") else uri
 
 
 def _as_group(record: RunRecord, members: list[str]) -> dict[str, Any]:
@@ -274,6 +284,15 @@ def _data_label(record: RunRecord) -> str:
     metadata = data_metadata(record).items()
     parts = [text if name == "source" else f"{name}={text}" for name, text in metadata]
     return f"[{', '.join(sorted(parts))}]" if parts else ""
+
+
+def branch_labels(records: Sequence[RunRecord]) -> dict[str, str]:
+    """By run id, `main@1a2b3c4`: branch and commit; empty where all runs are of one branch."""
+    branches = {run.branch for run in records if run.branch}  # a rerun has none
+    return {
+        run.id: f"{run.branch}@{run.commit[:7]}" if len(branches) > 1 and run.commit else ""
+        for run in records
+    }
 
 
 def data_metadata(record: RunRecord) -> dict[str, str]:

@@ -19,6 +19,7 @@ from src.utils.config.settings_class import makes_data, read_settings_class
 from src.utils.errors import UserError
 from src.utils.notification import notifier
 from src.utils.paths import ROOT, STAGES, Experiment, data_folder, is_program, list_stages
+from src.utils.pipeline.linked_data import read_or_link
 from src.utils.pipeline.manifest import FILE_NAME, Manifest
 from src.utils.pipeline.recipe import Recipe, reasons_to_rebuild
 from src.utils.process import BUILDING
@@ -122,7 +123,7 @@ def prepare_inputs_of_sweep(settings: Iterable[Settings]) -> None:
 
 
 def _prepare_input(experiment: Experiment, settings: Settings, check: bool) -> Manifest:
-    manifest = Manifest.read(experiment)
+    manifest = read_or_link(experiment)
     if manifest is None:
         log.info("%s is missing: building it first", experiment)
         return _build(experiment, None, "could not be built: the lines above say why")

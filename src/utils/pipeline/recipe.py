@@ -63,7 +63,7 @@ class Recipe:
     @classmethod
     def load(cls, experiment: Experiment, manifest: Manifest) -> "Recipe | None":
         """The recipe of the data on disk; None for data of a version without recipes."""
-        file = _recipe_file(experiment)
+        file = recipe_file(experiment.data)
         if not file.exists():
             return None
         recipe = cls(**known_fields(cls, json.loads(file.read_text())))
@@ -73,7 +73,7 @@ class Recipe:
         """Save it as the recipe of some data; the file is replaced in one step."""
         recipe = replace(self, run_id=manifest.run_id)
         if recipe != Recipe.load(experiment, manifest):
-            with replace_file(_recipe_file(experiment)) as draft:
+            with replace_file(recipe_file(experiment.data)) as draft:
                 draft.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
 
     @property
@@ -87,6 +87,11 @@ class Recipe:
         """The folder in which the overrides were typed; the root if it no longer exists."""
         folder = ROOT / self.cwd
         return folder if folder.is_dir() else ROOT
+
+
+def recipe_file(data: Path) -> Path:
+    """The file of the recipe of a folder of data."""
+    return data.with_name(f".{data.name}.recipe.json")
 
 
 def reasons_to_rebuild(experiment: Experiment, manifest: Manifest) -> list[str]:
@@ -131,10 +136,6 @@ def _changed_input(experiment: Experiment, digest: str) -> Iterator[str]:
         yield f"{experiment} was built again with other content"
     for reason in reasons_to_rebuild(experiment, manifest):
         yield f"{experiment} is out of date: {reason}"
-
-
-def _recipe_file(experiment: Experiment) -> Path:
-    return experiment.data.with_name(f".{experiment.name}.recipe.json")
 
 
 def _file_states(path: Path) -> dict[str, str]:

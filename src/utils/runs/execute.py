@@ -21,6 +21,7 @@ from src.utils.files import replace_folder
 from src.utils.notification import notifier
 from src.utils.paths import Experiment
 from src.utils.pipeline.inputs import prepare_inputs
+from src.utils.pipeline.linked_data import read_or_link
 from src.utils.pipeline.manifest import Manifest, file_digests, fingerprint, json_digest
 from src.utils.pipeline.recipe import Recipe
 from src.utils.process import RERUN, is_rank_zero
@@ -118,6 +119,7 @@ def _build(experiment: Experiment, main: Main, settings: Settings) -> None:
     inputs = prepare_inputs(settings, check=not _is_checked(None))
     folder = experiment.data
     folder.parent.mkdir(parents=True, exist_ok=True)
+    read_or_link(experiment)
     needed = fingerprint(experiment, settings, inputs)
     recipe = Recipe.current(experiment, settings, inputs)  # now: files may be edited meanwhile
     with FileLock(folder.with_name(f".{experiment.name}.lock")):

@@ -35,24 +35,24 @@ Arguments = ParamSpec("Arguments")
 class Fit:
     """What a run and each of its parts have of their own; `Run` has the rest."""
 
-    id: str
-    client: MlflowClient
-    metrics: MetricBuffer
-    folder: Path  # of the artifacts
-    is_rank_zero: bool
-    # A checkpoint of Lightning; for a model without Lightning, the folder of what `save` has written
+    id: str  # its id in MLflow
+    client: MlflowClient  # of the store that the run is in
+    metrics: MetricBuffer  # where `log` writes to
+    folder: Path  # the folder of its artifacts
+    is_rank_zero: bool  # whether this process records; in a distributed training, only one does
+    # What to resume from: Lightning's checkpoint; without Lightning, the folder of what `save` has written
     resume_from: Path | None = None
-    weights_from: Path | None = None  # of a warm start
-    more_epochs = False  # resumes a finished run with a larger max_epochs
-    has_trainer = False  # a fit has one training
-    start: "ResumePoint | None" = None
+    weights_from: Path | None = None  # the same of the run whose weights a warm start begins with
+    more_epochs = False  # whether it resumes a finished run with a larger max_epochs
+    has_trainer = False  # whether it has its trainer: a fit has one
+    start: "ResumePoint | None" = None  # where it begins, unless at the beginning
     seed_random: Callable[[], None] = staticmethod(lambda: None)  # as when the run began
     prefix = ""  # `fold0/` in a part
 
     def __init__(self) -> None:
         self.whole = self  # the run, of a part
-        self.part_names: set[str] = set()
-        self.ended_by: signal.Signals | None = None
+        self.part_names: set[str] = set()  # of the parts that were made
+        self.ended_by: signal.Signals | None = None  # what has stopped it
         self.first_step = 0  # where the reports of this fit begin
         self.reported = 0  # the last step that was reported by the run or a part
 

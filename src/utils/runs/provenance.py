@@ -19,6 +19,7 @@ from typing import Any
 
 from src.utils.paths import ROOT
 from src.utils.process import count_cores
+from src.utils.store.record import DETACHED
 
 import psutil
 
@@ -62,7 +63,7 @@ def git_state() -> GitState | None:
     untracked = [name for name in listed if name and os.path.lexists(ROOT / name)]
     included, left_out = _split_by_size(untracked)
     commit = _git("rev-parse", "--verify", "--quiet", "HEAD", check=False).decode().strip()
-    branch = _git("branch", "--show-current").decode().strip() or "(detached)"
+    branch = _git("branch", "--show-current").decode().strip() or DETACHED
     return GitState(commit, branch, _patch(commit or EMPTY_TREE, included), left_out)
 
 
@@ -108,10 +109,17 @@ def _git(
 
 
 def packages() -> list[str]:
-    """`name==version` of every installed package, from the names of the dist-info folders."""
-    folders = {Path(entry) for entry in sys.path if entry.endswith("site-packages")}
-    found = [info.stem for folder in folders for info in folder.glob("*.dist-info")]
-    return sorted(name.replace("-", "==", 1) for name in found)
+    """`name==version` of every installed package, from the names of the dist-info folders.
+
+    A linked worktree has packages of its own, which come before those of the same name in the main checkout.
+    """
+    folders = dict.fromkeys(Path(entry) for entry in sys.path if entry.endswith("site-packages"))
+    found: list[str] = []
+    for folder in folders:
+        known = {package.partition("==")[0] for package in found}
+        here = [info.stem.replace("-", "==", 1) for info in folder.glob("*.dist-info")]
+        found += [package for package in here if package.partition("==")[0] not in known]
+    return sorted(found)
 
 
 def hardware() -> dict[str, str | int | list[str]]:

@@ -17,6 +17,7 @@ PARENT = "mlflow.parentRunId"  # tag of a trial or a member: the run of its stud
 # Tags of a group, and of its members
 MEMBERS, FOLDS, SEEDS = "group.members", "group.folds", "group.seeds"
 GROUP, FOLD, SEED = "group.run_id", "group.fold", "group.seed"
+DETACHED = "(detached)"  # in place of a branch, as stored
 
 BLENDED = "blend.runs"  # the tag: ids with spaces between
 REASON = "reason"  # tag of a run and user attribute of a trial: why it has failed
@@ -119,6 +120,17 @@ class RunRecord:
     def blended(self) -> list[str]:
         """The ids of the runs that `lab blend` has put together; empty for other runs."""
         return self.tags.get(BLENDED, "").split()
+
+    @property
+    def commit(self) -> str:
+        """The commit of the code; empty outside git."""
+        return self.tags.get("mlflow.source.git.commit", "")
+
+    @property
+    def branch(self) -> str:
+        """The branch that was checked out; empty outside git and without a branch, as in a rerun."""
+        branch = self.tags.get("mlflow.source.git.branch", "")
+        return "" if branch == DETACHED else branch
 
     @property
     def is_dirty(self) -> bool:

@@ -4,6 +4,7 @@ All that a sweep needs to know is in the study itself: several processes may sha
 was killed resumes from it.
 """
 
+import logging
 import warnings
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -20,6 +21,7 @@ from optuna.storages import BaseStorage
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
+log = logging.getLogger(__name__)
 GRACE_PERIOD = 60  # seconds without a heartbeat, after which a trial is lost
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -28,6 +30,7 @@ EXPERIMENT, GRID, N_TRIALS = "experiment", "grid", "n_trials"
 SEARCH_SPACE = "question"  # `SearchSpace.describe`
 OVERRIDES = "arguments"  # the overrides of the experiment
 SETTINGS = "settings"  # the overrides of Hydra
+CODE = "code"  # digest of the experiment's code when the study began
 # User attributes of a trial, and a system attribute: how often its parameters have failed before
 PROCESS = "owner"  # the process that runs it, as stored by earlier versions
 FAILURES = "failures"
@@ -112,6 +115,33 @@ def _check_unchanged(study_name: str, stored: dict[str, str], new: dict[str, str
             raise UserError(
                 f"{study_name} has {key}={old_value}, not {new_value}: that would be a new study"
             )
+
+
+def check_code(study: optuna.Study, experiment: Experiment, code: str, is_resumed: bool) -> None:
+    """Store the digest of the experiment's code with a new study, or compare it with that of an old one.
+
+    Values of different code can't be compared. A study that is resumed by its name goes on with a warning.
+
+    Raises:
+        UserError: a study that is joined (`hydra.sweeper.study_name`) began with other code.
+    """
+    stored = study.user_attrs.get(CODE)
+    if study.user_attrs.get(EXPERIMENT, str(experiment)) != str(experiment):
+        return  # `initialize_study` refuses it
+    if stored is None and not study.get_trials(deepcopy=False):
+        study.set_user_attr(CODE, code)
+    if stored in (None, code):
+        return
+    name, changed = (
+        study.study_name,
+        f"src/{experiment} is not what it was when {study.study_name} began",
+    )
+    if not is_resumed:
+        raise UserError(
+            f"{changed} (edited since, or on another branch): take another hydra.sweeper.study_name; "
+            f"resume_study={name} joins it all the same"
+        )
+    log.warning("%s: values of earlier trials may not compare with those of new ones", changed)
 
 
 def n_trials_of(study: optuna.Study) -> int:

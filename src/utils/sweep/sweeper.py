@@ -18,9 +18,11 @@ from typing import Any
 
 import src.utils.startup  # noqa: F401  before Optuna imports torch
 from src.utils.config.overrides import override_key
+from src.utils.config.sweep_settings import check_limits
 from src.utils.errors import UserError
 from src.utils.paths import STUDIES, Experiment
 from src.utils.pipeline.inputs import prepare_inputs_of_sweep
+from src.utils.pipeline.manifest import code_digests, json_digest
 from src.utils.settings import Settings
 from src.utils.study.samplers import (
     create_pruner,
@@ -34,6 +36,7 @@ from src.utils.study.study import (
     GRID,
     OVERRIDES,
     SETTINGS,
+    check_code,
     count_trials,
     find_study,
     initialize_study,
@@ -59,7 +62,6 @@ from optuna.trial import TrialState
 
 log = logging.getLogger(__name__)
 NO_PRUNER = "hydra/sweeper/pruner=none"
-AT_LEAST_ONE = ("n_trials", "n_jobs", "trial_timeout")
 SEED_STEP = 7919  # a prime: the seed of a resumed study is far from that of any other
 # The folder of a sweep, as in config/utils/hydra.yaml: 2026-11-24/17-22-08-688d
 SWEEP_FOLDER = re.compile(r"\d{4}-(\d\d-\d\d)/(\d\d-\d\d)-\d\d-(\w+)")
@@ -240,6 +242,7 @@ class SearchSweeper(Sweeper):
         keeps_n_trials = is_resumed and not self._is_set("hydra.sweeper.n_trials")
         n_trials = None if keeps_n_trials else self.settings.n_trials
         settings = stored_overrides(self.hydra_overrides)
+        check_code(study, experiment, json_digest(code_digests(experiment)), is_resumed)
         initialize_study(study, experiment, overrides, settings, space, n_trials)
 
     def _next_seed(self, study: optuna.Study) -> int | None:
@@ -249,24 +252,6 @@ class SearchSweeper(Sweeper):
         seed = self.settings.sampler.get("seed")
         seed = self.cfg.get("seed") if seed is None else seed
         return None if seed is None else (seed + SEED_STEP * len(study.trials)) % 2**32
-
-
-def check_limits(settings: DictConfig) -> None:
-    """Check the numbers among the settings of a sweep.
-
-    Raises:
-        UserError: one is out of its range.
-    """
-    for name in AT_LEAST_ONE:
-        value = settings[name]
-        if value is not None and value <= 0:
-            raise UserError(f"hydra.sweeper.{name}={value} is refused: it should be at least 1")
-    if not 0 <= settings.max_failure_rate <= 1:
-        rate = settings.max_failure_rate
-        raise UserError(f"hydra.sweeper.max_failure_rate={rate} is refused: it is from 0 to 1")
-    if settings.max_retries < 0:
-        retries = settings.max_retries
-        raise UserError(f"hydra.sweeper.max_retries={retries} is refused: it should be at least 0")
 
 
 def warn_of_luck(space: SearchSpace) -> None:

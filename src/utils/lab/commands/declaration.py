@@ -25,6 +25,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
+from src.utils.lab.commands.completion import complete_run
 from src.utils.paths import display_path
 
 import typer
@@ -32,7 +33,9 @@ import typer
 Reference = Annotated[
     str,
     typer.Argument(
-        metavar="RUN", help="A run's id or its start, a run's or study's name, latest, best."
+        metavar="RUN",
+        help="A run's id or its start, a run's or study's name, latest, best.",
+        autocompletion=complete_run,
     ),
 ]
 TrustSource = Annotated[
@@ -53,9 +56,7 @@ class Result:
     """What a command has found or done; one of the two functions is called."""
 
     show: Callable[[], object]  # prints it for people
-    data: Callable[
-        [], object
-    ]  # returns it for programs: dicts, lists, texts, numbers, paths, times
+    data: Callable[[], object]  # returns it for programs, as dicts, lists, paths and the like
     status: int = 0  # the exit status
 
 
