@@ -13,6 +13,7 @@ import torch
 from conftest import MODEL, QUICK, Lab
 from laboratory import a_changeable_one, a_laboratory, refused, said  # noqa: F401  fixtures
 from safetensors.torch import load_file
+from scripted import document
 from test_lab import history
 
 IMAGES = "torch.arange(3 * 784).reshape(3, 28, 28).to(torch.uint8)"
@@ -94,7 +95,9 @@ def test_folder(laboratory: Lab, tmp_path: Path) -> None:
 def test_study(laboratory: Lab, tmp_path: Path) -> None:
     """A study's name exports its best trial; --checkpoint last the last weights."""
     study = history(laboratory)["study"]
-    said(laboratory, "export", study.info.run_name, tmp_path / "best")
+    found = document(laboratory, "export", study.info.run_name, tmp_path / "best")
+    assert found["run"] == study.data.tags["best.run_id"]
+    assert {"model.pt2", "config.yaml"} < {*found["files"]}
     assert study.data.tags["best.run_id"] in (tmp_path / "best" / "README.md").read_text()
     said(laboratory, "export", study.info.run_name, tmp_path / "last", "--checkpoint", "last")
     assert (tmp_path / "last" / "model.safetensors").exists()

@@ -120,6 +120,23 @@ def test_json(shelf: Shelf) -> None:
     assert len(found) == 4
 
 
+def test_tried(shelf: Shelf) -> None:
+    """A group is one try, whose result is its mean with the standard deviation."""
+    text = shelf.say("tried", "rate<=0", "-e", "one").splitlines()[0]
+    values, short = shelf.values["better"], shelf.ids["better"][:8]
+    best = f"{fmean(values):.4f} ± {stdev(values):.4f} (5) ({short})"
+    assert text == f"tried 3 times in model/one: best val_acc {best}"
+
+
+def test_verdict_in_json(shelf: Shelf) -> None:
+    """A program gets the verdict between two groups as the id of the better one, or null."""
+    found = json.loads(shelf.say("diff", "better", "worse", "--json"))["verdict"]
+    assert (found["better"], found["metric"]) == (shelf.ids["better"], "val_acc")
+    assert json.loads(shelf.say("diff", "better", "alike", "--json"))["verdict"]["better"] is None
+    other = json.loads(shelf.say("diff", "better", "alone", "--json"))["verdict"]
+    assert (other["better"], "alone" in other["text"]) == (None, True)
+
+
 def test_show(shelf: Shelf) -> None:
     """A group shows its members, with the reason of those that failed, how many are missing, and how it is
     resumed; a member names its group."""
@@ -220,7 +237,7 @@ def grouped(shared: Path, clone: Lab) -> Lab:
 def test_real_groups(grouped: Lab) -> None:
     """Groups that were run are lines of the leaderboard, sections of `lab show`, and sides of a verdict."""
     table = json.loads(said(grouped, "runs", "--json", "--sort", "val_loss"))
-    assert [run["params"]["rate"] for run in table] == ["0.5", "0.1"]
+    assert [run["params"]["rate"] for run in table] == [0.5, 0.1]
     best, other = table
     assert best["group"]["n"] == len(best["group"]["members"]) == 3
     assert re.search(r"fold 2 +finished  val_loss 0\.\d{4}", said(grouped, "show", best["id"]))

@@ -59,7 +59,8 @@ def test_json_is_what_mlflow_has(laboratory: Lab) -> None:
     assert found.keys() == runs.keys()
     for run_id, run in runs.items():
         one = found[run_id]
-        assert (one["params"], one["tags"]) == (run.data.params, run.data.tags)
+        assert {name: str(value) for name, value in one["params"].items()} == run.data.params
+        assert one["tags"] == run.data.tags
         assert one["metrics"] == pytest.approx(run.data.metrics, nan_ok=True)
         assert (one["name"], one["experiment"]) == (run.info.run_name, "model/model01")
         assert datetime.fromisoformat(one["started"]).timestamp() * 1000 == pytest.approx(
@@ -286,7 +287,7 @@ def test_moved(laboratory: Lab, tmp_path: Path) -> None:
     """In a repository that was moved, the first command finds every file in its new place."""
     elsewhere = laboratory.copied(tmp_path / "else where")
     found = json.loads(said(elsewhere, "show", "best", "--json"))
-    assert found["artifacts"].startswith(str(elsewhere.root))
+    assert (elsewhere.root / found["artifacts"]).is_dir()
     assert "checkpoints/best.ckpt" in found["files"]
 
 

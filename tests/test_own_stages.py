@@ -186,7 +186,7 @@ def test_models_of_any_stage(own: Lab) -> None:
     names = [run["experiment"] for run in listed]
     assert names == [*["ensemble/ensemble93"] * 3, "ensemble/ensemble01"]  # with the study's
     best = json.loads(said(own, "best", "ensemble93", "--json"))
-    assert (best["params"]["seed"], best["metrics"]["objective"]) == ("3", 0.0)
+    assert (best["params"]["seed"], best["metrics"]["objective"]) == (3, 0.0)
     assert len(json.loads(said(own, "runs", "-e", "embedding", "--json"))) == 1
     assert "embedding/embedding01 makes data" in error(own, DATA, "-m", "size=1,2")
 

@@ -251,6 +251,26 @@ def print_blend(blend: Blend, run: Run) -> None:
     print_hints(hints)
 
 
+def as_dict(blend: Blend, run: Run) -> dict[str, object]:
+    """The blend as `lab blend --json` prints it."""
+    parts = zip(blend.runs, blend.losses, blend.weights, blend.losses_without, strict=True)
+    return {
+        "run": run.id,
+        "method": blend.method,
+        OOF_SCORE: blend.score(blend.loss),
+        "maximize": blend.metric.maximize,
+        "blended": [
+            {
+                "run": one.id,
+                OOF_SCORE: blend.score(loss),
+                "weight": float(weight),
+                "score_without": blend.score(without),
+            }
+            for one, loss, weight, without in parts
+        ],
+    }
+
+
 def _verdict(blend: Blend) -> str:
     best = int(np.argmin(blend.losses))
     gain, short = blend.losses[best] - blend.loss, blend.runs[best].short

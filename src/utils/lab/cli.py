@@ -37,7 +37,9 @@ def app() -> None:
             status = lab(prog_name="lab", standalone_mode=False)
         except UsageError as error:
             raise _usage_error(error) from None
-        except typer.Abort:
+        except typer.Abort as abort:
+            if isinstance(abort.__context__, EOFError):
+                raise UserError("no terminal to answer from: type all arguments") from None
             raise KeyboardInterrupt from None
     raise SystemExit(status)
 

@@ -21,7 +21,7 @@ from src.utils.lab.runs import (
     overrides_of,
     varying_params,
 )
-from src.utils.lab.show import repeat_command
+from src.utils.lab.show import failure_reason, repeat_command
 from src.utils.paths import Experiment, list_stages
 from src.utils.store.objective import Objective, find_objective, result_metrics
 from src.utils.store.reader import RunReader, find_artifact
@@ -222,9 +222,7 @@ def _best_line(record: RunRecord, data_label: str) -> str:
 
 
 def _failure_line(record: RunRecord) -> str:
-    traceback = find_artifact(record, "logs/traceback.txt")
-    last_line = traceback.read_text().strip().splitlines()[-1] if traceback else ""
-    reason = record.reason or last_line
+    reason = failure_reason(record)
     return f"- {record.state}: {record.short} ({record.name})" + (f", {reason}" if reason else "")
 
 

@@ -9,6 +9,7 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
+from src.utils.lab.filter import to_value
 from src.utils.lab.runs import without_derived
 from src.utils.lab.show import read_packages
 from src.utils.runs.provenance import read_metadata
@@ -22,6 +23,10 @@ from rich.markup import escape
 from rich.table import Table
 
 MOST_LINES = 80  # of a source diff, without --full
+DIGESTS, DIGEST_LENGTH = (
+    ("data", "commit"),
+    12,
+)  # the sections of digests, and what is printed of one
 LONGEST_NAME = 30  # characters of a param or a file in the table
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 Pair = tuple[str, str]
@@ -46,11 +51,12 @@ def print_diff(reader: RunReader, left: RunRecord, right: RunRecord, full: bool 
         else:
             same.append(section)
         for name, (old, new) in pairs.items():
-            cells = (f"  {_short_name(name)}", *_short_values(old, new), _change(old, new))
+            values = _short_values(section, old, new)
+            cells = (f"  {_short_name(name)}", *values, _change(old, new))
             table.add_row(*map(escape, cells))
     if table.row_count:
         console.print(table, highlight=False)
-    if left.experiment == right.experiment or full:
+    if _compares_source(left, right, full):
         lines = list(source_diff(left, right))
         _print_source_diff(lines, full)
         same += [] if lines else ["source"]
@@ -61,6 +67,42 @@ def print_diff(reader: RunReader, left: RunRecord, right: RunRecord, full: bool 
         print_verdict(reader, left, right)
 
 
+def _compares_source(left: RunRecord, right: RunRecord, full: bool) -> bool:
+    return left.experiment == right.experiment or full
+
+
+def as_dict(
+    reader: RunReader, left: RunRecord, right: RunRecord, full: bool = False
+) -> dict[str, Any]:
+    """The differences as `lab diff --json` prints them."""
+    sections = compare_runs(reader, left, right)
+    lines = list(source_diff(left, right)) if _compares_source(left, right, full) else None
+    found: dict[str, Any] = {
+        "runs": [left.id, right.id],
+        "differences": {
+            section.replace(" ", "_"): {
+                name: [_value(section, text) for text in pair] for name, pair in pairs.items()
+            }
+            for section, pairs in sections.items()
+        },
+        "source": None if lines is None else "\n".join(lines),
+    }
+    if left.is_group or right.is_group:
+        from src.utils.lab.verdict import verdict_as_dict  # late: it imports scipy
+
+        found["verdict"] = verdict_as_dict(reader, left, right)
+    return found
+
+
+def _value(section: str, text: str) -> object:
+    """None where a run has no such value."""
+    if not text:
+        return None
+    if section == "metrics":
+        return float(text)
+    return to_value(text) if section in ("settings", "machine") else text
+
+
 def _short_name(name: str) -> str:
     """The end of a path that is too long for the table."""
     while len(name) > LONGEST_NAME and "/" in name[2:]:
@@ -68,8 +110,10 @@ def _short_name(name: str) -> str:
     return name
 
 
-def _short_values(left: str, right: str) -> Pair:
-    """Numbers in a few digits, unless only the further digits differ."""
+def _short_values(section: str, left: str, right: str) -> Pair:
+    """The start of digests; numbers in a few digits, unless only the further digits differ."""
+    if section in DIGESTS:
+        return left[:DIGEST_LENGTH], right[:DIGEST_LENGTH]
     shorter = format_value(left), format_value(right)
     return shorter if shorter[0] != shorter[1] else (left, right)
 
@@ -119,12 +163,12 @@ def _settings(record: RunRecord) -> dict[str, str]:
 
 
 def _data(reader: RunReader, record: RunRecord) -> dict[str, str]:
-    return {name: digest[:12] for name, digest in dataset_digests(reader, record.id).items()}
+    return dataset_digests(reader, record.id)
 
 
 def _commit(record: RunRecord) -> dict[str, str]:
     names = {"commit": "mlflow.source.git.commit", "branch": "mlflow.source.git.branch"}
-    return {name: record.tags.get(tag, "")[:12] for name, tag in names.items()}
+    return {name: record.tags.get(tag, "") for name, tag in names.items()}
 
 
 def _changed_files(record: RunRecord) -> dict[str, str]:

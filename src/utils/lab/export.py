@@ -203,6 +203,18 @@ def export_run(
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def as_dict(record: RunRecord, folder: Path) -> dict[str, Any]:
+    """What was written, as `lab export --json` prints it."""
+    files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    return {"run": record.id, "folder": folder, "files": [str(file) for file in files]}
+
+
+def print_export(record: RunRecord, folder: Path) -> None:
+    """Print where the model is."""
+    source = f"{record.experiment} {record.short} ({record.name})"
+    print(f"{folder}: {source}; {folder}/README.md says how to load it")
+
+
 def _check_export(folder: Path, onnx: bool) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already: name a new folder or an empty one")

@@ -1,5 +1,6 @@
 """The filters of `lab runs --where`, and what they and `--sort` name: metrics, params, tags, attributes."""
 
+import ast
 import math
 import re
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ TAGS = {  # short names of tags
     "trial": "optuna.trial",
     "group": GROUP,
 }
+# Text of a param that is a number, and other texts that Python wrote
+NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?(e[+-]?\d+)?")
+CONSTANTS, BRACKETS = ("True", "False", "None"), ("[", "{", "(")
 OF_MEMBERS = ("group", GROUP, "fold", FOLD, SEED)
 
 
@@ -74,7 +78,7 @@ class Filter:
             return self.value.lower() in str(value).lower()
         left, right = to_number(value), to_number(self.value)
         if left is None or right is None:
-            return self._matches_text(str(value).lower(), self.value.lower())
+            return self._matches_text(_plain(str(value)), _plain(self.value))
         return {
             "<": left < right,
             "<=": left <= right,
@@ -87,6 +91,14 @@ class Filter:
         if self.operator == "!=":
             return left != right
         return self.operator in ("=", "==") and left == right
+
+
+def _plain(text: str) -> str:
+    """In lower case; as params are written, `null` is `none`, and a list has other spaces and quotes."""
+    text = text.lower()
+    if text == "null":
+        return "none"
+    return re.sub(r"[\s'\"]", "", text) if text[:1] in BRACKETS else text
 
 
 def read_column(reader: RunReader, records: list[RunRecord], name: str) -> dict[str, Value]:
@@ -133,3 +145,12 @@ def to_number(value: Value | None) -> float | None:
     except ValueError:
         return None
     return None if math.isnan(number) else number
+
+
+def to_value(text: str) -> object:
+    """What the text of a param stands for: a number, True, False, None, a list or a dict; else the text."""
+    is_written = NUMBER.fullmatch(text) or text in CONSTANTS or text[:1] in BRACKETS
+    try:
+        return ast.literal_eval(text) if is_written else text
+    except (ValueError, SyntaxError):
+        return text

@@ -1,7 +1,7 @@
 """A result of one check of `lab doctor`: what was found, and how to fix it."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from rich import get_console
 from rich.markup import escape
@@ -26,9 +26,14 @@ class Finding:
     def warning(cls, subject: str, message: str, fix: str) -> "Finding":
         return cls(subject, message, fix, "warning")
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, str | None]:
         """The finding as `lab doctor --json` prints it."""
-        return asdict(self)
+        return {
+            "level": self.level,
+            "subject": self.subject,
+            "text": self.message,
+            "fix": self.fix or None,
+        }
 
     def print(self) -> None:
         """Print the line and the fix."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from src.utils.paths import LOGS, ROOT, display_path
 from src.utils.store.location import local_database
@@ -19,6 +20,7 @@ from src.utils.store.reader import RunReader
 from src.utils.store.record import GROUP, RunRecord
 from src.utils.terminal import format_size
 
+import typer
 from rich import box, get_console
 from rich.markup import escape
 from rich.table import Table
@@ -137,3 +139,41 @@ def print_unused(unused: list[UnusedFile]) -> None:
         if len(files) > MOST_LINES:
             table.add_row(f"  … and {len(files) - MOST_LINES} more")
     get_console().print(table, highlight=False)
+
+
+def offer_removal(unused: list[UnusedFile], yes: bool) -> None:
+    """Print the files, and remove them where the answer is yes.
+
+    Args:
+        yes: remove without asking
+    """
+    if not unused:
+        print("nothing to remove")
+        return
+    print_unused(unused)
+    if yes or _confirm("Remove all of it?"):
+        _remove(unused)
+        print("removed")
+    else:
+        print("nothing was removed; lab gc --yes doesn't ask")
+
+
+def _confirm(question: str) -> bool:
+    try:
+        return typer.confirm(question)
+    except typer.Abort:  # no terminal to answer from
+        print()
+        return False
+
+
+def _remove(unused: list[UnusedFile]) -> None:
+    for file in unused:
+        file.remove()
+
+
+def remove_or_list(unused: list[UnusedFile], yes: bool) -> dict[str, Any]:
+    """The same for `lab gc --json`, which never asks: nothing is removed without `yes`."""
+    files = [{"kind": one.kind, "path": one.path, "bytes": one.size} for one in unused]
+    if yes:
+        _remove(unused)
+    return {"unused": files, "removed": yes}

@@ -21,8 +21,10 @@ from yaml import YAMLError
 NAME = re.compile(r"[A-Za-z]\w*")
 
 
-def new_experiment(name: str, source: str | None, stage: str | None, note: str) -> str:
-    """Copy an experiment, add it to the diary, and say so.
+def new_experiment(
+    name: str, source: str | None, stage: str | None, note: str
+) -> tuple[Experiment, str]:
+    """Copy an experiment and add it to the diary; returns the new one and what to print.
 
     Args:
         source: the experiment to copy; None means the last one with a similar name.
@@ -33,10 +35,21 @@ def new_experiment(name: str, source: str | None, stage: str | None, note: str) 
     old = find_experiment(source, stage) if source else default_source(name, stage)
     copy = copy_experiment(old, name)
     page = add_entry(copy, old, note)
-    return (
+    return copy, (
         f"src/{copy} and config/{copy} are copies of {old}; diary/{page.name} has an entry for it\n"
         f"run it: {run_command(copy)}"
     )
+
+
+def as_dict(new: Experiment) -> dict[str, object]:
+    """A new experiment as `lab new --json` prints it."""
+    program = new.program()
+    return {
+        "experiment": str(new),
+        "program": program,
+        "config": new.config,
+        "run": run_command(new),
+    }
 
 
 def list_experiments() -> list[Experiment]:

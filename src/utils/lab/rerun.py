@@ -1,9 +1,8 @@
 """`lab rerun`: repeat a run from what is saved with it, and compare the results.
 
 The code comes from the commit and the patch of the run, checked out in a git worktree of its own, the
-settings from its overrides, the data from this repository. The verdict on metrics and weights is
-`identical` (bit-identical), `within tolerance` or `different`. A group is repeated whole, and the weights are
-compared member by member.
+settings from its overrides, the data from this repository. The verdict on metrics and weights is in
+`rerun_result.py`. A group is repeated whole, and the weights are compared member by member.
 """
 
 import os
@@ -13,11 +12,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError
+from src.utils.lab.rerun_result import RerunResult
 from src.utils.notification import without_typed
 from src.utils.paths import ROOT, SAVED, Experiment, data_folder, list_stages
 from src.utils.pipeline.manifest import Manifest
@@ -25,7 +24,6 @@ from src.utils.process import RERUN
 from src.utils.runs.provenance import packages, read_metadata
 from src.utils.store.location import tracking_uri
 from src.utils.store.mlflow import get_artifact, open_store
-from src.utils.store.objective import is_resource
 from src.utils.store.reader import open_reader
 from src.utils.store.record import MEMBERS
 from src.utils.store.reference import find_record, list_members
@@ -37,46 +35,9 @@ from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 from rich import get_console
 from rich.markup import escape
-from rich.table import Table
 
 WORKTREES = ROOT / "outputs" / "reruns"
 MOST_PACKAGES = 8  # that are named in one line
-
-
-@dataclass(frozen=True)
-class RerunResult:
-    """A run and its rerun."""
-
-    old: StoredRun
-    new: StoredRun
-    # Whether the weights are the same, by the place of a member, "" for a run that is no group; None where
-    # there are none
-    weights: dict[str, bool | None]
-    tolerance: float  # of each metric, relative
-
-    @property
-    def same_weights(self) -> bool | None:
-        """Whether all weights are the same; None if there are none to compare."""
-        known = [same for same in self.weights.values() if same is not None]
-        return all(known) if known else None
-
-    @property
-    def metrics(self) -> dict[str, tuple[float, float | None]]:
-        """The old and the new value of each metric, without timings."""
-        old, new = self.old.data.metrics, self.new.data.metrics
-        names = sorted(name for name in old if not is_resource(name))
-        return {name: (old[name], new.get(name)) for name in names}
-
-    @property
-    def verdict(self) -> str:
-        """`identical` (bit-identical), `within tolerance` or `different`."""
-        pairs = self.metrics.values()
-        if all(old == new for old, new in pairs) and self.same_weights is not False:
-            return "identical"
-        within = (
-            new is not None and abs(new - old) <= self.tolerance * abs(old) for old, new in pairs
-        )
-        return "within tolerance" if all(within) else "different"
 
 
 def rerun(
@@ -265,27 +226,6 @@ def _same_files(client: MlflowClient, old: StoredRun, new: StoredRun) -> bool | 
         for folder in folders
     )
     return left == right
-
-
-def print_result(result: RerunResult) -> None:
-    """Print old and new metrics side by side, and the verdict."""
-    old, new = result.old.info, result.new.info
-    table = Table("metric", f"then ({old.run_id[:8]})", f"now ({new.run_id[:8]})", "difference")
-    for name, (then, now) in result.metrics.items():
-        change = "" if now is None else "0" if now == then else f"{now - then:+.2e}"
-        table.add_row(name, f"{then:.6g}", "" if now is None else f"{now:.6g}", change)
-    get_console().print(table)
-    get_console().print(f"weights: {_weights_in_words(result)}", highlight=False)
-    get_console().print(f"verdict: [bold]{result.verdict}[/]")
-
-
-def _weights_in_words(result: RerunResult) -> str:
-    words = {True: "bit-identical", False: "different", None: "none saved"}[result.same_weights]
-    if "" in result.weights:
-        return words
-    differing = [place for place, same in result.weights.items() if same is False]
-    among = f" ({', '.join(differing)})" if differing else ""
-    return f"{words} in {len(differing) or len(result.weights)} of {len(result.weights)} members{among}"
 
 
 @contextmanager

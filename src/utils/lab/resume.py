@@ -8,8 +8,8 @@ from src.utils.paths import ROOT
 from src.utils.store.reference import find_record
 
 
-def resume(reference: str) -> int:
-    """Start the program of a run with `resume_run=ID` and return its exit status.
+def resume(reference: str) -> tuple[str, int]:
+    """Start the program of a run with `resume_run=ID`; returns the id and the exit status.
 
     Raises:
         UserError: there is no such run, it is a study or blend, or its program no longer exists.
@@ -27,4 +27,5 @@ def resume(reference: str) -> int:
             f"{program.relative_to(ROOT)} no longer exists: lab rerun can still repeat the run"
         )
     command = [sys.executable, str(program), f"resume_run={run.id}"]
-    return subprocess.run(command, check=False).returncode
+    status = subprocess.run(command, check=False).returncode
+    return run.id, status if status >= 0 else 128 - status  # as a shell has it after a signal

@@ -14,10 +14,11 @@ A group is one line, with mean ± standard deviation (number of members). Its me
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.lab.filter import Filter, read_column, to_number
+from src.utils.lab.filter import Filter, read_column, to_number, to_value
 from src.utils.store.objective import (
     SCORES,
     SPREAD,
@@ -249,10 +250,15 @@ def _as_dict(record: RunRecord) -> dict[str, Any]:
         "commit": record.commit,
         "dirty": record.is_dirty,
         "metrics": record.metrics,
-        "params": record.params,
+        "params": {name: to_value(text) for name, text in record.params.items()},
         "tags": record.tags,
-        "artifacts": record.artifact_uri,
+        "artifacts": _location(record.artifact_uri),
     }
+
+
+def _location(uri: str) -> str | Path:
+    path = uri.removeprefix("file://")
+    return Path(path) if path.startswith("/") else uri
 
 
 def _as_group(record: RunRecord, members: list[str]) -> dict[str, Any]:

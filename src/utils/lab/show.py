@@ -3,6 +3,7 @@
 Its note, related runs, metrics, settings, data, code, machine and files, and the commands to type next.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ from rich.table import Table
 LISTED_FOLDERS = ("checkpoints", SAVED, PREDICTIONS, "figures", "pictures", "plots")
 MAIN_PACKAGES = ("torch", "pytorch_lightning", "mlflow", "optuna")
 MOST_TRIALS = 20
+EXCEPTION_MODULE = re.compile(r"^(\w+\.)+(?=\w+(:|$))")  # before the name of an exception
 RELATIONS = {  # tags that hold the id of another run
     "warm_start_from": "warm start from",
     "forked_from": "warm start from",  # as stored by earlier versions
@@ -60,7 +62,7 @@ def _sections(reader: RunReader, record: RunRecord) -> Iterator[tuple[str, list[
     settings = {k: v for k, v in record.params.items() if k not in ("note", "tags")}
     yield "note", [" ".join([record.note, *(f"#{label}" for label in record.labels)]).strip()]
     yield "started", [_time(record)]
-    yield "failure", [record.reason]
+    yield "failure", [failure_reason(record)]
     yield "related", list(_related(reader, record))
     yield "metrics", _columns(metrics)
     yield "settings", _columns(settings)
@@ -71,6 +73,15 @@ def _sections(reader: RunReader, record: RunRecord) -> Iterator[tuple[str, list[
     yield "machine", list(_machine(record))
     yield "command", [tags["command"]] if "command" in tags else []
     yield "files", list(_files(record))
+
+
+def failure_reason(record: RunRecord) -> str:
+    """Why a run was stopped, or the last line of its traceback; empty where it has neither."""
+    if record.reason or record.state != "failed":
+        return record.reason
+    traceback = find_artifact(record, "logs/traceback.txt")
+    line = traceback.read_text().strip().splitlines()[-1] if traceback else ""
+    return EXCEPTION_MODULE.sub("", line)
 
 
 def _time(record: RunRecord) -> str:

@@ -58,6 +58,11 @@ def print_submission(run: RunRecord, file: Path, table: pd.DataFrame) -> None:
     print_hints({"score": f"{lab_command()} submitted {run.short} --public SCORE"})
 
 
+def as_dict(run: RunRecord, file: Path, table: pd.DataFrame) -> dict[str, object]:
+    """What was written, as `lab submit --json` prints it."""
+    return {"run": run.id, "file": file, "rows": len(table), "columns": list(table.columns)}
+
+
 def _table(found: Predictions, labels: bool) -> pd.DataFrame:
     """The id and the predictions, or the labels."""
     columns = found.columns(PREDICTION)

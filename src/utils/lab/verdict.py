@@ -48,6 +48,26 @@ def print_verdict(reader: RunReader, left: RunRecord, right: RunRecord) -> None:
     console.print(escape(f"no verdict: {reason}"), highlight=False, soft_wrap=True)
 
 
+def verdict_as_dict(reader: RunReader, left: RunRecord, right: RunRecord) -> dict[str, object]:
+    """The verdict as `lab diff --json` prints it: `better` is a run id, None where there is no verdict."""
+    objective, reason = _common_objective(left, right)
+    if objective is None:
+        return {"better": None, "text": reason}
+    found, reason = _compare(reader, *_read_scores(reader, [left, right], objective.metric))
+    if found is None:
+        return {"better": None, "text": reason}
+    better = right if (found.difference > 0) == objective.maximize else left
+    return {
+        "better": better.id if found.is_told_apart else None,
+        "text": describe(found, objective, left.name, right.name),
+        "metric": objective.metric,
+        "maximize": objective.maximize,
+        **{
+            name: getattr(found, name) for name in ("difference", "margin", "pairs", "p", "p_ranks")
+        },
+    }
+
+
 def like_the_first(reader: RunReader, groups: Sequence[RunRecord], metric: str) -> set[str]:
     """The ids of the groups that can't be told from the first one.
 

@@ -24,12 +24,13 @@ def blend(
     method: Annotated[str, typer.Option(help="hill-climb, ridge or mean.")] = "hill-climb",
     note: Annotated[str, typer.Option(help="Why it is made.")] = "",
     trust_source: TrustSource = False,
-) -> None:
+) -> Result:
     """Blend the predictions of several runs, with weights found on out-of-fold rows."""
-    from src.utils.lab.blend import blend_runs, print_blend, record_blend
+    from src.utils.lab.blend import as_dict, blend_runs, print_blend, record_blend
 
     found = blend_runs(runs, method, trust_source)
-    print_blend(found, record_blend(found, note))
+    run = record_blend(found, note)
+    return Result(lambda: print_blend(found, run), lambda: as_dict(found, run))
 
 
 @commands.command()
@@ -43,13 +44,16 @@ def submit(
     labels: Annotated[
         bool, typer.Option("--labels", help="Write the most probable class of each row.")
     ] = False,
-) -> None:
+) -> Result:
     """Write the test predictions of a run, group or blend as a file for a competition."""
-    from src.utils.lab.submit import print_submission, write_submission
+    from src.utils.lab.submit import as_dict, print_submission, write_submission
     from src.utils.store.reference import find_result
 
     record = find_result(run)
-    print_submission(record, *write_submission(record, sample, out, labels))
+    file, table = write_submission(record, sample, out, labels)
+    return Result(
+        lambda: print_submission(record, file, table), lambda: as_dict(record, file, table)
+    )
 
 
 @commands.command()

@@ -56,9 +56,7 @@ class Result:
     """What a command has found or done; one of the two functions is called."""
 
     show: Callable[[], object]  # prints it for people
-    data: Callable[
-        [], object
-    ]  # returns it for programs: dicts, lists, texts, numbers, paths, times
+    data: Callable[[], object]  # returns it for programs, as dicts, lists, paths and the like
     status: int = 0  # the exit status
 
 

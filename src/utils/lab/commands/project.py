@@ -26,16 +26,17 @@ def new(
     ] = None,
     note: Annotated[str, typer.Option(help="Note for the diary.")] = "",
     idea: Annotated[str, typer.Option(hidden=True)] = "",  # --note of earlier versions
-) -> None:
+) -> Result:
     """Copy an experiment to a new one and add it to the diary; asks for what is missing."""
-    from src.utils.lab.new import find_experiment, list_experiments, new_experiment
+    from src.utils.lab.new import as_dict, find_experiment, list_experiments, new_experiment
 
     note = note or idea
     if name is None:
         source = source or typer.prompt("Experiment to copy", str(list_experiments()[-1]))
         name = typer.prompt("Name of the new one", find_experiment(str(source), stage).next().name)
         note = note or typer.prompt("Note", "", show_default=False)
-    print(new_experiment(str(name), source, stage, note))
+    made, text = new_experiment(str(name), source, stage, note)
+    return Result(lambda: print(text), lambda: as_dict(made))
 
 
 @commands.command()
@@ -52,7 +53,7 @@ def schema() -> Result:
 
 
 @commands.command()
-def diary() -> None:
+def diary() -> Result:
     """Write today's report of runs to the diary; your own text stays."""
     from datetime import datetime
 
@@ -63,30 +64,32 @@ def diary() -> None:
     page, reader, now = DiaryPage.today(), open_reader(), datetime.now().astimezone()
     period = page.period()
     start = period[0] if period else previous_end(page)
-    report = day_report(reader, runs_since(reader, start), start)
+    records = runs_since(reader, start)
+    report = day_report(reader, records, start)
     page.write_report(report, start, now)
-    print(f"{report}\n\ndiary/{page.file.name} is up to date: add your own text below the report")
+    done = f"diary/{page.file.name} is up to date: add your own text below the report"
+    return Result(
+        lambda: print(f"{report}\n\n{done}"),
+        lambda: {
+            "page": page.file,
+            "since": start,
+            "until": now,
+            "runs": [run.id for run in records],
+            "report": report,
+        },
+    )
 
 
 @commands.command()
 def gc(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
-) -> None:
+) -> Result:
     """List files that no run uses, and remove them after confirmation."""
-    from src.utils.lab.gc import find_unused, print_unused
+    from src.utils.lab.gc import find_unused, offer_removal, remove_or_list
     from src.utils.store.reader import open_reader
 
     unused = find_unused(open_reader())
-    if not unused:
-        print("nothing to remove")
-        return
-    print_unused(unused)
-    if yes or _confirm("Remove all of it?"):
-        for file in unused:
-            file.remove()
-        print("removed")
-    else:
-        print("nothing was removed; lab gc --yes doesn't ask")
+    return Result(lambda: offer_removal(unused, yes), lambda: remove_or_list(unused, yes))
 
 
 @commands.command()
@@ -104,11 +107,3 @@ def doctor(
         lambda: [finding.as_dict() for finding in findings],
         status=int(is_bad),
     )
-
-
-def _confirm(question: str) -> bool:
-    try:
-        return typer.confirm(question)
-    except typer.Abort:  # no terminal to answer from
-        print()
-        return False

@@ -9,19 +9,21 @@ from src.utils.lab.commands.declaration import Commands, Reference, Result, Trus
 import typer
 
 commands = Commands("Runs")
+Experiment = Annotated[
+    str | None,
+    typer.Option(
+        "--experiment",
+        "-e",
+        help="model01, or a stage: feature.",
+        autocompletion=complete_experiment,
+    ),
+]
+Limit = Annotated[int, typer.Option(min=0, help="Number of runs; 0 lists all.")]
 
 
 @commands.command()
 def runs(
-    experiment: Annotated[
-        str | None,
-        typer.Option(
-            "--experiment",
-            "-e",
-            help="model01, or a stage: feature.",
-            autocompletion=complete_experiment,
-        ),
-    ] = None,
+    experiment: Experiment = None,
     sort: Annotated[
         str | None, typer.Option(help="Metric or param, best first; -NAME reverses the order.")
     ] = None,
@@ -33,7 +35,7 @@ def runs(
             help="Filter: 'learning_rate>0.001', status=failed, note~text, a tag. May be repeated.",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Number of runs; 0 lists all.")] = 20,
+    limit: Limit = 20,
     members: Annotated[
         bool, typer.Option("--members", help="List the members of groups, too.")
     ] = False,
@@ -75,14 +77,41 @@ def diff(
     run: Reference,
     other: Reference,
     full: Annotated[bool, typer.Option("--full", help="Print any source diff whole.")] = False,
-) -> None:
+) -> Result:
     """Compare two runs: settings, data, code, packages, machine, metrics; of two groups, which is better."""
-    from src.utils.lab.diff import print_diff
+    from src.utils.lab.diff import as_dict, print_diff
     from src.utils.store.reader import open_reader
     from src.utils.store.reference import find_record
 
     reader = open_reader()
-    print_diff(reader, find_record(run, reader=reader), find_record(other, reader=reader), full)
+    left, right = find_record(run, reader=reader), find_record(other, reader=reader)
+    return Result(
+        lambda: print_diff(reader, left, right, full), lambda: as_dict(reader, left, right, full)
+    )
+
+
+@commands.command()
+def tried(
+    conditions: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SETTING=VALUE…", help="hidden=64, or in quotes a range: 'learning_rate>0.01'."
+        ),
+    ],
+    experiment: Experiment = None,
+    limit: Limit = 20,
+) -> Result:
+    """Say whether settings have been tried and how it went; if not, which are the nearest."""
+    from src.utils.lab.tried import as_dict, find_tries, print_answer
+    from src.utils.store.reader import open_reader
+
+    reader = open_reader()
+    answer = find_tries(reader, conditions, experiment)
+    return Result(
+        lambda: print_answer(answer, conditions, limit),
+        lambda: as_dict(reader, answer, limit),
+        status=0 if answer.tried else 1,
+    )
 
 
 @commands.command()
@@ -96,26 +125,28 @@ def rerun(
     other_data: Annotated[
         bool, typer.Option("--other-data", help="Run even if the data have changed since.")
     ] = False,
-) -> None:
+) -> Result:
     """Repeat a run from its code, settings and data, and compare the results.
 
     The verdict is identical (bit-identical), within tolerance, or different.
     """
-    from src.utils.lab.rerun import print_result
     from src.utils.lab.rerun import rerun as repeat_run
+    from src.utils.lab.rerun_result import print_result
 
     result = repeat_run(run, overrides or (), tolerance, keep, other_data)
-    print_result(result)
-    if result.verdict == "different" and not overrides:
-        raise typer.Exit(1)
+    is_bad = result.verdict == "different" and not overrides
+    return Result(lambda: print_result(result), result.as_dict, status=int(is_bad))
 
 
 @commands.command()
-def resume(run: Reference) -> None:
+def resume(run: Reference) -> Result:
     """Resume a training that was stopped, in the same run."""
     from src.utils.lab.resume import resume as resume_run
 
-    raise typer.Exit(resume_run(run))
+    run_id, status = resume_run(run)
+    if status == 2:
+        raise typer.Exit(status)  # the program has refused, and said why
+    return Result(lambda: None, lambda: show(run_id).data(), status)
 
 
 @commands.command()
@@ -131,13 +162,12 @@ def export(
         ),
     ] = "",
     trust_source: TrustSource = False,
-) -> None:
+) -> Result:
     """Write the model of a run to a folder that needs only torch to load."""
     from src.utils.store.reference import find_result
 
     record = find_result(run)
-    from src.utils.lab.export import export_run  # late: it imports torch
+    from src.utils.lab.export import as_dict, export_run, print_export  # late: it imports torch
 
     export_run(record, folder, checkpoint, sample, onnx, trust_source)
-    source = f"{record.experiment} {record.short} ({record.name})"
-    print(f"{folder}: {source}; {folder}/README.md says how to load it")
+    return Result(lambda: print_export(record, folder), lambda: as_dict(record, folder))

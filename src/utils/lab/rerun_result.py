@@ -1,0 +1,85 @@
+"""What `lab rerun` comes to: old and new metrics, whether the weights are the same, and the verdict."""
+
+import math
+from dataclasses import dataclass
+
+from src.utils.store.objective import PRIVATE, PUBLIC, is_resource
+
+from mlflow.entities import Run as StoredRun
+from rich import get_console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class RerunResult:
+    """A run and its rerun."""
+
+    old: StoredRun
+    new: StoredRun
+    # Whether the weights are the same, by the place of a member, "" for a run that is no group; None where
+    # there are none
+    weights: dict[str, bool | None]
+    tolerance: float  # of each metric, relative
+
+    @property
+    def same_weights(self) -> bool | None:
+        """Whether all weights are the same; None if there are none to compare."""
+        known = [same for same in self.weights.values() if same is not None]
+        return all(known) if known else None
+
+    @property
+    def metrics(self) -> dict[str, tuple[float, float | None]]:
+        """The old and the new value of each metric, without timings and what a competition said."""
+        old, new = self.old.data.metrics, self.new.data.metrics
+        names = sorted(name for name in old if not (is_resource(name) or name in (PUBLIC, PRIVATE)))
+        return {name: (old[name], new.get(name)) for name in names}
+
+    @property
+    def verdict(self) -> str:
+        """`identical` (bit-identical), `within tolerance` or `different`."""
+        pairs = self.metrics.values()
+        if all(_is_same(old, new) for old, new in pairs) and self.same_weights is not False:
+            return "identical"
+        within = (
+            _is_same(old, new) or (new is not None and abs(new - old) <= self.tolerance * abs(old))
+            for old, new in pairs
+        )
+        return "within tolerance" if all(within) else "different"
+
+    def as_dict(self) -> dict[str, object]:
+        """The result as `lab rerun --json` prints it."""
+        metrics = {name: {"then": then, "now": now} for name, (then, now) in self.metrics.items()}
+        return {
+            "run": self.old.info.run_id,
+            "rerun": self.new.info.run_id,
+            "verdict": self.verdict,
+            "tolerance": self.tolerance,
+            "metrics": metrics,
+            "same_weights": self.same_weights,
+            "members": {place: same for place, same in self.weights.items() if place},
+        }
+
+
+def _is_same(old: float, new: float | None) -> bool:
+    return old == new or (new is not None and math.isnan(old) and math.isnan(new))
+
+
+def print_result(result: RerunResult) -> None:
+    """Print old and new metrics side by side, and the verdict."""
+    old, new = result.old.info, result.new.info
+    table = Table("metric", f"then ({old.run_id[:8]})", f"now ({new.run_id[:8]})", "difference")
+    for name, (then, now) in result.metrics.items():
+        change = "" if now is None else "0" if now == then else f"{now - then:+.2e}"
+        table.add_row(name, f"{then:.6g}", "" if now is None else f"{now:.6g}", change)
+    get_console().print(table)
+    get_console().print(f"weights: {_weights_in_words(result)}", highlight=False)
+    get_console().print(f"verdict: [bold]{result.verdict}[/]")
+
+
+def _weights_in_words(result: RerunResult) -> str:
+    words = {True: "bit-identical", False: "different", None: "none saved"}[result.same_weights]
+    if "" in result.weights:
+        return words
+    differing = [place for place, same in result.weights.items() if same is False]
+    among = f" ({', '.join(differing)})" if differing else ""
+    return f"{words} in {len(differing) or len(result.weights)} of {len(result.weights)} members{among}"
