@@ -3,6 +3,7 @@
 - A Mermaid picture becomes an SVG, so that a browser need not load Mermaid from another server.
 - A link that leads out of docs/ is one to the repository (`repo_url` in mkdocs.yml), or else no link.
 - A page that is not there is left out of the navigation: a project has no docs/decisions.md.
+- Lines of Japanese are joined without a space.
 """
 
 import re
@@ -15,10 +16,11 @@ from typing import Any
 MERMAID = re.compile(r"^```mermaid\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NODE = re.compile(r'^ *(\w+)\["(.*)"\]$', re.MULTILINE)
 ARROW = re.compile(r"^ *(\w+) --> (\w+)$", re.MULTILINE)
+JAPANESE_LINE_END = re.compile(r"(?<=[、。])\n *(?![-|#\s]|\d+\. |```)")  # inside a paragraph
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+([^)]+)\)")
 
 ROW, LINE, MARGIN = 84, 18, 28  # pixels: between rows, between lines of text, between boxes
-LETTER, PADDING = 7.6, 16  # pixels
+LETTER, WIDE_LETTER, PADDING = 7.6, 13, 16  # pixels; Japanese has wide ones
 LONGEST_LINE = 30  # letters
 Arrows = list[tuple[str, str]]
 
@@ -44,7 +46,8 @@ def on_page_markdown(markdown: str, config: Any, **_: Any) -> str:
     """Called by mkdocs for each page."""
     address = (config.get("repo_url") or "").rstrip("/")
     link = rf"[\1]({address}/blob/main/\2)" if address else r"\1"
-    return OUTSIDE.sub(link, MERMAID.sub(lambda match: draw(match[1]), markdown))
+    drawn = MERMAID.sub(lambda match: draw(match[1]), markdown)
+    return JAPANESE_LINE_END.sub("", OUTSIDE.sub(link, drawn))
 
 
 def draw(text: str) -> str:
@@ -58,7 +61,8 @@ def draw(text: str) -> str:
     right = max(x[one] + sizes[one] / 2 for one in x) + 2
     parts = [curve(piece, x, y, labels) for piece in pieces]
     parts += [box(label, x[one], y[one]) for one, label in labels.items()]
-    head = f'<svg class="flowchart" viewBox="0 0 {right:.0f} {ROW * len(rows)}" role="img">'
+    size = f'width="{right:.0f}" viewBox="0 0 {right:.0f} {ROW * len(rows)}"'
+    head = f'<svg class="flowchart" {size} role="img">'
     return head + "".join(parts) + "</svg>"
 
 
@@ -135,7 +139,8 @@ def mean(values: list[float]) -> float:
 
 def width(lines: list[str]) -> float:
     """Of a box, in pixels."""
-    return max(map(len, lines)) * LETTER + PADDING
+    widths = [[LETTER if letter.isascii() else WIDE_LETTER for letter in line] for line in lines]
+    return max(map(sum, widths)) + PADDING
 
 
 def curve(
