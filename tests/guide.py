@@ -30,7 +30,7 @@ COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n", re.MULTILINE)
 PRINTED = re.compile(
     r"(?P<any>…)|(?P<study>\b(?:\d\d-){4}[\w+]+-[0-9a-f]{4}\b)"
     r"|(?P<id>\b[0-9a-f]{32}\b|\b[0-9a-f]{8}\b)|(?P<name>\b[a-z]+-[a-z]+-\d+\b)"
-    r"|(?P<number>(?<!\w)[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?)|(?P<space>\s+)"
+    r"|(?P<time>(?<!\w)\d+ s\b)|(?P<number>(?<!\w)[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?)|(?P<space>\s+)"
 )
 ID_LENGTH = 32
 PATTERNS = {
@@ -39,6 +39,7 @@ PATTERNS = {
     "id": "([0-9a-f]{8,32})",
     "name": r"([a-z]+-[a-z]+-\d+)",
     "number": r"[-+]?\d[\d.,]*(?:e[-+]?\d+)?",
+    "time": r"\d[\d.]* (?:s|min|h)(?: \d+ \w+)*",
     "space": r"\s+",
 }
 
