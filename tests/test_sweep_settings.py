@@ -3,6 +3,8 @@
 from pathlib import Path
 from textwrap import dedent
 
+from src.utils.store.record import own_note
+
 import pytest
 from conftest import DATASET, Lab
 from sweeps import TOY, SweepLab, create_fresh_toys, states  # noqa: F401  a fixture
@@ -168,7 +170,7 @@ def test_seed(toys: SweepLab, tmp_path: Path) -> None:
     first, second = (toys.study(name) for name in toys.studies()[-2:])
     assert [one.params for one in first.trials] == [one.params for one in second.trials]
     assert states(first) == states(second) == {"COMPLETE": 3}
-    assert toys.study_run(second).data.tags["mlflow.note.content"] == "5"
+    assert own_note(toys.study_run(second).data.tags["mlflow.note.content"]) == "5"
     found = toys.client.get_experiment(toys.study_run(second).info.experiment_id)
     assert found.name == "model/model90"
 
