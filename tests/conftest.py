@@ -33,7 +33,7 @@ ENGINE = [
     "src/__init__.py",
     "src/utils",
     "config/utils",
-    "minimal",
+    "template/minimal",
     "scripts",
     "README.md",
     "pyproject.toml",
