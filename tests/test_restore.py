@@ -124,7 +124,7 @@ def test_what_is_missing(fresh: Lab) -> None:
         *_, line = done.stderr.splitlines()
         gone = f"dataset/dataset01 {folder.name[:8]} is gone"
         assert line.startswith(f"error: {gone} and can't be rebuilt: ")
-        assert f"{gone}: run {second.info.run_id[:8]}" in done.stdout or "deleted" in line
+        assert f"{gone}: run {second.info.run_id[:8]}" in done.stdout or "store" in line
         return line
 
     (raw / made).rename(raw.with_name(made))
@@ -136,7 +136,7 @@ def test_what_is_missing(fresh: Lab) -> None:
     assert problem().endswith(f"makes other data now: have the files of {raw} changed?")
     for run in fresh.runs("dataset/dataset01"):
         fresh.client.delete_run(run.info.run_id)
-    assert problem().endswith(f": run {first.info.run_id[:8]}, which made it, was deleted")
+    assert problem().endswith(f": run {first.info.run_id[:8]}, which made it, is not in this store")
 
 
 def unused(lab: Lab) -> dict[str, int]:

@@ -17,7 +17,7 @@ from src.utils.paths import DATA, ROOT, Experiment
 from src.utils.pipeline.manifest import NO_EFFECT_ON_DATA, Manifest, known_fields
 from src.utils.pipeline.pins import find_pinned
 from src.utils.pipeline.recipe import Recipe, recipe_file
-from src.utils.pipeline.versions import LENGTH, VERSIONS, add_version, find_version, version_in_use
+from src.utils.pipeline.versions import LENGTH, VERSIONS, add_version, version_in_use
 from src.utils.store.reader import open_reader
 
 from rich import get_console
@@ -51,9 +51,12 @@ def ensure_inputs(run_id: str) -> list[Manifest]:
 
 
 def _ensure(experiment: Experiment, digest: str, run_id: str) -> Manifest:
-    if find_version(experiment, digest) is None:
-        version_in_use(experiment)  # a plain folder, by an earlier version of this code, becomes one
-    return find_pinned(experiment, digest) or _rebuild(experiment, digest, run_id)
+    found = find_pinned(experiment, digest) or _rebuild(experiment, digest, run_id)
+    if found.folder.is_relative_to(VERSIONS.resolve()):
+        return found
+    return (
+        version_in_use(experiment) or found
+    )  # a plain folder, as earlier code made it, becomes one
 
 
 def _rebuild(experiment: Experiment, digest: str, run_id: str) -> Manifest:
@@ -63,8 +66,8 @@ def _rebuild(experiment: Experiment, digest: str, run_id: str) -> Manifest:
     version = f"{experiment} {digest[:8]}"
     maker = _find_maker(experiment, digest, run_id)
     if maker is None:
-        why = f"run {run_id[:8]}, which made it, was deleted" if run_id else "no run has made it"
-        raise UserError(f"{version} is gone and can't be rebuilt: {why}")
+        who = f"run {run_id[:8]}, which made it" if run_id else "a run that made it"
+        raise UserError(f"{version} is gone and can't be rebuilt: {who}, is not in this store")
     text = f"[bold]rebuild[/] {version} is gone: run {maker[:8]}, which made it, is repeated"
     get_console().print(text, soft_wrap=True, highlight=False)
     inputs = ensure_inputs(maker)

@@ -81,22 +81,20 @@ class ResumePoint:
             return newest_checkpoint(checkpoints) if checkpoints.is_dir() else None
         return saved if has_files(saved) else None
 
-    def check(self, experiment: Experiment) -> None:
-        """Check that the code is that of the run, unless only its weights are used.
+    def check(self, experiment: Experiment) -> list[Manifest]:
+        """Check that the code is that of the run, and bring back the data that it has read.
+
+        Returns:
+            The versions of its inputs; none for a warm start, which reads those of today.
 
         Raises:
-            UserError: the code has changed since.
+            UserError: the code has changed since, or a version is gone and can't be rebuilt.
         """
-        if not self.weights_only and not same_code(self.folder / "source", experiment.source):
+        if self.weights_only:
+            return []
+        if not same_code(self.folder / "source", experiment.source):
             _refuse(self.run, [f"src/{experiment} has changed since"])
-
-    def ensure_inputs(self) -> list[Manifest]:
-        """The versions of data that the run has read; none for a warm start, which reads those of today.
-
-        Raises:
-            UserError: one is gone and can't be rebuilt.
-        """
-        return [] if self.weights_only else ensure_inputs(self.run.info.run_id)
+        return ensure_inputs(self.run.info.run_id)
 
 
 def find_resume_point(
