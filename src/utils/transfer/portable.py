@@ -41,9 +41,9 @@ class PortableDataset:
         return self.tags.get("run_id", "")
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, str]:
         """What tells it from the other datasets of a run."""
-        return self.name, self.digest, self.tags.get("mlflow.data.context", "")
+        return self.name, self.digest
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _completing(tags: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in tags.items() if name != REASON}
 
 
-def _keys(datasets: list[PortableDataset]) -> set[tuple[str, str, str]]:
+def _keys(datasets: list[PortableDataset]) -> set[tuple[str, str]]:
     return {data.key for data in datasets}
 
 
