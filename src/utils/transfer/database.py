@@ -8,6 +8,7 @@ been made on another machine.
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from src.utils.transfer.artifacts import copy_files
 from src.utils.transfer.lock import writer_lock
 from src.utils.transfer.place import Copied, Place, Report
 from src.utils.transfer.portable import PortableRun
-from src.utils.transfer.tables import artifact_uri, read_run, read_runs, write_run
+from src.utils.transfer.tables import artifact_uri, read_history, read_run, read_runs, write_run
 
 import mlflow
 from alembic.script import ScriptDirectory
@@ -85,6 +86,12 @@ class DatabasePlace(Place):
     def read(self, run_id: str) -> PortableRun:
         with self._reading() as connection:
             return read_run(connection, run_id)
+
+    def with_history(self, run: PortableRun) -> PortableRun:
+        if run.is_running:
+            return self.read(run.id)
+        with self._reading() as connection:
+            return replace(run, history=read_history(connection, run.id))
 
     @contextmanager
     def artifacts(self, run: PortableRun) -> Iterator[Path]:
