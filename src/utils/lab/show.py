@@ -70,7 +70,7 @@ def _sections(reader: RunReader, record: RunRecord) -> Iterator[tuple[str, list[
     yield "members", list(_members(reader, record)) if record.is_group else []
     yield "data", list(_data(reader, record))
     yield "code", list(_code(record))
-    yield "machine", list(_machine(record))
+    yield "machine", list(machine_lines(record))
     yield "command", [tags["command"]] if "command" in tags else []
     yield "files", list(_files(record))
 
@@ -170,7 +170,8 @@ def _code(record: RunRecord) -> Iterator[str]:
         yield f"changes in provenance/changes.patch, {format_size(patch.stat().st_size)}"
 
 
-def _machine(record: RunRecord) -> Iterator[str]:
+def machine_lines(record: RunRecord) -> Iterator[str]:
+    """The hardware of a run, and the versions of the main packages."""
     metadata, packages = read_metadata(find_artifact(record, "provenance")), read_packages(record)
     hardware: dict[str, Any] = metadata.get("hardware", {})
     if hardware:
