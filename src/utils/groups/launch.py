@@ -151,7 +151,7 @@ def _task_overrides() -> list[str]:
 def _differences(settings: ModelSettings, typed: ModelSettings) -> Iterator[str]:
     before = dict(flatten(typed.model_dump(mode="json")))
     for name, value in flatten(settings.model_dump(mode="json")):
-        if name not in OWN_SETTINGS and before.get(name) != value:
+        if name not in {*OWN_SETTINGS, "reuse"} and before.get(name) != value:
             yield f"++{name}={json.dumps(value)}"
 
 

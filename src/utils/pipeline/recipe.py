@@ -57,7 +57,7 @@ class Recipe:
             compose_values(experiment, overrides, name),
             code_digests(experiment),
             {data.experiment: data.digest for data in inputs},
-            {str(path): _file_states(path) for path in absolute_paths_read(settings)},
+            {str(path): file_states(path) for path in absolute_paths_read(settings)},
         )
 
     @classmethod
@@ -112,7 +112,7 @@ def _changes_since(recipe: Recipe, experiment: Experiment) -> Iterator[str]:
     if changed:
         yield f"src/{experiment}/{', '.join(changed)} changed"
     for path, states in recipe.read.items():
-        if Path(path).exists() and _file_states(Path(path)) != states:
+        if Path(path).exists() and file_states(Path(path)) != states:
             yield f"the files of {path} changed"
     for name, digest in recipe.sources.items():
         yield from _changed_input(Experiment.named(name), digest)
@@ -138,7 +138,7 @@ def _changed_input(experiment: Experiment, digest: str) -> Iterator[str]:
         yield f"{experiment} is out of date: {reason}"
 
 
-def _file_states(path: Path) -> dict[str, str]:
+def file_states(path: Path) -> dict[str, str]:
     """Size and modification time of each file: reading all of them would take too long."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     status = {str(file.relative_to(path)): file.stat() for file in files if file.exists()}

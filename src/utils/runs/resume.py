@@ -224,6 +224,8 @@ def _with_overrides(composed: DictConfig, settings: AnySettings) -> AnySettings:
     for name, value in _overrides(settings):
         OmegaConf.update(composed, name, value)
     composed.merge_with({"note": settings.note, "tags": settings.tags, "resume_run": None})
+    if (reuse := getattr(settings, "reuse", None)) is not None:
+        composed.merge_with({"reuse": reuse})
     if (warm := getattr(settings, "warm_start", None)) is not None:
         composed.merge_with({"warm_start": warm})
     return settings_of_run(composed, settings)

@@ -27,9 +27,10 @@ SELECT_RUNS = """
     SELECT run_uuid, runs.name, experiments.name, status, start_time, end_time, artifact_uri
     FROM runs JOIN experiments USING (experiment_id)
     WHERE runs.lifecycle_stage = ?
-        AND (experiments.lifecycle_stage = 'active' OR runs.lifecycle_stage = 'deleted')
+        AND (experiments.lifecycle_stage = 'active' OR runs.lifecycle_stage = 'deleted') {}
     ORDER BY start_time DESC
 """
+HAS_TAG = "AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value = ?)"
 SELECT_DATASETS = """
     SELECT datasets.name, digest, coalesce(context.value, ''), coalesce(origin.value, '')
     FROM inputs JOIN datasets ON dataset_uuid = source_id
@@ -61,6 +62,9 @@ class RunReader(Protocol):
         Args:
             kind: "params", "metrics" or "tags".
         """
+
+    def tagged(self, key: str, value: str) -> list[RunRecord]:
+        """The runs with this tag, the newest first, with their params, metrics and tags."""
 
     def keys(self, kind: str) -> set[str]:
         """The names of all params, metrics or tags."""
@@ -98,11 +102,8 @@ class SqliteReader:
 
     def runs(self, deleted: bool = False) -> list[RunRecord]:
         if deleted not in self._runs:
-            rows = self._query(SELECT_RUNS, ["deleted" if deleted else "active"])
-            self._runs[deleted] = [
-                RunRecord(run_id, name, experiment, status, local_time(start), local_time(end), uri)
-                for run_id, name, experiment, status, start, end, uri in rows
-            ]
+            rows = self._query(SELECT_RUNS.format(""), ["deleted" if deleted else "active"])
+            self._runs[deleted] = [_record(*row) for row in rows]
         return list(self._runs[deleted])
 
     def with_values(self, records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -115,6 +116,10 @@ class SqliteReader:
     def column(self, kind: str, key: str) -> dict[str, Value]:
         query = f"SELECT run_uuid, {_value_column(kind)} FROM {TABLES[kind]} WHERE key = ?"
         return {run_id: _converted(value, kind) for run_id, value in self._query(query, [key])}
+
+    def tagged(self, key: str, value: str) -> list[RunRecord]:
+        rows = self._query(SELECT_RUNS.format(HAS_TAG), ["active", key, value])
+        return self.with_values([_record(*row) for row in rows])
 
     def keys(self, kind: str) -> set[str]:
         return {key for (key,) in self._query(f"SELECT DISTINCT key FROM {TABLES[kind]}")}
@@ -160,6 +165,12 @@ def _batches(records: Sequence[RunRecord]) -> Iterator[tuple[str, list[str]]]:
     for start in range(0, len(records), RUNS_PER_QUERY):
         ids = [run.id for run in records[start : start + RUNS_PER_QUERY]]
         yield ",".join("?" * len(ids)), ids
+
+
+def _record(
+    run_id: str, name: str, experiment: str, status: str, start: int, end: int | None, uri: str
+) -> RunRecord:
+    return RunRecord(run_id, name, experiment, status, local_time(start), local_time(end), uri)
 
 
 def _value_column(kind: str) -> str:

@@ -35,6 +35,10 @@ class ServerReader:
         values = {run_id: getattr(run.data, kind).get(key) for run_id, run in runs}
         return {run_id: value for run_id, value in values.items() if value is not None}
 
+    def tagged(self, key: str, value: str) -> list[RunRecord]:
+        found = self._search(ViewType.ACTIVE_ONLY, f"tags.`{key}` = '{value}'")
+        return [self._record(run) for run in found]
+
     def keys(self, kind: str) -> set[str]:
         return {key for run in self._stored_runs().values() for key in getattr(run.data, kind)}
 
@@ -64,12 +68,13 @@ class ServerReader:
             self._runs[deleted] = {run.info.run_id: run for run in self._search(view)}
         return self._runs[deleted]
 
-    def _search(self, view: int) -> list[StoredRun]:
+    def _search(self, view: int, query: str = "") -> list[StoredRun]:
         runs: list[StoredRun] = []
         token: str | None = None
         while token is None or token:
             page = self.client.search_runs(
                 list(self.experiments),
+                query,
                 run_view_type=view,
                 max_results=PAGE,
                 order_by=["attributes.start_time DESC"],

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from src.utils.errors import UserError
 from src.utils.paths import STUDIES, Experiment
 from src.utils.process import is_gone
+from src.utils.store.record import NO_EFFECT
 from src.utils.study.search_space import SearchSpace
 
 import optuna
@@ -109,7 +110,7 @@ def initialize_study(
 
 
 def _check_unchanged(study_name: str, stored: dict[str, str], new: dict[str, str]) -> None:
-    for key in sorted(stored | new):
+    for key in sorted({*stored, *new} - NO_EFFECT):
         if stored.get(key) != new.get(key):
             old_value, new_value = (space.get(key, "(not set)") for space in (stored, new))
             raise UserError(
