@@ -26,6 +26,10 @@ class History:
     by_step: Curve
     steps: dict[int, int]  # of each epoch; empty if there is not one value in each
 
+    @property
+    def by_epoch(self) -> Curve:
+        return {epoch: self.by_step[step] for epoch, step in self.steps.items()}
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -93,7 +97,7 @@ def _read(reader: RunReader, subject: Subject, metric: str) -> Curves:
     curves = {}
     for number, run in enumerate(subject.runs):
         some = [known[one.id] for one in subject.members.get(run.id, [run]) if one.id in known]
-        band = _mean(some, has_epochs)
+        band = _mean(some, has_epochs) if run.is_group else _single(some, has_epochs)
         if len(band) > 1:
             curves[number] = band
     most = max(FEWEST_POINTS, MOST_POINTS // max(1, len(curves)))
@@ -118,12 +122,15 @@ def _epochs(curve: Curve, epochs: Curve) -> dict[int, int]:
     return found if len(found) == len(curve) else {}
 
 
+def _single(histories: Sequence[History], by_epoch: bool) -> Band:
+    curves = [one.by_epoch if by_epoch else one.by_step for one in histories]
+    return [(x, value, 0.0) for curve in curves for x, value in curve.items()]
+
+
 def _mean(histories: Sequence[History], by_epoch: bool) -> Band:
     """The mean of members, and their spread. Folds of different sizes have different steps for an epoch."""
-    if all(one.steps for one in histories):
-        curves = [{at: one.by_step[step] for at, step in one.steps.items()} for one in histories]
-    else:
-        curves = [one.by_step for one in histories]
+    has_epochs = all(one.steps for one in histories)
+    curves = [one.by_epoch if has_epochs else one.by_step for one in histories]
     band = []
     for at in sorted(set.intersection(*map(set, curves))) if curves else ():
         values, steps = [one[at] for one in curves], [one.steps.get(at, at) for one in histories]

@@ -31,12 +31,11 @@ from src.utils.runs.summary import print_earlier
 from src.utils.settings import ModelSettings, Settings
 from src.utils.store.objective import MONITOR, OBJECTIVE, Objective
 from src.utils.store.reader import open_reader
-from src.utils.store.record import REASON, RETURNED, REUSED, SIGNATURE, RunRecord
+from src.utils.store.record import EQUAL, REASON, RETURNED, REUSED, SIGNATURE, RunRecord
 from src.utils.study.trial import TrialLink
 from src.utils.terminal import format_age, lab_command
 
 log = logging.getLogger(__name__)
-EQUAL = "equal_run"  # user attribute of a trial that ran all the same
 # What each run has of its own: folders of artifacts, files in provenance/, tags and the prefixes of tags
 OWN_FOLDERS = {"config", "source", "logs", "provenance"}
 CODE_FILES = {"changes.patch", "code.pack"}
@@ -55,14 +54,14 @@ def find_earlier(signature: str, settings: Settings, start: ResumePoint | None) 
     equal = find_equal(signature)
     if equal is None:
         return None
-    trial, reuse = TrialLink.current(), getattr(settings, "reuse", False)
-    if not reuse:
-        log.info(describe_equal(equal))
-    if trial is not None:
-        trial.set_user_attr(REUSED if reuse else EQUAL, equal.id)
-    is_known = trial is None or returned_by(equal.tags) != "null"
     is_group = isinstance(settings, ModelSettings) and settings.is_group and is_one_of_many()
-    return equal if reuse and is_known and not is_group else None
+    trial = TrialLink.current()
+    is_known = trial is None or returned_by(equal.tags) != "null"
+    reuses = getattr(settings, "reuse", False) and is_known and not is_group
+    log.info(describe_equal(equal, reuses))
+    if trial is not None:
+        trial.set_user_attr(REUSED if reuses else EQUAL, equal.id)
+    return equal if reuses else None
 
 
 def find_equal(signature: str) -> RunRecord | None:
@@ -82,21 +81,22 @@ def _is_usable(run: RunRecord) -> bool:
     return run.status == "FINISHED" and RETURNED in run.tags and is_complete and has_files
 
 
-def describe_equal(run: RunRecord) -> str:
+def describe_equal(run: RunRecord, reuses: bool) -> str:
     """One line about a run that is equal to the one that is about to start."""
     found = Objective.of(run)
     has_result = found is not None and found.metric in run.metrics
     result = f": {found.metric} {format_result(run, found.metric)}" if found and has_result else ""
+    see = f"{lab_command()} show {run.short}"
+    consequence = "it is returned" if reuses else f"reuse=true returns it instead; {see} shows it"
     return (
         f"run {run.short} ({run.name}, finished {format_age(run.ended)}) has the same code, settings and "
-        f"data{result}; reuse=true returns it instead; {lab_command()} show {run.short}"
+        f"data{result}; {consequence}"
     )
 
 
 def return_earlier(run: RunRecord, settings: Settings) -> Any:
     """Print the summary of a finished run in place of a new one; returns what its `main` returned."""
     notifier.begin(run.id)
-    log.info("run %s has the same code, settings and data: it is returned (reuse=true)", run.short)
     print_earlier(run, settings)
     return json.loads(returned_by(run.tags))
 

@@ -15,7 +15,6 @@ from src.utils.store.objective import SPREAD, result_metrics
 from src.utils.store.record import RunRecord
 from src.utils.terminal import (
     copy_command,
-    format_age,
     format_duration,
     format_metric,
     format_spread,
@@ -53,7 +52,7 @@ def print_earlier(run: RunRecord, settings: Settings) -> None:
     """Print the same of a run that is finished already."""
     path = run.artifact_uri.removeprefix("file://")
     folder = Path(path) if path.startswith("/") else remote_run_folder(run.id)
-    title = f"{run.experiment}: {run.name}, finished {format_age(run.ended)}"
+    title = f"{run.experiment}: {run.name}"
     _print(Result(Experiment.named(run.experiment), title, run.id, run.metrics, folder), settings)
 
 

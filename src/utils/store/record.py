@@ -27,7 +27,8 @@ NOTE, RESULTS = "mlflow.note.content", "\n\n\u2063"
 BLENDED = "blend.runs"  # the tag: ids with spaces between
 SIGNATURE = "signature"  # tag of a model's run (`src/utils/runs/signature.py`)
 RETURNED = "returned"  # tag of a model's run: what its main returned
-REUSED = "reused_from"  # tag of a trial or member: the run whose results it has
+REUSED = "reused_from"  # tag of a trial or member, user attribute of a trial: the run whose results it has
+EQUAL = "equal_to"  # user attribute of a trial that has not reused an equal run
 REASON = "reason"  # tag of a run and user attribute of a trial: why it has failed
 
 
