@@ -1,7 +1,7 @@
 """The recipe of data: from what they were made, and whether that has changed since.
 
-It is stored as `_data/<stage>/.<name>.recipe.json`, beside the folder: earlier versions of this code refuse
-a `manifest.json` with more keys.
+It is stored as `_data/<stage>/.<name>.recipe.json`, beside the link to the version in use: each checkout has
+its own.
 """
 
 import json
@@ -40,6 +40,7 @@ class Recipe:
     sources: dict[str, str]  # digest of each input
     read: dict[str, dict[str, str]]  # size and time of each file under a path in the settings
     run_id: str = ""  # as in the manifest that the recipe belongs to
+    digest: str = ""  # as in that manifest; missing in recipes of earlier versions
 
     @classmethod
     def current(
@@ -61,17 +62,25 @@ class Recipe:
         )
 
     @classmethod
-    def load(cls, experiment: Experiment, manifest: Manifest) -> "Recipe | None":
-        """The recipe of the data on disk; None for data of a version without recipes."""
-        file = recipe_file(experiment.data)
+    def load(
+        cls, experiment: Experiment, manifest: Manifest, data: Path | None = None
+    ) -> "Recipe | None":
+        """The recipe of the data in use; None for data of a version without recipes.
+
+        Args:
+            data: the folder, if it is that of another checkout.
+        """
+        file = recipe_file(data or experiment.data)
         if not file.exists():
             return None
         recipe = cls(**known_fields(cls, json.loads(file.read_text())))
+        if recipe.digest:
+            return recipe if recipe.digest == manifest.digest else None
         return recipe if recipe.run_id == manifest.run_id else None
 
     def save(self, experiment: Experiment, manifest: Manifest) -> None:
         """Save it as the recipe of some data; the file is replaced in one step."""
-        recipe = replace(self, run_id=manifest.run_id)
+        recipe = replace(self, run_id=manifest.run_id, digest=manifest.digest)
         if recipe != Recipe.load(experiment, manifest):
             with replace_file(recipe_file(experiment.data)) as draft:
                 draft.write_text(json.dumps(asdict(recipe), indent=2) + "\n")

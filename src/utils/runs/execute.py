@@ -16,13 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from src.utils.config.settings_class import makes_data
 from src.utils.config.sweep_settings import objective_mode
-from src.utils.files import replace_folder
 from src.utils.notification import notifier
 from src.utils.paths import Experiment
 from src.utils.pipeline.inputs import prepare_inputs
-from src.utils.pipeline.linked_data import read_or_link
 from src.utils.pipeline.manifest import Manifest, file_digests, fingerprint, json_digest
+from src.utils.pipeline.pins import pinned, pins_of
 from src.utils.pipeline.recipe import Recipe
+from src.utils.pipeline.versions import (
+    add_version,
+    build_lock,
+    find_build,
+    open_draft,
+    use_version,
+    version_in_use,
+)
 from src.utils.process import RERUN, is_rank_zero
 from src.utils.runs.member import is_one_of_many
 from src.utils.runs.signature import code_digest, signature
@@ -31,7 +38,6 @@ from src.utils.store.objective import MONITOR, OBJECTIVE, Objective
 from src.utils.store.record import RETURNED, SIGNATURE
 from src.utils.study.trial import convert_trial_pruned
 
-from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 
 if TYPE_CHECKING:
@@ -71,14 +77,15 @@ def _train(experiment: Experiment, main: Main, run_group: GroupMain, typed: Sett
     began = time.monotonic()
     code_digest(experiment.source)  # now: files may be edited while the inputs are built
     settings, start = find_resume_point(experiment, typed)
-    inputs = prepare_inputs(settings, check=not _is_checked(start))
+    with pinned(start.inputs if start is not None else {}):
+        inputs = prepare_inputs(settings, check=not _is_checked(start))
     if start is not None:
         start.check(experiment, inputs)
     own_signature = signature(experiment, settings, inputs, start)
     earlier = find_earlier(own_signature, settings, start)
     if earlier is not None and not is_one_of_many():
         return return_earlier(earlier, settings)
-    with tracked(experiment, settings, inputs, start) as run:
+    with pinned(pins_of(inputs)), tracked(experiment, settings, inputs, start) as run:
         notifier.begin(run.id)
         if "sample" in run.data_metadata.get("source", "").split("+"):
             log.warning("SAMPLE DATA: a small part of the data set; see README, «Data»")
@@ -134,30 +141,51 @@ def seed_random(settings: Settings) -> None:
 
 def _build(experiment: Experiment, main: Main, settings: Settings) -> None:
     inputs = prepare_inputs(settings, check=not _is_checked(None))
-    folder = experiment.data
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    read_or_link(experiment)
     needed = fingerprint(experiment, settings, inputs)
     recipe = Recipe.current(experiment, settings, inputs)  # now: files may be edited meanwhile
-    with FileLock(folder.with_name(f".{experiment.name}.lock")):
-        present = Manifest.read(experiment)
-        if present and present.fingerprint == needed and not getattr(settings, "force", False):
-            metadata = "".join(f", {key}={value}" for key, value in present.metadata.items())
-            log.info("%s is up to date%s (force=true does it again)", experiment, metadata)
-            recipe.save(experiment, present)
-            return
-        from src.utils.run import tracked  # late: a stage that is up to date needs no MLflow
+    is_new = getattr(settings, "force", False) or RERUN in os.environ
+    with build_lock(experiment, needed):
+        present = version_in_use(experiment)
+        manifest = None if is_new else _find_built(experiment, needed, present)
+        if manifest is None:
+            manifest = _build_version(experiment, main, settings, inputs, recipe, needed)
+        use_version(experiment, manifest, recipe)
 
-        with tracked(experiment, settings, inputs) as run, replace_folder(folder) as run.output:
-            notifier.begin(run.id)
-            main(settings, run)
-            files = file_digests(run.output)
-            manifest = Manifest(
-                str(experiment), needed, json_digest(files), files, run.id, run.data_metadata
-            )
-            manifest.write(run.output)
-            run.log_dataset(manifest, "output")
-        recipe.save(experiment, manifest)
+
+def _find_built(experiment: Experiment, needed: str, present: Manifest | None) -> Manifest | None:
+    """The version that was built before from the same settings, code and inputs; a line says so."""
+    is_present = present is not None and present.fingerprint == needed
+    manifest = present if is_present else find_build(experiment, needed)
+    if manifest is None:
+        return None
+    metadata = "".join(f", {key}={value}" for key, value in manifest.metadata.items())
+    if present is not None and present.digest == manifest.digest:
+        log.info("%s is up to date%s (force=true does it again)", experiment, metadata)
+    else:
+        text = "%s is back to version %s%s (built before; force=true does it again)"
+        log.info(text, experiment, manifest.digest[:8], metadata)
+    return manifest
+
+
+def _build_version(
+    experiment: Experiment,
+    main: Main,
+    settings: Settings,
+    inputs: list[Manifest],
+    recipe: Recipe,
+    needed: str,
+) -> Manifest:
+    from src.utils.run import tracked  # late: a stage that is up to date needs no MLflow
+
+    with tracked(experiment, settings, inputs) as run, open_draft(experiment, needed) as run.output:
+        notifier.begin(run.id)
+        main(settings, run)
+        files = file_digests(run.output)
+        manifest = Manifest(
+            str(experiment), needed, json_digest(files), files, run.id, run.data_metadata
+        )
+        run.log_dataset(manifest, "output")
+        return add_version(run.output, manifest, recipe)
 
 
 def _is_checked(start: "ResumePoint | None") -> bool:
