@@ -3,6 +3,12 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
+
+from src.utils.paths import Experiment
+from src.utils.pipeline.manifest import Manifest
+from src.utils.runs.signature import signature
+from src.utils.settings import Settings
 
 import pytest
 from conftest import MODEL, QUICK, Lab, copy_experiment, made_once
@@ -45,7 +51,8 @@ def noted(lab: Lab, note: str, name: str = NAME) -> Run:
 
 def test_a_run_names_its_equal(own: SweepLab, tmp_path: Path) -> None:
     """A run names the finished run with the same code, settings and data, with its result, and runs; with
-    reuse=true it does not run. Other settings, other code and a run that was killed are not the same."""
+    reuse=true it does not run. Other settings, other code and a run that was killed are not the same. lab show
+    has the signature, and the runs that share it."""
     first, killed = noted(own, "first"), own.newest(NAME)
     short, loss = first.info.run_id[:8], f"{first.data.metrics['val_loss']:.4f}"
     copy_experiment(own, "model/model92", "model/model95")
@@ -78,18 +85,13 @@ def test_a_run_names_its_equal(own: SweepLab, tmp_path: Path) -> None:
     by_note = {note: noted(own, note).data.tags["signature"] for note in notes}
     assert by_note["first"] == by_note["again"] != by_note["warm"]
     assert by_note[""] == by_note["whole"]  # resumed, and run at once
-
-
-def test_show_has_the_signature(own: SweepLab, tmp_path: Path) -> None:
-    """lab show has the signature of a run, and names the other runs with the same one."""
-    own.run_lines([[PROGRAM, "note=again"]], tmp_path)
-    first, again = (noted(own, note) for note in ("first", "again"))
     shown = said(own, "show", first.info.run_id)
-    assert f"signature  {first.data.tags['signature'][:12]}, as" in shown
-    assert f"{again.info.run_id[:8]}  {again.info.run_name}  finished" in shown
+    assert f"signature  {by_note['first'][:12]}, as" in shown
+    other = noted(own, "again").info
+    assert f"{other.run_id[:8]}  {other.run_name}  finished" in shown
     answer = json.loads(said(own, "show", first.info.run_id, "--json"))
-    assert answer["signature"] == first.data.tags["signature"]
-    assert answer["equal"] == [again.info.run_id]
+    assert answer["signature"] == by_note["first"]
+    assert other.run_id in answer["equal"]
 
 
 def test_trials_are_reused(own: SweepLab, tmp_path: Path) -> None:
@@ -110,11 +112,13 @@ def test_trials_are_reused(own: SweepLab, tmp_path: Path) -> None:
     assert "tag.first" not in run.data.tags
     file, other = (own.artifacts(one) / "model/state.npz" for one in (run, first))
     assert file.samefile(other)
-    loaded = "from src.utils.tracking import load_model; print(load_model({!r}).weights)"
-    weights = {
-        own.python(loaded.format(name))[0] for name in (own.studies()[-1], first.info.run_id)
-    }
-    assert len(weights) == 1
+    names = [own.studies()[-1], first.info.run_id]
+    loaded = own.python(f"""
+        from src.utils.tracking import load_model
+
+        print(*({{*load_model(name).weights}} for name in {names}), sep="\\n")
+        """)[0].splitlines()
+    assert loaded[0] == loaded[1]
     ((code, text),) = own.run_lines([[PROGRAM, "rate=0.1", "reuse=true"]], tmp_path)
     assert (code, SAME in text) == (0, False)
 
@@ -153,14 +157,32 @@ def test_groups_are_reused(own: SweepLab, tmp_path: Path) -> None:
 
 
 def test_lightning(fresh: Lab) -> None:
-    """A Lightning training is reused with its checkpoints, which lie on the disk once; other data are another
-    question."""
-    lab = SweepLab(fresh.root)
-    first = lab.newest()
-    assert first.info.run_id in lab.done(MODEL, *QUICK, "reuse=true")
-    lab.sweep(MODEL, *QUICK, "dropout=0.25,0.3", "reuse=true", "hydra.sweeper.n_trials=1")
+    """A Lightning training is reused with its checkpoints, which lie on the disk once."""
+    lab, first = SweepLab(fresh.root), fresh.newest()
+    lab.sweep(MODEL, *QUICK, "dropout=0.25,0.25", "reuse=true")
     run = lab.client.get_run(finished(lab.study())[0].user_attrs["run_id"])
     assert run.data.tags["reused_from"] == first.info.run_id
     best, other = (lab.artifacts(one) / "checkpoints/best.ckpt" for one in (run, first))
     assert best.samefile(other)
     assert lab.history(run, "val_acc") == lab.history(first, "val_acc")
+
+
+def test_what_counts(tmp_path: Path) -> None:
+    """A signature depends on the content of the data, on the files under a path, and on the settings that have
+    an effect."""
+    file = tmp_path / "words.txt"
+    file.write_text("one")
+
+    class Config(Settings):
+        words: Path = file
+
+    def of(digest: str = "a", **values: Any) -> str:
+        data = Manifest("feature/any", "", digest, {}, "")
+        settings = Config(**{"seed": 0, "note": "", "tags": []} | values)
+        return signature(Experiment("model", "none"), settings, [data], None)
+
+    first = of()
+    assert first == of(note="other", tags=["other"], stale="ignore", notify="true")
+    assert len({first, of("b"), of(seed=1)}) == 3
+    file.write_text("three")
+    assert first != of()
