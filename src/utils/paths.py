@@ -2,13 +2,13 @@
 
     src/model/model01/…py       code of the experiment `model/model01`
     config/model/model01/       its settings
-    _data/feature/feature01/    what the experiment `feature/feature01` made
+    _data/feature/feature01/    what the experiment `feature/feature01` made: a link to the version in use
 
 An experiment is identified by the folder of its file. No file contains its own path.
 Any folder of `src` is a stage: `src/embedding/embedding01/…py` is an experiment of the stage `embedding`.
 
-A linked worktree (`git worktree add ../idea`) has its own code, settings, data and outputs. Runs, studies and
-logs of all worktrees are in `logs/` of the main checkout.
+A linked worktree (`git worktree add ../idea`) has its own code, settings and outputs. Runs, studies and logs
+of all worktrees are in `logs/` of the main checkout, versions of data in `_data/versions`.
 """
 
 from dataclasses import dataclass
