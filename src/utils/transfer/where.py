@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from src.utils.errors import UserError
-from src.utils.paths import LOGS, find_main_checkout
+from src.utils.paths import find_main_checkout
+from src.utils.store.location import local_database
 from src.utils.transfer.database import STORE, DatabasePlace
 from src.utils.transfer.folder import RUNS, FolderPlace
 from src.utils.transfer.place import Place
@@ -26,10 +27,11 @@ def source_place(where: str) -> Place:
     Raises:
         UserError: there is no such place, it is this project itself, or it has no runs.
     """
-    folder = _folder(where)
+    folder = Path(where).expanduser().absolute()
     if not folder.is_dir():
         raise UserError(f"{where} does not exist, or is no folder: nothing can be pulled from it")
     database = _database(folder)
+    _refuse_itself(where, database)
     if database is not None and database.exists():
         return DatabasePlace.of_folder(where, database)
     if database is None and (folder / RUNS).is_dir():
@@ -45,8 +47,9 @@ def target_place(where: str) -> Place:
     Raises:
         UserError: it is this project itself, or can't become an exchange folder.
     """
-    folder = _folder(where)
+    folder = Path(where).expanduser().absolute()
     database = _database(folder)
+    _refuse_itself(where, database)
     if database is not None:
         return DatabasePlace.of_folder(where, database)
     if folder.is_file():
@@ -61,14 +64,6 @@ def target_place(where: str) -> Place:
     return FolderPlace(where, folder)
 
 
-def _folder(where: str) -> Path:
-    folder = Path(where).expanduser().absolute()
-    logs = find_main_checkout(folder) / "logs"
-    if logs.exists() and LOGS.exists() and logs.samefile(LOGS):
-        raise UserError(f"{where} is this project itself: name another place")
-    return folder
-
-
 def _database(folder: Path) -> Path | None:
     """The store of a clone, a worktree, a copy of `logs`, or of what it lies in; else None.
 
@@ -79,3 +74,8 @@ def _database(folder: Path) -> Path | None:
         if database.exists():
             return database.resolve()
     return (folder / STORE).resolve() if (folder / ENGINE).exists() else None
+
+
+def _refuse_itself(where: str, database: Path | None) -> None:
+    if database is not None and database == local_database():
+        raise UserError(f"{where} is this project itself: name another place")
