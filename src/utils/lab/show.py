@@ -72,7 +72,7 @@ def _sections(reader: RunReader, record: RunRecord) -> Iterator[tuple[str, list[
     yield "data", list(_data(reader, record))
     yield "code", list(_code(record))
     yield "signature", list(_signature(reader, record))
-    yield "machine", list(_machine(record))
+    yield "machine", list(machine_lines(record))
     yield "command", [tags["command"]] if "command" in tags else []
     yield "files", list(_files(record))
 
@@ -189,7 +189,8 @@ def equal_runs(reader: RunReader, record: RunRecord) -> list[RunRecord]:
     return [run for run in found if run.id != record.id]
 
 
-def _machine(record: RunRecord) -> Iterator[str]:
+def machine_lines(record: RunRecord) -> Iterator[str]:
+    """The hardware of a run, and the versions of the main packages."""
     metadata, packages = read_metadata(find_artifact(record, "provenance")), read_packages(record)
     hardware: dict[str, Any] = metadata.get("hardware", {})
     if hardware:

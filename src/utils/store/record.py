@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 Value = str | float  # of a param, metric or tag
+Curve = dict[int, float]  # the history of a metric: value by step
 # Settings without effect on results: runs that differ in nothing else are equal
 NO_EFFECT = frozenset(
     {

@@ -1,10 +1,11 @@
 """Reading the runs of a store that is a server or a shared database, by MLflow's client."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from src.utils.store.mlflow import open_store
-from src.utils.store.record import DatasetUse, RunRecord, Value, local_time
+from src.utils.store.record import Curve, DatasetUse, RunRecord, Value, local_time
 
 from mlflow.entities import Run as StoredRun
 from mlflow.entities import ViewType
@@ -40,6 +41,17 @@ class ServerReader:
 
     def keys(self, kind: str) -> set[str]:
         return {key for run in self._stored_runs().values() for key in getattr(run.data, kind)}
+
+    def curves(self, records: Sequence[RunRecord], metric: str) -> dict[str, Curve]:
+        found = {}
+        for run in records:
+            if metric in run.metrics:
+                history = self.client.get_metric_history(run.id, metric)
+                history.sort(key=lambda one: (one.step, one.timestamp))
+                found[run.id] = {
+                    one.step: one.value for one in history if not math.isnan(one.value)
+                }
+        return found
 
     def datasets(self, run_id: str) -> list[DatasetUse]:
         uses = []
