@@ -23,7 +23,7 @@ from src.utils.pipeline.manifest import FILE_NAME, Manifest
 from src.utils.pipeline.pins import find_pinned, read_pins
 from src.utils.pipeline.recipe import Recipe, reasons_to_rebuild
 from src.utils.pipeline.versions import version_in_use
-from src.utils.process import BUILDING, INPUTS, RERUN
+from src.utils.process import BUILDING, INPUTS, RERUN, is_rank_zero
 from src.utils.settings import Settings, format_override_value
 from src.utils.study.trial import TRIAL
 
@@ -132,6 +132,7 @@ def _prepare_input(experiment: Experiment, settings: Settings, check: bool) -> M
     pin = read_pins().get(str(experiment), "")
     version = find_pinned(experiment, pin) if pin else None
     if version is not None:
+        _say_if_not_in_use(version)
         return version
     manifest = _up_to_date(experiment, settings, check)
     if not manifest.digest.startswith(pin):
@@ -140,6 +141,15 @@ def _prepare_input(experiment: Experiment, settings: Settings, check: bool) -> M
             f"what is built here is version {manifest.digest[:8]}"
         )
     return manifest
+
+
+def _say_if_not_in_use(version: Manifest) -> None:
+    present = Manifest.read(Experiment.named(version.experiment))
+    if present is not None and present.digest != version.digest and is_rank_zero():
+        log.info(
+            "%s: version %s is read, as it was before; version %s is in use now",
+            *(version.experiment, version.digest[:8], present.digest[:8]),
+        )
 
 
 def _up_to_date(experiment: Experiment, settings: Settings, check: bool) -> Manifest:

@@ -93,10 +93,8 @@ def _train(experiment: Experiment, main: Main, run_group: GroupMain, typed: Sett
             run.tag({SIGNATURE: own_signature})
         if earlier is not None:
             value = copy_results(earlier, run)
-        elif isinstance(settings, ModelSettings) and settings.is_group:
-            value = run_group(settings, typed, run)
         else:
-            value = _call(main, settings, run)
+            value = _call(main, partial(run_group, settings, typed), settings, run)
         if run.is_rank_zero:
             run.tag({RETURNED: _to_json(value)})
         record_objective(run, settings, value)
@@ -105,7 +103,9 @@ def _train(experiment: Experiment, main: Main, run_group: GroupMain, typed: Sett
     return value
 
 
-def _call(main: Main, settings: Settings, run: "Run") -> Any:
+def _call(main: Main, run_group: Callable[[Any], Any], settings: Settings, run: "Run") -> Any:
+    if isinstance(settings, ModelSettings) and settings.is_group:
+        return run_group(run)
     run.seed_random = partial(seed_random, settings)  # for its parts
     run.seed_random()
     with convert_trial_pruned():

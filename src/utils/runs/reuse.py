@@ -46,7 +46,8 @@ OWN_PREFIXES = ("mlflow.", "optuna.", "group.", "best.", "origin.", "tag.")
 def find_earlier(signature: str, settings: Settings, start: ResumePoint | None) -> RunRecord | None:
     """The finished run whose results are used in place of running. With `reuse=false` it is only named.
 
-    Neither a rerun nor a run that is resumed looks for one. A group in a study leaves it to its members.
+    Neither a rerun nor a run that is resumed looks for one. A group in a study leaves that to its members,
+    and a trial runs where it isn't known what `main` had returned.
     """
     resumes = start is not None and not start.new_run
     if not is_rank_zero() or RERUN in os.environ or resumes:
@@ -54,10 +55,11 @@ def find_earlier(signature: str, settings: Settings, start: ResumePoint | None) 
     equal = find_equal(signature)
     if equal is None:
         return None
+    trial, reuses = TrialLink.current(), getattr(settings, "reuse", False)
     is_group = isinstance(settings, ModelSettings) and settings.is_group and is_one_of_many()
-    trial = TrialLink.current()
     is_known = trial is None or returned_by(equal.tags) != "null"
-    reuses = getattr(settings, "reuse", False) and is_known and not is_group
+    if reuses and (is_group or not is_known):
+        return None
     log.info(describe_equal(equal, reuses))
     if trial is not None:
         trial.set_user_attr(REUSED if reuses else EQUAL, equal.id)
@@ -86,8 +88,8 @@ def describe_equal(run: RunRecord, reuses: bool) -> str:
     found = Objective.of(run)
     has_result = found is not None and found.metric in run.metrics
     result = f": {found.metric} {format_result(run, found.metric)}" if found and has_result else ""
-    see = f"{lab_command()} show {run.short}"
-    consequence = "it is returned" if reuses else f"reuse=true returns it instead; {see} shows it"
+    see = f"{lab_command()} show {run.short} shows it, reuse=true returns it instead"
+    consequence = "it is returned (reuse=true)" if reuses else see
     return (
         f"run {run.short} ({run.name}, finished {format_age(run.ended)}) has the same code, settings and "
         f"data{result}; {consequence}"

@@ -162,7 +162,7 @@ class LiveTable:
 def _earlier_run(trial: FrozenTrial) -> str:
     """The equal run whose results a trial has, or could have had."""
     reused, equal = (str(trial.user_attrs.get(name, ""))[:8] for name in (REUSED, EQUAL))
-    return f"reused {reused}" if reused else f"equal to {equal} (reuse=true)" if equal else ""
+    return f"reused {reused}" if reused else f"equal to {equal}" if equal else ""
 
 
 def _count_states(trials: list[FrozenTrial]) -> Counter[str]:
@@ -256,6 +256,9 @@ def print_study_summary(study: optuna.Study, experiment: Experiment, overrides: 
     counts = _count_states(study.get_trials(deepcopy=False))
     line = f"\n[bold]{study.study_name}[/]: {format_states(study)}"
     get_console().print(line, highlight=False, soft_wrap=True)
+    equal = sum(EQUAL in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+    if equal:
+        log.info("%d of them equal to finished runs: reuse=true takes the results of those", equal)
     table = _summary_table(study)
     if table.rows:
         get_console().print(table)
