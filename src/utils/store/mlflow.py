@@ -60,13 +60,12 @@ def open_store() -> MlflowClient:
         UserError: `MLFLOW_TRACKING_URI` is no MLflow store, can't be opened, or doesn't answer.
     """
     database = local_database()
-    if database is not None and (not database.exists() or _stored_old_roots(database)):
-        database.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(database.with_name(".lock")):
-            if database.exists():
+    if database is not None:
+        if not database.exists():
+            create_store(database)
+        elif _stored_old_roots(database):
+            with FileLock(database.with_name(".lock")):
                 _update_paths(database)
-            else:
-                create_database(database, _create_tables)
     uri = tracking_uri()
     shown = mask_password(uri)
     mlflow.set_tracking_uri(uri)
@@ -89,6 +88,14 @@ def close_connections(client: MlflowClient) -> None:
     engine = getattr(client._tracking_client.store, "engine", None)  # a server's has none
     if engine is not None:
         engine.dispose()
+
+
+def create_store(database: Path) -> None:
+    """Create the SQLite file of a store, in one process only; its artifacts go beside it."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(database.with_name(".lock")):
+        if not database.exists():
+            create_database(database, _create_tables)
 
 
 def _create_tables(draft: Path) -> None:
