@@ -20,6 +20,7 @@ from src.utils.transfer.portable import (
     PortableRun,
     note_with_names,
     note_with_numbers,
+    point_order,
 )
 
 from mlflow.store.tracking.dbmodels.models import (
@@ -71,7 +72,9 @@ def read_run(connection: Connection, run_id: str) -> PortableRun:
     """One run with the histories of its metrics, each in the order of time."""
     run = read_runs(connection, run_id)[run_id]
     history = _points(connection, SqlMetric, run_id)[run_id]
-    return replace(run, history={key: sorted(all_, key=_order) for key, all_ in history.items()})
+    return replace(
+        run, history={key: sorted(all_, key=point_order) for key, all_ in history.items()}
+    )
 
 
 def artifact_uri(connection: Connection, run_id: str) -> str:
@@ -137,11 +140,6 @@ def _points(
         point = (math.nan if is_nan else value, time, step)
         found[run].setdefault(key, []).append(point)
     return found
-
-
-def _order(point: Point) -> tuple[int, int, bool, float]:
-    value, time, step = point
-    return time, step, math.isnan(value), 0 if math.isnan(value) else value
 
 
 def _row(key: str, point: Point) -> dict[str, Any]:
