@@ -6,8 +6,8 @@ set -euo pipefail
 
 if [ "$1" = minimal ]; then
     mkdir -p src/model config/model
-    cp -r minimal/src/model/model01 src/model
-    cp -r minimal/config/model/model01 config/model
+    cp -r template/minimal/src/model/model01 src/model
+    cp -r template/minimal/config/model/model01 config/model
 fi
 
 [ -e .git ] && exit # a repository was there before: its commits are its owner's

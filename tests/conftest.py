@@ -33,7 +33,7 @@ ENGINE = [
     "src/__init__.py",
     "src/utils",
     "config/utils",
-    "minimal",
+    "template/minimal",
     "scripts",
     "README.md",
     "pyproject.toml",
@@ -262,13 +262,14 @@ def commit(lab: Lab) -> None:
 @pytest.fixture(scope="session")
 def clone(shared: Path) -> Lab:
     """Engine and experiments of the tests as one commit; nothing has run yet. To be read only."""
+    return made_once(shared / "clone", make_clone)
 
-    def make(lab: Lab) -> None:
-        carry(ENGINE, lab.root)
-        shutil.copytree(PROJECT, lab.root, dirs_exist_ok=True, ignore=NO_CACHE)
-        commit(lab)
 
-    return made_once(shared / "clone", make)
+def make_clone(lab: Lab) -> None:
+    """Copy the engine and the experiments of the tests, and commit them."""
+    carry(ENGINE, lab.root)
+    shutil.copytree(PROJECT, lab.root, dirs_exist_ok=True, ignore=NO_CACHE)
+    commit(lab)
 
 
 @pytest.fixture(scope="session")

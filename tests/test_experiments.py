@@ -22,7 +22,10 @@ import yaml
 STAGES = list_stages()
 EXPERIMENTS = [
     folder
-    for place in (ROOT, ROOT / "minimal")  # those of this project, and the smallest of each stage
+    for place in (
+        ROOT,
+        ROOT / "template" / "minimal",
+    )  # those of this project, and the smallest of each stage
     for stage in STAGES
     for folder in sorted((place / "src" / stage).glob("*/"))
     if any(folder.glob("*.py"))

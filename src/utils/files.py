@@ -1,6 +1,5 @@
-"""Files and folders that are replaced in one step, and so are never half written."""
+"""Files that are replaced in one step, and so are never half written."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,24 +19,3 @@ def replace_file(file: Path) -> Iterator[Path]:
     finally:
         if draft.is_file():
             draft.unlink()
-
-
-@contextmanager
-def replace_folder(folder: Path) -> Iterator[Path]:
-    """Give a draft to write to; at the end it replaces the folder.
-
-    A process that is killed at any moment leaves the old folder, or none.
-    """
-    draft, old = folder.with_name(f".{folder.name}.draft"), folder.with_name(f".{folder.name}.old")
-    for left_behind in (draft, old):
-        shutil.rmtree(left_behind, ignore_errors=True)
-    draft.mkdir()
-    try:
-        yield draft
-    except BaseException:
-        shutil.rmtree(draft)
-        raise
-    if folder.exists():
-        folder.rename(old)
-    draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

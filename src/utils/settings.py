@@ -95,6 +95,7 @@ class ModelSettings(Settings):
     resume_study: str | None
     resume_run: str | None
     warm_start: str | None
+    reuse: bool  # the results of an equal run (`src/utils/runs/reuse.py`)
 
     @property
     def is_group(self) -> bool:

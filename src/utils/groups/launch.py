@@ -16,7 +16,8 @@ from copy import deepcopy
 from typing import Any
 
 from src.utils.config.overrides import override_key
-from src.utils.process import SHARED_RUN
+from src.utils.pipeline.pins import pins_override, read_pins
+from src.utils.process import INPUTS, SHARED_RUN
 from src.utils.runs.member import Member, MemberLink
 from src.utils.settings import ModelSettings, flatten
 from src.utils.study.trial import TRIAL
@@ -103,7 +104,8 @@ class MemberLauncher:
         resume = [f"resume_run='{run_id}'"] if run_id else []
         folder = f"hydra.sweep.subdir='{member.name.replace(' ', '-')}'"
         link = MemberLink(self.group, member).to_override()
-        return [*self.overrides, *member.overrides, *resume, folder, link]
+        pins = pins_override(read_pins())
+        return [*self.overrides, *member.overrides, *resume, folder, link, pins]
 
     def _fork(self, launcher: ForkLauncher, jobs: dict[Member, list[str]]) -> Iterator[Ended]:
         job_number = OmegaConf.select(self.config, "hydra.job.num", default=0)
@@ -130,7 +132,8 @@ def _job_config() -> DictConfig:
     """The config of this process, for jobs in its own output folder."""
     config: Any = deepcopy(HydraConfig.instance().cfg)
     folder = config.hydra.runtime.output_dir
-    kept = [one for one in config.hydra.overrides.hydra if TRIAL not in one]
+    overrides = config.hydra.overrides.hydra
+    kept = [one for one in overrides if TRIAL not in one and INPUTS not in one]
     with open_dict(config), read_write(config.hydra):
         config.hydra.overrides.hydra = [
             *kept,
@@ -151,7 +154,7 @@ def _task_overrides() -> list[str]:
 def _differences(settings: ModelSettings, typed: ModelSettings) -> Iterator[str]:
     before = dict(flatten(typed.model_dump(mode="json")))
     for name, value in flatten(settings.model_dump(mode="json")):
-        if name not in OWN_SETTINGS and before.get(name) != value:
+        if name not in {*OWN_SETTINGS, "reuse"} and before.get(name) != value:
             yield f"++{name}={json.dumps(value)}"
 
 

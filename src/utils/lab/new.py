@@ -1,4 +1,4 @@
-"""`lab new`: a new experiment as a copy of an existing one, or of the smallest that runs (minimal/).
+"""`lab new`: a new experiment as a copy of an existing one, or of the smallest that runs (template/minimal).
 
 Both folders are copied, src/<stage>/<name> and config/<stage>/<name>, and the diary gets an entry.
 """
@@ -19,7 +19,7 @@ from src.utils.terminal import run_command
 from yaml import YAMLError
 
 NAME = re.compile(r"[A-Za-z]\w*")
-MINIMAL = ROOT / "minimal"  # the smallest experiment of each stage
+MINIMAL = ROOT / "template" / "minimal"  # the smallest experiment of each stage
 TABLE = "table.parquet"  # what these write, and can read of the stage before theirs
 STAGE_BEFORE = {"model": "feature", "feature": "dataset"}
 

@@ -29,7 +29,14 @@ from src.utils.paths import ROOT
 
 # Of the engine, and not rendered: in the commit that a project was made of they are the same.
 ENGINE = "src/utils"
-AS_THEY_ARE = (ENGINE, "config/utils", "minimal", "poetry.lock", "poetry.toml", "scripts/setup.sh")
+AS_THEY_ARE = (
+    ENGINE,
+    "config/utils",
+    "template/minimal",
+    "poetry.lock",
+    "poetry.toml",
+    "scripts/setup.sh",
+)
 STATES = {
     "A": "new",
     "D": "removed",

@@ -11,6 +11,7 @@ symlinks, the folder that people open is one of hard links, or of copies.
 
 import filecmp
 import json
+import logging
 import os
 import shutil
 from collections import defaultdict
@@ -20,12 +21,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from src.utils.files import replace_file
-from src.utils.paths import MAIN_CHECKOUT, Experiment
-from src.utils.pipeline.manifest import FILE_NAME, Manifest
-from src.utils.pipeline.recipe import Recipe
+from src.utils.paths import MAIN_CHECKOUT, ROOT, Experiment
+from src.utils.pipeline.manifest import FILE_NAME, Manifest, file_digests, json_digest, known_fields
+from src.utils.pipeline.recipe import Recipe, file_states
 
 from filelock import FileLock, Timeout
 
+log = logging.getLogger(__name__)
 VERSIONS = MAIN_CHECKOUT / "_data" / "versions"
 LENGTH = 32  # characters of a digest in names, as in MLflow
 BUILDS = "builds"
@@ -113,15 +115,125 @@ def add_version(folder: Path, manifest: Manifest, recipe: Recipe | None) -> Mani
     return replace(manifest, folder=version.resolve())
 
 
-def use_version(experiment: Experiment, manifest: Manifest) -> None:
-    """Make a version the one in use here: the link is replaced in one step."""
-    link = experiment.data
+def version_in_use(experiment: Experiment) -> Manifest | None:
+    """The manifest of the data in use here; None if there are none.
+
+    A plain folder, as earlier versions of this code made them, is taken over: it becomes a version. A
+    worktree without data begins with those that its main checkout uses, and with what they were made from.
+    """
+    _take_over(experiment, experiment.data)
+    manifest = Manifest.read(experiment)
+    if manifest is None and ROOT != MAIN_CHECKOUT:
+        return _begin_with_main_checkout(experiment)
+    if manifest is None or experiment.data.is_symlink():
+        return manifest
+    return find_version(experiment, manifest.digest)  # of which the folder is a copy
+
+
+def use_version(experiment: Experiment, manifest: Manifest, recipe: Recipe | None = None) -> None:
+    """Make a version the one in use here: the link is replaced in one step.
+
+    Args:
+        recipe: the one by which it is found out of date; that of its build, if it is not given.
+    """
+    _take_over(experiment, experiment.data)
+    recipe = recipe or _recipe_of_build(manifest)
+    with _link_lock(experiment.data):
+        if Manifest.of_folder(manifest.folder) != manifest:  # of a build with the same content
+            manifest.write(manifest.folder)
+        _link(experiment.data, manifest.folder)
+        if recipe is not None:
+            recipe.save(experiment, manifest)
+
+
+def _take_over(experiment: Experiment, folder: Path) -> None:
+    """Make a plain folder a version, whatever is in it; it is in use then if it had a manifest."""
+    if not _is_plain(experiment, folder):
+        return
+    with _link_lock(folder):
+        if not _is_plain(experiment, folder):  # another process was faster
+            return
+        claimed, files = Manifest.of_folder(folder), file_digests(folder)
+        digest = json_digest(files)
+        if claimed is not None and claimed.digest == digest:
+            manifest, recipe = claimed, Recipe.load(experiment, claimed, folder)
+        else:
+            metadata = claimed.metadata if claimed is not None else {}
+            manifest, recipe = Manifest(str(experiment), "", digest, files, "", metadata), None
+        version = add_version(folder, manifest, recipe)
+        if claimed is not None:
+            _link(folder, version.folder)
+    log.info(_taken_over(claimed, manifest))
+
+
+def _taken_over(claimed: Manifest | None, manifest: Manifest) -> str:
+    if claimed is None:
+        what = "files without manifest.json"
+    elif claimed.digest != manifest.digest:
+        what = "the data, which were edited after they were built,"
+    else:
+        what = "the data"
+    version = f"_data/versions/{manifest.experiment}/{manifest.digest[:LENGTH]}"
+    return f"{manifest.experiment}: {what} are kept as {version}"
+
+
+def _is_plain(experiment: Experiment, folder: Path) -> bool:
+    """Whether it is neither a link nor a copy of a version."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    manifest = Manifest.of_folder(folder)
+    version = find_version(experiment, manifest.digest) if manifest is not None else None
+    return version is None or _states(version.folder) != _states(folder)
+
+
+def _states(folder: Path) -> dict[str, str]:
+    return {name: state for name, state in file_states(folder).items() if name != FILE_NAME}
+
+
+def _begin_with_main_checkout(experiment: Experiment) -> Manifest | None:
+    there = MAIN_CHECKOUT / experiment.data.relative_to(ROOT)
+    _take_over(experiment, there)
+    manifest = Manifest.of_folder(there)
+    if manifest is None:
+        return None
+    use_version(experiment, manifest)
+    recipe = Recipe.load(experiment, manifest)
+    for source in recipe.sources if recipe else ():
+        version_in_use(Experiment.named(source))
+    log.info("%s: linked from %s", experiment, MAIN_CHECKOUT)
+    return manifest
+
+
+def _link_lock(link: Path) -> FileLock:
     link.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(link.with_name(f".{link.name}.lock")):
-        draft = link.with_name(f".{link.name}.link")
-        draft.unlink(missing_ok=True)
-        draft.symlink_to(_target(manifest.folder, link), target_is_directory=True)
-        draft.replace(link)
+    return FileLock(link.with_name(f".{link.name}.lock"))
+
+
+def _link(link: Path, folder: Path) -> None:
+    """Link a folder; where the file system refuses symlinks, by a folder of hard links, or of copies."""
+    draft = link.with_name(f".{link.name}.link")
+    _remove(draft)
+    try:
+        draft.symlink_to(_target(folder, link), target_is_directory=True)
+    except (OSError, NotImplementedError):
+        shutil.copytree(folder, draft, symlinks=True, copy_function=_link_or_copy)
+    if not (link.is_symlink() and draft.is_symlink()):
+        _remove(link)
+    draft.replace(link)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _link_or_copy(source: str, copy: str) -> None:
+    try:
+        os.link(source, copy)
+    except OSError:
+        shutil.copy2(source, copy)
 
 
 def _versions_of(experiment: Experiment) -> Path:
@@ -147,6 +259,12 @@ def _save_build(manifest: Manifest, recipe: Recipe | None) -> None:
     file = _build_file(Experiment.named(manifest.experiment), manifest.fingerprint)
     with replace_file(file) as draft:
         draft.write_text(json.dumps(build, indent=2) + "\n")
+
+
+def _recipe_of_build(manifest: Manifest) -> Recipe | None:
+    file = _build_file(Experiment.named(manifest.experiment), manifest.fingerprint)
+    values = json.loads(file.read_text())["recipe"] if file.exists() else None
+    return Recipe(**known_fields(Recipe, values)) if values else None
 
 
 def _has_same_files(version: Path, folder: Path, manifest: Manifest) -> bool:

@@ -63,6 +63,13 @@ class ResumePoint:
         """Whether a new run is created. Else the old one is reopened."""
         return self.weights_only or self.more_epochs
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The digests of the inputs that the run has read; none where only its weights are used."""
+        recorded = self.run.inputs.dataset_inputs if self.run.inputs else []
+        digests = {one.dataset.name: one.dataset.digest for one in recorded}
+        return {} if self.weights_only else digests
+
     def of_part(self, prefix: str) -> tuple[Path | None, Path | None]:
         """What a part of the run (`fold0/`) is resumed from, and what a warm start of it begins with.
 
@@ -224,6 +231,8 @@ def _with_overrides(composed: DictConfig, settings: AnySettings) -> AnySettings:
     for name, value in _overrides(settings):
         OmegaConf.update(composed, name, value)
     composed.merge_with({"note": settings.note, "tags": settings.tags, "resume_run": None})
+    if (reuse := getattr(settings, "reuse", None)) is not None:
+        composed.merge_with({"reuse": reuse})
     if (warm := getattr(settings, "warm_start", None)) is not None:
         composed.merge_with({"warm_start": warm})
     return settings_of_run(composed, settings)

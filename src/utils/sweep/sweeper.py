@@ -23,6 +23,7 @@ from src.utils.errors import UserError
 from src.utils.paths import STUDIES, Experiment
 from src.utils.pipeline.inputs import prepare_inputs_of_sweep
 from src.utils.pipeline.manifest import code_digests, json_digest
+from src.utils.pipeline.pins import pinned, pins_of
 from src.utils.settings import Settings
 from src.utils.study.samplers import (
     create_pruner,
@@ -40,6 +41,8 @@ from src.utils.study.study import (
     count_trials,
     find_study,
     initialize_study,
+    pin_inputs,
+    pinned_inputs,
     study_lock,
 )
 from src.utils.sweep.launcher import ForkLauncher
@@ -117,12 +120,15 @@ class SearchSweeper(Sweeper):
         check_folder(self.cfg.hydra.sweep.dir)
         storage = open_storage(self.settings.storage)
         name = resumed.study_name if resumed else self._new_name(experiment, storage, space)
-        prepare_inputs_of_sweep(checked)
+        known = [one for one in storage.get_all_studies() if one.study_name == name]
+        with pinned(pinned_inputs(known[0]) if known else {}):
+            inputs = prepare_inputs_of_sweep(checked)
         with study_lock(name):
             study = optuna.create_study(
                 storage=storage, study_name=name, load_if_exists=True, **options
             )
             self._initialize(study, experiment, overrides, space, resumed is not None)
+            pin_inputs(study, pins_of(inputs))
             live_table = LiveTable(study, self.n_jobs)
             study_run = StudyRun(study, experiment, self.cfg)
         with study_run, live_table:

@@ -8,6 +8,7 @@ been made on another machine.
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from src.utils.transfer.lock import writer_lock
 from src.utils.transfer.place import Copied, Report
 from src.utils.transfer.portable import PortableRun
 from src.utils.transfer.project import ProjectFiles
-from src.utils.transfer.tables import artifact_uri, read_run, read_runs, write_run
+from src.utils.transfer.tables import artifact_uri, read_history, read_run, read_runs, write_run
 
 import mlflow
 from alembic.script import ScriptDirectory
@@ -86,6 +87,12 @@ class DatabasePlace(ProjectFiles):
     def read(self, run_id: str) -> PortableRun:
         with self._reading() as connection:
             return read_run(connection, run_id)
+
+    def with_history(self, run: PortableRun) -> PortableRun:
+        if run.is_running:
+            return self.read(run.id)
+        with self._reading() as connection:
+            return replace(run, history=read_history(connection, run.id))
 
     @contextmanager
     def artifacts(self, run: PortableRun) -> Iterator[Path]:

@@ -26,6 +26,9 @@ class ListedReader:
         values = {run.id: getattr(run, kind).get(key) for run in self._records}
         return {run_id: value for run_id, value in values.items() if value is not None}
 
+    def tagged(self, key: str, value: str) -> list[RunRecord]:
+        return [run for run in self.runs() if run.tags.get(key) == value]
+
     def keys(self, kind: str) -> set[str]:
         return {key for run in self._records for key in getattr(run, kind)}
 

@@ -92,7 +92,7 @@ def _move_run(
     progress: TransferProgress,
 ) -> tuple[str, Copied]:
     """Read first, written last: what a running run does meanwhile is left to the next transfer."""
-    run, copied = source.read(listed.id), Copied()
+    run, copied = source.with_history(listed), Copied()
     is_later = present is None or run.activity > present.activity
     if is_later or run.is_running:
         with source.artifacts(run) as folder:

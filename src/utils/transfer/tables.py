@@ -69,12 +69,15 @@ def read_runs(connection: Connection, run_id: str | None = None) -> dict[str, Po
 
 
 def read_run(connection: Connection, run_id: str) -> PortableRun:
-    """One run with the histories of its metrics, each in the order of time."""
+    """One run with the histories of its metrics."""
     run = read_runs(connection, run_id)[run_id]
+    return replace(run, history=read_history(connection, run_id))
+
+
+def read_history(connection: Connection, run_id: str) -> dict[str, list[Point]]:
+    """All points of each metric of a run, in the order of time."""
     history = _points(connection, SqlMetric, run_id)[run_id]
-    return replace(
-        run, history={key: sorted(all_, key=point_order) for key, all_ in history.items()}
-    )
+    return {key: sorted(points, key=point_order) for key, points in history.items()}
 
 
 def artifact_uri(connection: Connection, run_id: str) -> str:
