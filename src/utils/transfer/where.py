@@ -1,7 +1,7 @@
 """What WHERE means in `lab push WHERE` and `lab pull WHERE`."""
 
+import re
 from pathlib import Path
-from urllib.parse import quote
 
 from src.utils.errors import UserError
 from src.utils.paths import LOGS, ROOT, find_main_checkout
@@ -93,7 +93,7 @@ def _by_ssh(where: str, name: str, path: str) -> Place:
     from src.utils.transfer.ssh_folder import SshFolder
 
     path = path.removeprefix("~/").rstrip("/") or "."
-    mirror = ROOT / "outputs" / "transfer" / quote(where, safe="@")
+    mirror = ROOT / "outputs" / "transfer" / re.sub(r"[^\w.@-]+", "-", where)
     host = Host(name)
     found = host.probe(path)
     if "project" in found:
