@@ -33,14 +33,15 @@ from src.utils.lab.report_question import (
 )
 from src.utils.lab.report_runs import Subject, count_states, make_table, select_subject
 from src.utils.lab.report_studies import draw_groups, draw_study
-from src.utils.lab.runs import format_result
+from src.utils.lab.runs import format_result, varying_params
 from src.utils.paths import display_path
 from src.utils.store.reader import RunReader
 from src.utils.store.record import RunRecord
-from src.utils.terminal import format_duration, format_size
+from src.utils.terminal import format_duration, format_settings, format_size
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
 SUFFIX = ".html"
+LONGEST_SETTINGS = 80  # characters in the headline
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,15 @@ def _check_file(file: Path) -> None:
 
 
 @dataclass(frozen=True)
+class Headline:
+    """The best result."""
+
+    result: str
+    run: RunRecord
+    settings: str  # in which the run differs from others; empty if they are many
+
+
+@dataclass(frozen=True)
 class StudyPart:
     """What the page has of a study."""
 
@@ -148,12 +158,14 @@ def _content(reader: RunReader, subject: Subject) -> dict[str, Any]:
     }
 
 
-def _headline(subject: Subject) -> tuple[str, RunRecord] | None:
-    """The best result: the value, and the run."""
-    if subject.best is None or subject.objective is None:
+def _headline(subject: Subject) -> Headline | None:
+    best, objective = subject.best, subject.objective
+    if best is None or objective is None:
         return None
-    metric = subject.objective.metric
-    return f"{metric} {format_result(subject.best, metric)}", subject.best
+    alike = [run for run in subject.runs if run.experiment == best.experiment]
+    settings = format_settings(varying_params(alike)[best.id])
+    shown = settings if len(settings) <= LONGEST_SETTINGS else ""
+    return Headline(f"{objective.metric} {format_result(best, objective.metric)}", best, shown)
 
 
 def _summary(subject: Subject) -> list[str]:

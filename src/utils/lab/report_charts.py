@@ -69,7 +69,7 @@ class Point:
 
 def line_chart(name: str, x: str, lines: Sequence[Line]) -> str:
     """Curves by step or epoch; those without a colour of their own lie below the others."""
-    figure, axes = _figure()
+    figure, axes = _figure(counts=True)
     for line in sorted(lines, key=lambda one: one.colour is None, reverse=True):
         colour = _colour(line.colour)
         if line.band:
@@ -87,7 +87,7 @@ def line_chart(name: str, x: str, lines: Sequence[Line]) -> str:
 
 def history_chart(name: str, points: Sequence[Point], maximize: bool) -> str:
     """The objective by trial, and the best until then."""
-    figure, axes = _figure()
+    figure, axes = _figure(counts=True)
     best: list[float] = []
     complete = [point for point in points if not point.pruned]
     for point in complete:
@@ -149,7 +149,8 @@ def member_chart(name: str, groups: Mapping[str, Sequence[Point]]) -> str:
     return _svg(figure, name)
 
 
-def _figure(height: float = HEIGHT) -> tuple["Figure", "Axes"]:
+def _figure(height: float = HEIGHT, counts: bool = False) -> tuple["Figure", "Axes"]:
+    """An empty chart; `counts`: the numbers below it are whole ones."""
     from matplotlib import rc_context  # late: it is slow to import
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -162,7 +163,7 @@ def _figure(height: float = HEIGHT) -> tuple["Figure", "Axes"]:
     axes.tick_params(color=RULE, labelcolor=MUTED, length=0, pad=5)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=counts))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     return figure, axes
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from src.utils.store.record import DatasetUse, RunRecord, Value, local_time
+from src.utils.store.record import Curve, DatasetUse, RunRecord, Value, local_time
 from src.utils.transfer.portable import DELETED, PortableRun
 
 
@@ -31,6 +31,9 @@ class ListedReader:
 
     def keys(self, kind: str) -> set[str]:
         return {key for run in self._records for key in getattr(run, kind)}
+
+    def curves(self, records: Sequence[RunRecord], metric: str) -> dict[str, Curve]:
+        return {}  # histories are not listed
 
     def datasets(self, run_id: str) -> list[DatasetUse]:
         return [

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from src.utils.errors import UserError, first_line
 from src.utils.paths import LOGS, MAIN_CHECKOUT
-from src.utils.runs.kept_code import KEPT, PACK, fetch_code, pack_commit
+from src.utils.runs.kept_code import KEPT, PACK, add_commits, fetch_code, pack_commit
 from src.utils.store.location import tracking_uri
 from src.utils.store.mlflow import check_server, experiment_id
 from src.utils.transfer.artifacts import list_files
@@ -84,7 +84,7 @@ class ServerPlace(Place):
         self._origins: dict[str, str] = {}  # the other way round
         self._tags: dict[str, dict[str, str]] = {}  # as the server has them, by its ids
         self._experiments: dict[str, tuple[str, str]] = {}  # name and lifecycle, by number
-        self._packs: dict[str, Path] = {}  # the repository of each commit that waits for its run
+        self._waiting: set[str] = set()  # commits without a run that has them
         self._started: dict[str, int] = {}  # when the artifacts of a run were written
 
     def runs(self) -> list[PortableRun]:
@@ -166,18 +166,20 @@ class ServerPlace(Place):
 
     def add_code(self, repository: Path, commits: Sequence[str]) -> None:
         """A commit without a run waits for the first one that is written."""
-        self._packs |= dict.fromkeys(commits, repository)
+        add_commits(KEPT, repository, commits)
+        self._waiting |= {*commits}
         with _one_line(self.name):
             for server_id in self._tags:
                 self._share_code(server_id)
 
     def _share_code(self, server_id: str) -> None:
         commit = self._tags[server_id].get(COMMIT, "")
-        if commit in self._packs:
+        if commit in self._waiting:
             with tempfile.TemporaryDirectory() as folder:
-                file = pack_commit(commit, Path(folder), self._packs.pop(commit))
+                file = pack_commit(commit, Path(folder))
                 self.client.log_artifact(server_id, str(file), PROVENANCE)
             self._set_tags(server_id, {PACK: commit})
+            self._waiting.remove(commit)
 
     # Reading
 

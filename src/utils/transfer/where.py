@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from src.utils.errors import UserError
-from src.utils.paths import LOGS, ROOT, find_main_checkout
-from src.utils.store.location import is_server, mask_password, tracking_uri
+from src.utils.paths import ROOT, find_main_checkout
+from src.utils.store.location import is_server, local_database, mask_password, tracking_uri
 from src.utils.transfer.database import STORE, DatabasePlace
 from src.utils.transfer.folder import RUNS, FolderPlace
 from src.utils.transfer.host import Host, parse_where
@@ -35,10 +35,11 @@ def source_place(where: str) -> Place:
     """
     if (elsewhere := _elsewhere(where)) is not None:
         return elsewhere
-    folder = _folder(where)
+    folder = Path(where).expanduser().absolute()
     if not folder.is_dir():
         raise UserError(f"{where} does not exist, or is no folder: nothing can be pulled from it")
     database = _database(folder)
+    _refuse_itself(where, database)
     if database is not None and database.exists():
         return DatabasePlace.of_folder(where, database)
     if database is None and (folder / RUNS).is_dir():
@@ -56,8 +57,9 @@ def target_place(where: str) -> Place:
     """
     if (elsewhere := _elsewhere(where)) is not None:
         return elsewhere
-    folder = _folder(where)
+    folder = Path(where).expanduser().absolute()
     database = _database(folder)
+    _refuse_itself(where, database)
     if database is not None:
         return DatabasePlace.of_folder(where, database)
     if folder.is_file():
@@ -103,14 +105,6 @@ def _by_ssh(where: str, name: str, path: str) -> Place:
     return SshFolder(where, host, path, mirror)
 
 
-def _folder(where: str) -> Path:
-    folder = Path(where).expanduser().absolute()
-    logs = find_main_checkout(folder) / "logs"
-    if logs.exists() and LOGS.exists() and logs.samefile(LOGS):
-        raise UserError(f"{where} is this project itself: name another place")
-    return folder
-
-
 def _database(folder: Path) -> Path | None:
     """The store of a clone, a worktree, a copy of `logs`, or of what it lies in; else None.
 
@@ -121,3 +115,8 @@ def _database(folder: Path) -> Path | None:
         if database.exists():
             return database.resolve()
     return (folder / STORE).resolve() if (folder / ENGINE).exists() else None
+
+
+def _refuse_itself(where: str, database: Path | None) -> None:
+    if database is not None and database == local_database():
+        raise UserError(f"{where} is this project itself: name another place")

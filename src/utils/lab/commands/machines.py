@@ -13,9 +13,9 @@ Where = Annotated[
 ]
 Runs = Annotated[
     list[str] | None,
-    typer.Argument(metavar="RUN…", help="These alone.", autocompletion=complete_run),
+    typer.Argument(metavar="RUN", help="These alone.", autocompletion=complete_run),
 ]
-RunsThere = Annotated[list[str] | None, typer.Argument(metavar="RUN…", help="These alone.")]
+RunsThere = Annotated[list[str] | None, typer.Argument(metavar="RUN", help="These alone.")]
 Experiment = Annotated[
     str | None,
     typer.Option(
