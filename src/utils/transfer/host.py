@@ -21,7 +21,7 @@ WHERE = re.compile(r"(?P<host>(?:[^\s/:@]+@)?[^\s/:@]{2,}):(?!//)(?P<path>.*)")
 # A lost connection is noticed in a minute; that of a killed process is closed after ten
 OPTIONS = ("-o", "ServerAliveInterval=15", "-o", "ControlPersist=600")
 RSYNC = ("--recursive", "--times", "--copy-links", "--partial-dir=.rsync-partial")
-MARK = "jikken:"  # begins what a probe answers: the shell there may print a greeting
+MARK = "jikken:"  # begins what is answered there: its shell may print a greeting
 PROBE = """
 command -v rsync >/dev/null && echo jikken:rsync
 cd {path} 2>/dev/null || exit 0

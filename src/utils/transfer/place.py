@@ -64,6 +64,8 @@ class Place(Protocol):
         """Held while something is written; another process that writes here waits."""
         return nullcontext()
 
+    keeps_files: bool = True  # whether studies and data have a place here, beside runs and code
+
     # What belongs to runs. A place that keeps nothing of a kind inherits these.
 
     def read_study(self, name: str, draft: Path) -> bool:

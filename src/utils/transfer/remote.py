@@ -17,12 +17,12 @@ from src.utils.paths import ROOT, Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.runs.kept_code import add_commits
 from src.utils.transfer.code import has_commit
+from src.utils.transfer.host import MARK
 from src.utils.transfer.portable import PortableRun
+from src.utils.transfer.studies import STUDY_FILE
 from src.utils.transfer.version_files import Versions
 from src.utils.transfer.where import own_place
 
-MARK = "jikken:"
-STUDY = "study.db"  # the file of a study on its way
 INBOX = ROOT / "outputs" / "transfer"  # files that have come, before they are taken over
 
 
@@ -62,13 +62,13 @@ class Served:
     def read_study(self, name: str) -> str | None:
         """The folder with the file of a study."""
         INBOX.mkdir(parents=True, exist_ok=True)
-        draft = INBOX / "study" / STUDY
+        draft = INBOX / "study" / STUDY_FILE
         shutil.rmtree(draft.parent, ignore_errors=True)
         draft.parent.mkdir()
         return str(draft.parent) if self.place.read_study(name, draft) else None
 
     def write_study(self, name: str, folder: str) -> bool:
-        changed = self.place.write_study(name, INBOX / folder / STUDY)
+        changed = self.place.write_study(name, INBOX / folder / STUDY_FILE)
         shutil.rmtree(INBOX / folder)
         return changed
 

@@ -71,6 +71,8 @@ class ServerPlace(Place):
         UserError: the server doesn't answer.
     """
 
+    keeps_files = False
+
     def __init__(self, name: str, uri: str) -> None:
         """Open it.
 
@@ -287,6 +289,8 @@ class ServerPlace(Place):
 
 class OwnServerPlace(ProjectFiles, ServerPlace):
     """The store of this project where `MLFLOW_TRACKING_URI` is a server; all else is in the project."""
+
+    keeps_files = True
 
     def __init__(self) -> None:
         super().__init__("this project", tracking_uri())

@@ -18,10 +18,10 @@ from src.utils.paths import Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.runs.kept_code import KEPT, add_commits
 from src.utils.transfer.artifacts import list_files
-from src.utils.transfer.host import Host, send
+from src.utils.transfer.host import MARK, Host, send
 from src.utils.transfer.place import Copied, Place, Report
 from src.utils.transfer.portable import PortableRun
-from src.utils.transfer.remote import MARK, STUDY
+from src.utils.transfer.studies import STUDY_FILE
 from src.utils.transfer.version_files import Builds, Versions
 
 MODULE = "src.utils.transfer.remote"
@@ -112,12 +112,12 @@ class SshClone(Place):
         there = self.ask("read_study", name)
         if there is not None:
             self.host.download(there, self.mirror)
-            shutil.move(self.mirror / STUDY, draft)
+            shutil.move(self.mirror / STUDY_FILE, draft)
         return there is not None
 
     def write_study(self, name: str, file: Path) -> bool:
         with tempfile.TemporaryDirectory() as folder:
-            shutil.copyfile(file, Path(folder, STUDY))
+            shutil.copyfile(file, Path(folder, STUDY_FILE))
             send(self.host, Path(folder), self.ask("inbox", "studies"))
         return bool(self.ask("write_study", name, "studies"))
 
