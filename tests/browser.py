@@ -7,10 +7,13 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.request import Request, urlopen
+
+import pytest
 
 PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
 FLAGS = [
@@ -71,6 +74,15 @@ class Browser:
             self._post("/execute/sync", {"script": "return document.body.innerText", "args": []})
         )
 
+    def resize(self, width: int, height: int, media: str = "screen") -> None:
+        """Show pages as in a window of that size, however narrow; `media="print"`: as on paper."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        for command, params in (
+            ("Emulation.setDeviceMetricsOverride", size),
+            ("Emulation.setEmulatedMedia", {"media": media}),
+        ):
+            self._post("/goog/cdp/execute", {"cmd": command, "params": params})
+
     def screenshot(self, file: Path) -> None:
         with urlopen(f"{self.address}/screenshot") as answer:
             file.write_bytes(base64.b64decode(json.load(answer)["value"]))
@@ -78,6 +90,17 @@ class Browser:
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         with urlopen(Request(self.address + path, json.dumps(body).encode())) as answer:
             return json.load(answer)["value"]
+
+
+@pytest.fixture(name="browser", scope="module")
+def a_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    missing = [name for name, path in PROGRAMS.items() if path is None]
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(f"{' and '.join(missing)} are not installed")
+    if missing:
+        pytest.skip(f"looking at pages needs {' and '.join(missing)}")
+    with Browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 def _without_proxies() -> dict[str, str]:

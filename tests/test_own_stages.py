@@ -221,7 +221,7 @@ def test_no_stage(own: Lab) -> None:
     program.parent.mkdir(parents=True)
     program.write_text((own.root / SMALLEST).read_text())
     message = error(own, "src/data/data01/smallest.py")
-    assert message.endswith("a stage has a Python name, not data, sample, utils")
+    assert message.endswith("a stage has a Python name, not data, sample, utils, versions")
 
 
 def test_data_of_itself(own: Lab) -> None:

@@ -16,7 +16,7 @@ from src.utils.lab.mlflow_server import sort_metrics
 
 import optuna
 import pytest
-from browser import PROGRAMS, Browser
+from browser import Browser, a_browser  # noqa: F401  a fixture
 from conftest import MODEL, Lab
 from mlflow.entities import Run
 from sweeps import TOY, SweepLab
@@ -71,17 +71,6 @@ def page(toys: SweepLab) -> Iterator[str]:
     """The address of MLflow's page."""
     with served(toys, "mlflow_ui") as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    missing = [name for name, path in PROGRAMS.items() if path is None]
-    if missing and os.environ.get("CI") == "true":
-        pytest.fail(f"{' and '.join(missing)} are not installed")
-    if missing:
-        pytest.skip(f"looking at pages needs {' and '.join(missing)}")
-    with Browser(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 def shows(text: str) -> str:

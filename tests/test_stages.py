@@ -3,6 +3,7 @@
 import hashlib
 import json
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,8 +25,8 @@ def is_whole(folder: Path) -> bool:
     return bool(files) and files == manifest["files"]
 
 
-def folders(place: Path) -> list[str]:
-    return [folder.name for folder in place.iterdir() if folder.is_dir()]
+def drafts(lab: Lab) -> list[Path]:
+    return list((lab.root / "_data/versions").rglob("*.draft"))
 
 
 def test_skipping(fresh: Lab) -> None:
@@ -51,37 +52,34 @@ def test_skipping(fresh: Lab) -> None:
 
 def test_sigkill_while_writing(fresh: Lab) -> None:
     """Killed at any moment, a stage leaves a whole result; the next call recovers and tidies up."""
-    place = fresh.root / "_data/data"
-    draft = place / ".dataset01.draft"
+    place = fresh.root / "_data/data/dataset01"
     survived = 0
     for wait in (0.0, 0.003, 0.01, 0.02, 0.05):  # seconds after the first sign of writing
         stage = fresh.start(sys.executable, fresh.root / DATASET, "source=sample", "force=true")
-        while not draft.exists() and stage.poll() is None:
+        while not drafts(fresh) and stage.poll() is None:
             time.sleep(0.0005)
         time.sleep(wait)
         stage.send_signal(signal.SIGKILL)
         survived += stage.wait() == 0
         stage.communicate()
-        assert is_whole(place / "dataset01")
+        assert is_whole(place)
+        assert len(drafts(fresh)) <= 1
     assert survived < 5
     fresh.done(DATASET, "source=sample", "force=true")
-    assert is_whole(place / "dataset01")
-    assert folders(place) == ["dataset01"]
+    assert is_whole(place)
+    assert not drafts(fresh)
 
 
-def test_sigkill_between_old_and_new(fresh: Lab) -> None:
-    """Killed between two renames, a stage leaves no result; the next call makes the same one, bit for bit."""
-    place, before = (
-        fresh.root / "_data/feature",
-        result(fresh, FEATURES)["digits.safetensors"],
-    )
-    (place / "feature01").rename(place / ".feature01.old")
-    (place / ".feature01.draft").mkdir()
-    (place / ".feature01.draft" / "digits.safetensors").write_bytes(b"half")
-    fresh.done(FEATURE)
-    assert is_whole(place / "feature01")
-    assert result(fresh, FEATURES)["digits.safetensors"] == before
-    assert folders(place) == ["feature01"]
+def test_killed_before_the_link(fresh: Lab) -> None:
+    """Killed before the data are linked, or where somebody has deleted them, they are found by the next call;
+    where the version is deleted too, the next call makes the same one, bit for bit."""
+    place, before = fresh.root / "_data" / FEATURES, result(fresh, FEATURES)["digits.safetensors"]
+    version = place.resolve()
+    for deleted, said in ([place], "is back to version"), ([place, version], "1000 test images"):
+        subprocess.run(["rm", "-rf", *deleted], check=True)
+        assert said in fresh.done(FEATURE)
+        assert is_whole(place)
+        assert result(fresh, FEATURES)["digits.safetensors"] == before
 
 
 def test_missing_feature(bare: Lab) -> None:

@@ -1,8 +1,10 @@
-"""Files and folders that are replaced in one step, and so are never half written."""
+"""Files that are replaced in one step, and so are never half written; and files that are stored once."""
 
+import filecmp
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -22,22 +24,26 @@ def replace_file(file: Path) -> Iterator[Path]:
             draft.unlink()
 
 
-@contextmanager
-def replace_folder(folder: Path) -> Iterator[Path]:
-    """Give a draft to write to; at the end it replaces the folder.
-
-    A process that is killed at any moment leaves the old folder, or none.
-    """
-    draft, old = folder.with_name(f".{folder.name}.draft"), folder.with_name(f".{folder.name}.old")
-    for left_behind in (draft, old):
-        shutil.rmtree(left_behind, ignore_errors=True)
-    draft.mkdir()
+def link_or_copy(source: str | Path, copy: str | Path) -> None:
+    """Give a file a second name; where the file system has no hard links, or for another disk, copy it."""
     try:
-        yield draft
-    except BaseException:
-        shutil.rmtree(draft)
-        raise
-    if folder.exists():
-        folder.rename(old)
-    draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        os.link(source, copy)
+    except OSError:
+        shutil.copy2(source, copy)
+
+
+def share_file(source: Path, file: Path, draft: Path) -> None:
+    """Replace a file by a hard link of an equal one. It stays where that can't be done, or bytes differ.
+
+    Args:
+        draft: a free name on the same disk.
+    """
+    with suppress(
+        OSError
+    ):  # the source is gone, or the file system has no hard links, or not so many
+        if file.is_symlink() or source.is_symlink() or not filecmp.cmp(source, file, shallow=False):
+            return
+        draft.unlink(missing_ok=True)
+        draft.hardlink_to(source)
+        draft.replace(file)
+        draft.unlink(missing_ok=True)  # two names of one file are not replaced

@@ -16,7 +16,17 @@ import psutil
 # Environment variables
 RERUN = "JIKKEN_RERUN_OF"  # the run that this one repeats
 BUILDING = "JIKKEN_BUILDING"  # the inputs that are being built, each for the one before
+INPUTS = (
+    "JIKKEN_INPUTS"  # the versions of data that a run is to read, as JSON: {experiment: digest}
+)
 SHARED_RUN = "JIKKEN_RUN"  # the run that the processes of one distributed training share
+# What a person sets; all other variables of this name say which run a process belongs to
+SET_BY_PERSONS = ("JIKKEN_NOTIFY", "JIKKEN_VENV")
+
+
+def is_of_one_run(variable: str) -> bool:
+    """Whether an environment variable belongs to one run, and not to another that is started beside it."""
+    return variable.startswith("JIKKEN_") and not variable.startswith(SET_BY_PERSONS)
 
 
 def is_rank_zero() -> bool:

@@ -50,6 +50,7 @@ class Run(Fit):
         self.name: str = info.run_name  # as MLflow shows it: `brawny-lark-8`
         self.metrics = MetricBuffer(client, run_id)
         self.data = [Experiment.named(manifest.experiment) for manifest in inputs]
+        self._versions = {Experiment.named(one.experiment): one.folder for one in inputs}
         self.data_metadata: dict[str, str] = merge_metadata(
             inputs
         )  # what `tag_data` has set for the inputs
@@ -62,10 +63,10 @@ class Run(Fit):
 
     def inputs(self, stage: str) -> list[Path]:
         """The folders of all inputs of a stage (`feature`, or one's own), in the order of the setting."""
-        return [source.data for source in self.data if source.stage == stage]
+        return [self._versions[source] for source in self.data if source.stage == stage]
 
     def input(self, name: str) -> Path:
-        """The folder of an input.
+        """The folder of an input: of the version with which the run began, whatever is built meanwhile.
 
         Args:
             name: the stage (`feature`); if the setting names several inputs, one of them (`feature02`).
@@ -75,7 +76,7 @@ class Run(Fit):
         """
         match [source for source in self.data if name in (source.stage, source.name, str(source))]:
             case [source]:
-                return source.data
+                return self._versions[source]
         known = ", ".join(map(str, self.data)) or "nothing"
         raise UserError(f"run.input({name!r}): {self.experiment} reads {known}; name one of these")
 

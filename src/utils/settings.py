@@ -95,6 +95,7 @@ class ModelSettings(Settings):
     resume_study: str | None
     resume_run: str | None
     warm_start: str | None
+    reuse: bool  # the results of an equal run (`src/utils/runs/reuse.py`)
 
     @property
     def is_group(self) -> bool:
@@ -131,6 +132,11 @@ class TrainingSettings(ModelSettings):
         if value < 1 and not (value == -1 and has_other_limit(info.data.get("trainer", {}))):
             raise ValueError(NO_LIMIT.removeprefix("it "))
         return value
+
+
+def trains_on_cpu(settings: Settings) -> bool:
+    """Whether a training is said to need no GPU: `trainer.accelerator=cpu`."""
+    return getattr(settings, "trainer", {}).get("accelerator") == "cpu"
 
 
 TRAINING_ONLY = {*TrainingSettings.model_fields} - {*ModelSettings.model_fields}

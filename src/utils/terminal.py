@@ -99,6 +99,16 @@ def format_duration(time: timedelta | None) -> str:
     return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def format_age(moment: datetime | None) -> str:
+    """How long ago something was: `just now`, `5 min ago`, `3 h ago`, `2 days ago`"""
+    seconds = (datetime.now().astimezone() - moment).total_seconds() if moment else 0
+    for length, unit in ((86400, "day"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' * (unit == 'day' and count > 1)} ago"
+    return "just now"
+
+
 def format_time(moment: datetime | None) -> str:
     """A date and time: `11-23 09:30`, or `2025-11-23` if it is in another year; empty for None."""
     if moment is None:

@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 from src.utils.groups.figures import Curve, plot_curves, plot_members, shared_steps
 from src.utils.predictions import pool_members
 from src.utils.run import Run
-from src.utils.runs.member import VALUE, Member
+from src.utils.runs.member import Member, returned_by
 from src.utils.runs.resume import artifact_folder
 from src.utils.store.objective import MONITOR, OOF_SCORE, SPREAD, Objective, result_metrics
 
@@ -87,7 +87,7 @@ def _write_table(run: Run, members: Mapping[Member, StoredRun], names: Sequence[
         table.writerow(["fold", "seed", "run_id", "value", *names])
         for member, one in members.items():
             metrics = [one.data.metrics[name] for name in names]
-            value = one.data.tags.get(VALUE, "")
+            value = returned_by(one.data.tags)
             table.writerow([member.fold, member.seed, one.info.run_id, value, *metrics])
 
 

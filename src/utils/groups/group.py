@@ -18,7 +18,7 @@ from src.utils.groups.answer import find_objective, record_answer
 from src.utils.groups.launch import MemberLauncher
 from src.utils.groups.progress import MemberProgress
 from src.utils.run import Run
-from src.utils.runs.member import VALUE, Member, members_of
+from src.utils.runs.member import Member, members_of, returned_by
 from src.utils.settings import ModelSettings
 from src.utils.store.mlflow import close_connections, search_children
 from src.utils.store.record import FOLD, FOLDS, MEMBERS, REASON, SEED, SEEDS
@@ -60,7 +60,7 @@ def run_group(
     stored = _member_runs(run, members)
     finished = {one: member for one, member in stored.items() if member.info.status == "FINISHED"}
     values = {
-        one: json.loads(member.data.tags.get(VALUE, "null")) for one, member in finished.items()
+        one: json.loads(returned_by(member.data.tags) or "null") for one, member in finished.items()
     }
     stopped = {one: member.info.run_id for one, member in stored.items() if one not in finished}
     if len(finished) == len(members):

@@ -16,9 +16,10 @@ from copy import deepcopy
 from typing import Any
 
 from src.utils.config.overrides import override_key
-from src.utils.process import SHARED_RUN
+from src.utils.pipeline.pins import pins_override, read_pins
+from src.utils.process import INPUTS, SHARED_RUN
 from src.utils.runs.member import Member, MemberLink
-from src.utils.settings import ModelSettings, flatten
+from src.utils.settings import ModelSettings, flatten, trains_on_cpu
 from src.utils.study.trial import TRIAL
 from src.utils.sweep.job import convert_result, failure_reason
 from src.utils.sweep.launcher import ForkLauncher, start_fork_server
@@ -57,7 +58,7 @@ class MemberLauncher:
         self.overrides = [*_task_overrides(), *_differences(settings, typed)]
         self.overrides.append(f"folds={settings.folds}")
         with _no_link():
-            self.launcher = self._create_launcher(task)
+            self.launcher = self._create_launcher(task, trains_on_cpu(settings))
 
     @property
     def at_a_time(self) -> int:
@@ -78,7 +79,7 @@ class MemberLauncher:
                 results = self.launcher.launch(list(jobs.values()), 1)
                 yield from (_ended(*pair) for pair in zip(jobs, results, strict=True))
 
-    def _create_launcher(self, task: TaskFunction) -> Launcher:
+    def _create_launcher(self, task: TaskFunction, on_cpu: bool) -> Launcher:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         context = HydraContext(hydra.config_loader, Callbacks())
@@ -89,6 +90,8 @@ class MemberLauncher:
             )
             if isinstance(launcher, ForkLauncher):
                 start_fork_server()
+                if on_cpu:
+                    launcher.share_cores()
             return launcher
         launcher = ForkLauncher(n_jobs=1, jobs_per_gpu=1)
         launcher.setup(hydra_context=context, task_function=task, config=self.config)
@@ -103,7 +106,8 @@ class MemberLauncher:
         resume = [f"resume_run='{run_id}'"] if run_id else []
         folder = f"hydra.sweep.subdir='{member.name.replace(' ', '-')}'"
         link = MemberLink(self.group, member).to_override()
-        return [*self.overrides, *member.overrides, *resume, folder, link]
+        pins = pins_override(read_pins())
+        return [*self.overrides, *member.overrides, *resume, folder, link, pins]
 
     def _fork(self, launcher: ForkLauncher, jobs: dict[Member, list[str]]) -> Iterator[Ended]:
         job_number = OmegaConf.select(self.config, "hydra.job.num", default=0)
@@ -130,7 +134,8 @@ def _job_config() -> DictConfig:
     """The config of this process, for jobs in its own output folder."""
     config: Any = deepcopy(HydraConfig.instance().cfg)
     folder = config.hydra.runtime.output_dir
-    kept = [one for one in config.hydra.overrides.hydra if TRIAL not in one]
+    overrides = config.hydra.overrides.hydra
+    kept = [one for one in overrides if TRIAL not in one and INPUTS not in one]
     with open_dict(config), read_write(config.hydra):
         config.hydra.overrides.hydra = [
             *kept,
@@ -151,7 +156,7 @@ def _task_overrides() -> list[str]:
 def _differences(settings: ModelSettings, typed: ModelSettings) -> Iterator[str]:
     before = dict(flatten(typed.model_dump(mode="json")))
     for name, value in flatten(settings.model_dump(mode="json")):
-        if name not in OWN_SETTINGS and before.get(name) != value:
+        if name not in {*OWN_SETTINGS, "reuse"} and before.get(name) != value:
             yield f"++{name}={json.dumps(value)}"
 
 

@@ -8,13 +8,13 @@ with its name beside this one, which is imported late: `lab --help` needs no tor
 """
 
 from src.utils.errors import UserError, exit_on_user_error
-from src.utils.lab.commands import competition, project, runs
+from src.utils.lab.commands import competition, machines, project, runs
 
 import typer
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer has no public name for it
 lab = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-for subject in (runs, competition, project):
+for subject in (runs, machines, competition, project):
     lab.add_typer(subject.commands.typer)
 
 

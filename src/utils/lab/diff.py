@@ -142,7 +142,7 @@ def compare_runs(
         "settings": _differing(_settings(left), _settings(right)),
         "data": _differing(_data(reader, left), _data(reader, right)),
         "commit": _differing(_commit(left), _commit(right)),
-        "uncommitted changes": _differing(_changed_files(left), _changed_files(right)),
+        "uncommitted changes": _differing(changed_files(left), changed_files(right)),
         "packages": _differing(read_packages(left), read_packages(right)),
         "machine": _differing(_machine(left), _machine(right)),
         "metrics": _differing(_metrics(left), _metrics(right)),
@@ -171,7 +171,7 @@ def _commit(record: RunRecord) -> dict[str, str]:
     return {name: record.tags.get(tag, "") for name, tag in names.items()}
 
 
-def _changed_files(record: RunRecord) -> dict[str, str]:
+def changed_files(record: RunRecord) -> dict[str, str]:
     """The files of the patch, each with its numbers of lines and a short hash of its changes."""
     patch = find_artifact(record, "provenance/changes.patch")
     files = {}

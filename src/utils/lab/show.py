@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from src.utils.lab.runs import as_dicts, data_metadata, format_result, varying_params
-from src.utils.paths import PREDICTIONS, SAVED, display_path
+from src.utils.paths import PREDICTIONS, SAVED, Experiment, display_path
+from src.utils.pipeline.pins import find_pinned
 from src.utils.runs.provenance import read_metadata
 from src.utils.store.objective import Objective, result_metrics
 from src.utils.store.reader import RunReader, find_artifact, trace_lineage
-from src.utils.store.record import GROUP, RunRecord
+from src.utils.store.record import GROUP, SIGNATURE, DatasetUse, RunRecord
 from src.utils.store.reference import list_members, list_trials
 from src.utils.terminal import (
     format_metric,
@@ -31,13 +32,14 @@ from rich.table import Table
 # Artifact folders whose files are listed one by one; pictures: as stored by earlier versions.
 LISTED_FOLDERS = ("checkpoints", SAVED, PREDICTIONS, "figures", "pictures", "plots")
 MAIN_PACKAGES = ("torch", "pytorch_lightning", "mlflow", "optuna")
-MOST_TRIALS = 20
+MOST_TRIALS, MOST_EQUAL = 20, 5
 EXCEPTION_MODULE = re.compile(r"^(\w+\.)+(?=\w+(:|$))")  # before the name of an exception
 RELATIONS = {  # tags that hold the id of another run
     "warm_start_from": "warm start from",
     "forked_from": "warm start from",  # as stored by earlier versions
     "continued_from": "resumed from",
     "rerun_of": "rerun of",
+    "reused_from": "results of",
 }
 
 
@@ -70,7 +72,8 @@ def _sections(reader: RunReader, record: RunRecord) -> Iterator[tuple[str, list[
     yield "members", list(_members(reader, record)) if record.is_group else []
     yield "data", list(_data(reader, record))
     yield "code", list(_code(record))
-    yield "machine", list(_machine(record))
+    yield "signature", list(_signature(reader, record))
+    yield "machine", list(machine_lines(record))
     yield "command", [tags["command"]] if "command" in tags else []
     yield "files", list(_files(record))
 
@@ -151,13 +154,18 @@ def _data(reader: RunReader, record: RunRecord) -> Iterator[str]:
     for ancestor in trace_lineage(reader, record.id):
         used, deleted = ancestor.dataset, "" if ancestor.run_exists else " (deleted)"
         origin = f"made by run {used.run_id[:8]}{deleted}" if used.run_id else "of unknown origin"
-        yield f"{'  ' * ancestor.depth}read {used.name}  {used.digest[:12]}, {origin}"
+        yield f"{'  ' * ancestor.depth}read {used.name}  {used.digest[:12]}, {origin}, {_presence(used)}"
     for used in reader.datasets(record.id):
         if used.context == "output":
-            yield f"wrote {used.name}  {used.digest[:12]}"
+            yield f"wrote {used.name}  {used.digest[:12]}, {_presence(used)}"
     metadata = data_metadata(record)
     if metadata:
         yield format_settings(metadata)
+
+
+def _presence(used: DatasetUse) -> str:
+    found = find_pinned(Experiment.named(used.name), used.digest)
+    return "present" if found else "gone: lab rerun rebuilds it"
 
 
 def _code(record: RunRecord) -> Iterator[str]:
@@ -170,7 +178,25 @@ def _code(record: RunRecord) -> Iterator[str]:
         yield f"changes in provenance/changes.patch, {format_size(patch.stat().st_size)}"
 
 
-def _machine(record: RunRecord) -> Iterator[str]:
+def _signature(reader: RunReader, record: RunRecord) -> Iterator[str]:
+    """The start of it, and the other runs that have the same one: equal code, settings and data."""
+    equal = equal_runs(reader, record)
+    yield record.tags.get(SIGNATURE, "")[:12] + (", as" if equal else "")
+    for run in equal[:MOST_EQUAL]:
+        yield f"{run.short}  {run.name}  {run.state}"
+    if len(equal) > MOST_EQUAL:
+        yield f"and {len(equal) - MOST_EQUAL} more"
+
+
+def equal_runs(reader: RunReader, record: RunRecord) -> list[RunRecord]:
+    """The other runs with the same signature, the newest first."""
+    signature = record.tags.get(SIGNATURE)
+    found = reader.tagged(SIGNATURE, signature) if signature else []
+    return [run for run in found if run.id != record.id]
+
+
+def machine_lines(record: RunRecord) -> Iterator[str]:
+    """The hardware of a run, and the versions of the main packages."""
     metadata, packages = read_metadata(find_artifact(record, "provenance")), read_packages(record)
     hardware: dict[str, Any] = metadata.get("hardware", {})
     if hardware:
@@ -247,11 +273,19 @@ def repeat_command(record: RunRecord) -> str:
 def as_dict(reader: RunReader, record: RunRecord) -> dict[str, Any]:
     """A run as `lab show --json` prints it."""
     data = [
-        {"name": used.name, "digest": used.digest, "context": used.context, "run": used.run_id}
+        {
+            "name": used.name,
+            "digest": used.digest,
+            "context": used.context,
+            "run": used.run_id,
+            "present": find_pinned(Experiment.named(used.name), used.digest) is not None,
+        }
         for used in reader.datasets(record.id)
     ]
     folder = find_artifact(record, "")
     paths = folder.rglob("*") if folder else ()
     files = sorted(str(path.relative_to(folder)) for path in paths if folder and path.is_file())
     (values,) = as_dicts(reader, [record])
-    return values | {"data": data, "files": files}
+    equal = [run.id for run in equal_runs(reader, record)]
+    signature = record.tags.get(SIGNATURE)
+    return values | {"data": data, "files": files, "signature": signature, "equal": equal}

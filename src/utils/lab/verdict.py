@@ -16,6 +16,7 @@ from src.utils.terminal import format_metric
 from rich import box, get_console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 MOST_PAIRS = 30  # that are listed
 
@@ -46,6 +47,17 @@ def print_verdict(reader: RunReader, left: RunRecord, right: RunRecord) -> None:
                 console.print(line, highlight=False, soft_wrap=True)
             return
     console.print(escape(f"no verdict: {reason}"), highlight=False, soft_wrap=True)
+
+
+def verdict_lines(reader: RunReader, left: RunRecord, right: RunRecord) -> list[str]:
+    """The verdict of two groups and what it is based on; or in one line why there is none."""
+    objective, reason = _common_objective(left, right)
+    if objective is not None:
+        found, reason = _compare(reader, *_read_scores(reader, [left, right], objective.metric))
+        if found is not None:
+            lines = _lines(found, objective, left, right)
+            return [Text.from_markup(line).plain for line in lines]
+    return [f"no verdict: {reason}"]
 
 
 def verdict_as_dict(reader: RunReader, left: RunRecord, right: RunRecord) -> dict[str, object]:

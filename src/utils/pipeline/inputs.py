@@ -19,15 +19,17 @@ from src.utils.config.settings_class import makes_data, read_settings_class
 from src.utils.errors import UserError
 from src.utils.notification import notifier
 from src.utils.paths import ROOT, STAGES, Experiment, data_folder, is_program, list_stages
-from src.utils.pipeline.linked_data import read_or_link
 from src.utils.pipeline.manifest import FILE_NAME, Manifest
+from src.utils.pipeline.pins import find_pinned, read_pins
 from src.utils.pipeline.recipe import Recipe, reasons_to_rebuild
-from src.utils.process import BUILDING
+from src.utils.pipeline.versions import version_in_use
+from src.utils.process import BUILDING, INPUTS, RERUN, is_rank_zero
 from src.utils.settings import Settings, format_override_value
 from src.utils.study.trial import TRIAL
 
 log = logging.getLogger(__name__)
 MANIFESTS = f"*/{FILE_NAME}"  # in the folder of a stage's data
+NOT_INHERITED = {TRIAL, INPUTS, RERUN}  # by the command that builds an input
 
 
 def find_inputs(settings: Settings) -> list[Experiment]:
@@ -73,6 +75,8 @@ def _names(stage: str, value: Any) -> list[str]:
 def _find_input(stage: str, name: str) -> Experiment:
     code = {file.parent.name for file in (ROOT / "src" / stage).glob("*/*.py")}
     data = {file.parent.name for file in data_folder(stage).glob(MANIFESTS)}
+    if str(Experiment(stage, name)) in read_pins():
+        data.add(name)  # it may be a version of an experiment that was deleted
     if name in code | data:
         experiment = Experiment(stage, name)
         programs = [] if name in data else filter(is_program, experiment.source.glob("*.py"))
@@ -88,11 +92,14 @@ def _find_input(stage: str, name: str) -> Experiment:
 def prepare_inputs(settings: Settings, check: bool = True) -> list[Manifest]:
     """Build the inputs that are missing or out of date, and return the manifests of all.
 
+    A pinned version is taken as it is.
+
     Args:
         check: whether to look for inputs that are out of date; an earlier check may be enough.
 
     Raises:
-        UserError: an input doesn't exist, can't be built, or has other folds than the settings ask for.
+        UserError: an input doesn't exist, can't be built, or has other folds than the settings ask for; or a
+            pinned version isn't here, and is not what would be built.
     """
     manifests = [_prepare_input(one, settings, check) for one in find_inputs(settings)]
     _check_folds(settings, manifests)
@@ -111,19 +118,42 @@ def _check_folds(settings: Settings, manifests: list[Manifest]) -> None:
             )
 
 
-def prepare_inputs_of_sweep(settings: Iterable[Settings]) -> None:
-    """Prepare the inputs of all trials of a sweep once. The trials use them without a check.
+def prepare_inputs_of_sweep(settings: Iterable[Settings]) -> list[Manifest]:
+    """Prepare the inputs of all trials of a sweep once, and return their manifests.
 
     Raises:
         UserError: an input doesn't exist, or can't be built.
     """
     by_inputs = {tuple(find_inputs(trial)): trial for trial in settings}
-    for trial in by_inputs.values():
-        prepare_inputs(trial)
+    return [manifest for trial in by_inputs.values() for manifest in prepare_inputs(trial)]
 
 
 def _prepare_input(experiment: Experiment, settings: Settings, check: bool) -> Manifest:
-    manifest = read_or_link(experiment)
+    pin = read_pins().get(str(experiment), "")
+    version = find_pinned(experiment, pin) if pin else None
+    if version is not None:
+        _say_if_not_in_use(version)
+        return version
+    manifest = _up_to_date(experiment, settings, check)
+    if not manifest.digest.startswith(pin):
+        raise UserError(
+            f"version {pin[:8]} of {experiment} is to be read, and is not in _data/versions/{experiment}: "
+            f"what is built here is version {manifest.digest[:8]}"
+        )
+    return manifest
+
+
+def _say_if_not_in_use(version: Manifest) -> None:
+    present = Manifest.read(Experiment.named(version.experiment))
+    if present is not None and present.digest != version.digest and is_rank_zero():
+        log.info(
+            "%s: version %s is read, as it was before; version %s is in use now",
+            *(version.experiment, version.digest[:8], present.digest[:8]),
+        )
+
+
+def _up_to_date(experiment: Experiment, settings: Settings, check: bool) -> Manifest:
+    manifest = version_in_use(experiment)
     if manifest is None:
         log.info("%s is missing: building it first", experiment)
         return _build(experiment, None, "could not be built: the lines above say why")
@@ -145,7 +175,7 @@ def _build(experiment: Experiment, recipe: Recipe | None, failure: str) -> Manif
     chain = [*os.environ.get(BUILDING, "").split(), str(experiment)]
     if len(chain) > len({*chain}):
         raise UserError(f"{experiment} reads what is made of itself: {' → '.join(chain)}")
-    environment = {key: value for key, value in os.environ.items() if key != TRIAL}
+    environment = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED}
     environment[BUILDING] = " ".join(chain)
     command = [sys.executable, str(experiment.program()), *(recipe.arguments if recipe else [])]
     folder = recipe.working_folder if recipe else None

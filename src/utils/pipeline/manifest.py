@@ -6,10 +6,11 @@ It says what the folder holds (`files`, `digest`) and from what it was made (`fi
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from src.utils.files import replace_file
 from src.utils.paths import Experiment
 from src.utils.settings import Settings
 
@@ -34,21 +35,39 @@ class Manifest:
     metadata: dict[str, str] = field(
         default_factory=dict
     )  # the tags `data.…`: {"source": "sample"}
+    folder: Path = field(default=Path(), compare=False)  # where it was read; not in the file
 
     @classmethod
     def read(cls, experiment: Experiment) -> "Manifest | None":
-        """The manifest of the data on disk; None if there are none."""
-        path = experiment.data / FILE_NAME
-        if not path.exists():
+        """The manifest of the data in use; None if there are none."""
+        return cls.of_folder(experiment.data)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "Manifest | None":
+        """The manifest of a folder of data, or of the one that a link leads to; None if it has none."""
+        folder = folder.resolve()  # once: the link may be replaced meanwhile
+        file = folder / FILE_NAME
+        if not file.exists():
             return None
-        values = json.loads(path.read_text())
+        return replace(cls.from_json(json.loads(file.read_text())), folder=folder)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Manifest":
+        """A manifest from the keys and values of its file."""
         return cls(**known_fields(cls, values | {"metadata": values.get(METADATA_KEY, {})}))
 
-    def write(self, folder: Path) -> None:
-        """Write `manifest.json` into a folder."""
+    def to_json(self) -> dict[str, Any]:
+        """The keys and values of its file."""
         values = asdict(self)
+        del values["folder"]
         values[METADATA_KEY] = values.pop("metadata")
-        (folder / FILE_NAME).write_text(json.dumps(values, indent=2) + "\n")
+        return values
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json` into a folder, read-only, in one step."""
+        with replace_file(folder / FILE_NAME) as draft:
+            draft.write_text(json.dumps(self.to_json(), indent=2) + "\n")
+            draft.chmod(0o444)
 
 
 def known_fields(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The recipe of data: from what they were made, and whether that has changed since.
 
-It is stored as `_data/<stage>/.<name>.recipe.json`, beside the folder: earlier versions of this code refuse
-a `manifest.json` with more keys.
+It is stored as `_data/<stage>/.<name>.recipe.json`, beside the link to the version in use: each checkout has
+its own.
 """
 
 import json
@@ -40,6 +40,7 @@ class Recipe:
     sources: dict[str, str]  # digest of each input
     read: dict[str, dict[str, str]]  # size and time of each file under a path in the settings
     run_id: str = ""  # as in the manifest that the recipe belongs to
+    digest: str = ""  # as in that manifest; missing in recipes of earlier versions
 
     @classmethod
     def current(
@@ -57,21 +58,29 @@ class Recipe:
             compose_values(experiment, overrides, name),
             code_digests(experiment),
             {data.experiment: data.digest for data in inputs},
-            {str(path): _file_states(path) for path in absolute_paths_read(settings)},
+            {str(path): file_states(path) for path in absolute_paths_read(settings)},
         )
 
     @classmethod
-    def load(cls, experiment: Experiment, manifest: Manifest) -> "Recipe | None":
-        """The recipe of the data on disk; None for data of a version without recipes."""
-        file = recipe_file(experiment.data)
+    def load(
+        cls, experiment: Experiment, manifest: Manifest, data: Path | None = None
+    ) -> "Recipe | None":
+        """The recipe of the data in use; None for data of a version without recipes.
+
+        Args:
+            data: the folder, if it is that of another checkout.
+        """
+        file = recipe_file(data or experiment.data)
         if not file.exists():
             return None
         recipe = cls(**known_fields(cls, json.loads(file.read_text())))
+        if recipe.digest:
+            return recipe if recipe.digest == manifest.digest else None
         return recipe if recipe.run_id == manifest.run_id else None
 
     def save(self, experiment: Experiment, manifest: Manifest) -> None:
         """Save it as the recipe of some data; the file is replaced in one step."""
-        recipe = replace(self, run_id=manifest.run_id)
+        recipe = replace(self, run_id=manifest.run_id, digest=manifest.digest)
         if recipe != Recipe.load(experiment, manifest):
             with replace_file(recipe_file(experiment.data)) as draft:
                 draft.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
@@ -112,7 +121,7 @@ def _changes_since(recipe: Recipe, experiment: Experiment) -> Iterator[str]:
     if changed:
         yield f"src/{experiment}/{', '.join(changed)} changed"
     for path, states in recipe.read.items():
-        if Path(path).exists() and _file_states(Path(path)) != states:
+        if Path(path).exists() and file_states(Path(path)) != states:
             yield f"the files of {path} changed"
     for name, digest in recipe.sources.items():
         yield from _changed_input(Experiment.named(name), digest)
@@ -138,7 +147,7 @@ def _changed_input(experiment: Experiment, digest: str) -> Iterator[str]:
         yield f"{experiment} is out of date: {reason}"
 
 
-def _file_states(path: Path) -> dict[str, str]:
+def file_states(path: Path) -> dict[str, str]:
     """Size and modification time of each file: reading all of them would take too long."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     status = {str(file.relative_to(path)): file.stat() for file in files if file.exists()}

@@ -11,26 +11,33 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from src.utils.config.settings_class import makes_data
 from src.utils.config.sweep_settings import objective_mode
-from src.utils.files import replace_folder
 from src.utils.notification import notifier
 from src.utils.paths import Experiment
 from src.utils.pipeline.inputs import prepare_inputs
-from src.utils.pipeline.linked_data import read_or_link
 from src.utils.pipeline.manifest import Manifest, file_digests, fingerprint, json_digest
+from src.utils.pipeline.pins import pinned, pins_of
 from src.utils.pipeline.recipe import Recipe
+from src.utils.pipeline.versions import (
+    add_version,
+    build_lock,
+    find_build,
+    open_draft,
+    use_version,
+    version_in_use,
+)
 from src.utils.process import RERUN, is_rank_zero
-from src.utils.runs.member import VALUE, MemberLink
+from src.utils.runs.member import is_one_of_many
+from src.utils.runs.signature import code_digest, signature
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
-from src.utils.store.objective import MONITOR, Objective
-from src.utils.study.trial import TrialLink, convert_trial_pruned
+from src.utils.store.objective import MONITOR, OBJECTIVE, Objective
+from src.utils.store.record import RETURNED, SIGNATURE
+from src.utils.study.trial import convert_trial_pruned
 
-from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 
 if TYPE_CHECKING:
@@ -40,7 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Main = Callable[[Any, Any], Any]  # of the settings and the run
 GroupMain = Callable[[Any, Any, Any], Any]  # of the settings, the settings as typed, and the run
-OBJECTIVE = "objective"  # the metric that holds what `main` returned
+LONGEST_VALUE = 2000  # letters of what `main` returned, in a tag
 
 
 def execute(experiment: Experiment, main: Main, run_group: GroupMain, settings: Settings) -> Any:
@@ -64,37 +71,52 @@ def execute(experiment: Experiment, main: Main, run_group: GroupMain, settings: 
 def _train(experiment: Experiment, main: Main, run_group: GroupMain, typed: Settings) -> Any:
     from src.utils.run import tracked  # late: a stage that is up to date needs no MLflow
     from src.utils.runs.resume import find_resume_point
+    from src.utils.runs.reuse import copy_results, find_earlier, return_earlier
     from src.utils.runs.summary import print_summary
 
     began = time.monotonic()
+    code_digest(experiment.source)  # now: files may be edited while the inputs are built
     settings, start = find_resume_point(experiment, typed)
-    inputs = prepare_inputs(settings, check=not _is_checked(start))
-    if start is not None:
-        start.check(experiment, inputs)
-    with tracked(experiment, settings, inputs, start) as run:
+    with pinned(pins_of(start.check(experiment)) if start is not None else {}):
+        inputs = prepare_inputs(settings, check=not _is_checked(start))
+    own_signature = signature(experiment, settings, inputs, start)
+    earlier = find_earlier(own_signature, settings, start)
+    if earlier is not None and not is_one_of_many():
+        return return_earlier(earlier, settings)
+    with pinned(pins_of(inputs)), tracked(experiment, settings, inputs, start) as run:
         notifier.begin(run.id)
         if "sample" in run.data_metadata.get("source", "").split("+"):
             log.warning("SAMPLE DATA: a small part of the data set; see README, «Data»")
-        if isinstance(settings, ModelSettings) and settings.is_group:
-            value = run_group(settings, typed, run)
+        if run.is_rank_zero:
+            run.tag({SIGNATURE: own_signature})
+        if earlier is not None:
+            value = copy_results(earlier, run)
         else:
-            run.seed_random = partial(seed_random, settings)  # for its parts
-            run.seed_random()
-            with convert_trial_pruned():
-                value = main(settings, run)
-        if run.member is not None and run.is_rank_zero:
-            _tag_value(run, value)
+            value = _call(main, partial(run_group, settings, typed), settings, run)
+        if run.is_rank_zero:
+            run.tag({RETURNED: _to_json(value)})
         record_objective(run, settings, value)
-    is_one_of_many = run.trial is not None or run.member is not None
-    if run.is_rank_zero and not is_one_of_many and RERUN not in os.environ:
+    if run.is_rank_zero and not is_one_of_many() and RERUN not in os.environ:
         print_summary(run, settings, time.monotonic() - began)
     return value
 
 
-def _tag_value(run: "Run", value: Any) -> None:
-    """Tag the run of a member with what `main` returned, if that is a number or several."""
-    with suppress(TypeError, AttributeError):
-        run.tag({VALUE: json.dumps(value, default=lambda number: number.tolist())})
+def _call(main: Main, run_group: Callable[[Any], Any], settings: Settings, run: "Run") -> Any:
+    if isinstance(settings, ModelSettings) and settings.is_group:
+        return run_group(run)
+    run.seed_random = partial(seed_random, settings)  # for its parts
+    run.seed_random()
+    with convert_trial_pruned():
+        return main(settings, run)
+
+
+def _to_json(value: Any) -> str:
+    """A number or several as JSON; `null` for anything else."""
+    try:
+        text = json.dumps(value, default=lambda number: number.tolist())
+    except (TypeError, ValueError, AttributeError):
+        return "null"
+    return text if len(text) <= LONGEST_VALUE else "null"
 
 
 def seed_random(settings: Settings) -> None:
@@ -117,30 +139,51 @@ def seed_random(settings: Settings) -> None:
 
 def _build(experiment: Experiment, main: Main, settings: Settings) -> None:
     inputs = prepare_inputs(settings, check=not _is_checked(None))
-    folder = experiment.data
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    read_or_link(experiment)
     needed = fingerprint(experiment, settings, inputs)
     recipe = Recipe.current(experiment, settings, inputs)  # now: files may be edited meanwhile
-    with FileLock(folder.with_name(f".{experiment.name}.lock")):
-        present = Manifest.read(experiment)
-        if present and present.fingerprint == needed and not getattr(settings, "force", False):
-            metadata = "".join(f", {key}={value}" for key, value in present.metadata.items())
-            log.info("%s is up to date%s (force=true does it again)", experiment, metadata)
-            recipe.save(experiment, present)
-            return
-        from src.utils.run import tracked  # late: a stage that is up to date needs no MLflow
+    is_new = getattr(settings, "force", False) or RERUN in os.environ
+    with build_lock(experiment, needed):
+        present = version_in_use(experiment)
+        manifest = None if is_new else _find_built(experiment, needed, present)
+        if manifest is None:
+            manifest = _build_version(experiment, main, settings, inputs, recipe, needed)
+        use_version(experiment, manifest, recipe)
 
-        with tracked(experiment, settings, inputs) as run, replace_folder(folder) as run.output:
-            notifier.begin(run.id)
-            main(settings, run)
-            files = file_digests(run.output)
-            manifest = Manifest(
-                str(experiment), needed, json_digest(files), files, run.id, run.data_metadata
-            )
-            manifest.write(run.output)
-            run.log_dataset(manifest, "output")
-        recipe.save(experiment, manifest)
+
+def _find_built(experiment: Experiment, needed: str, present: Manifest | None) -> Manifest | None:
+    """The version that was built before from the same settings, code and inputs; a line says so."""
+    is_present = present is not None and present.fingerprint == needed
+    manifest = present if is_present else find_build(experiment, needed)
+    if manifest is None:
+        return None
+    metadata = "".join(f", {key}={value}" for key, value in manifest.metadata.items())
+    if present is not None and present.digest == manifest.digest:
+        log.info("%s is up to date%s (force=true does it again)", experiment, metadata)
+    else:
+        text = "%s is back to version %s%s (built before; force=true does it again)"
+        log.info(text, experiment, manifest.digest[:8], metadata)
+    return manifest
+
+
+def _build_version(
+    experiment: Experiment,
+    main: Main,
+    settings: Settings,
+    inputs: list[Manifest],
+    recipe: Recipe,
+    needed: str,
+) -> Manifest:
+    from src.utils.run import tracked  # late: a stage that is up to date needs no MLflow
+
+    with tracked(experiment, settings, inputs) as run, open_draft(experiment, needed) as run.output:
+        notifier.begin(run.id)
+        main(settings, run)
+        files = file_digests(run.output)
+        manifest = Manifest(
+            str(experiment), needed, json_digest(files), files, run.id, run.data_metadata
+        )
+        run.log_dataset(manifest, "output")
+        return add_version(run.output, manifest, recipe)
 
 
 def _is_checked(start: "ResumePoint | None") -> bool:
@@ -149,8 +192,7 @@ def _is_checked(start: "ResumePoint | None") -> bool:
     A resumed training and a rerun use the inputs that the old run had, or are refused.
     """
     resumes = start is not None and not start.weights_only
-    is_one_of_many = TrialLink.current() is not None or MemberLink.current() is not None
-    return is_one_of_many or not is_rank_zero() or RERUN in os.environ or resumes
+    return is_one_of_many() or not is_rank_zero() or RERUN in os.environ or resumes
 
 
 def record_objective(run: "Run", settings: Settings, value: Any) -> None:

@@ -4,14 +4,16 @@ The group sets the link in the environment of the member's job, not in its confi
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from src.utils.settings import ModelSettings
-from src.utils.store.record import FOLD, GROUP, PARENT, SEED
+from src.utils.store.record import FOLD, GROUP, PARENT, RETURNED, SEED
+from src.utils.study.trial import TRIAL
 
 MEMBER = "JIKKEN_MEMBER"  # environment variable
 SEPARATOR = " | "
-VALUE = "group.value"  # tag of a member: what `main` returned
+VALUE = "group.value"  # tag of a member: what `main` returned, as stored by earlier versions
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,13 @@ class MemberLink:
     def tags(self) -> dict[str, str]:
         """The tags of the run."""
         return {PARENT: self.group, GROUP: self.group, **self.member.tags}
+
+
+def is_one_of_many() -> bool:
+    """Whether this process runs a trial of a study or a member of a group."""
+    return TRIAL in os.environ or MEMBER in os.environ
+
+
+def returned_by(tags: Mapping[str, str]) -> str:
+    """What `main` of a run returned, as JSON; empty for a run that has not ended."""
+    return tags.get(RETURNED) or tags.get(VALUE, "")

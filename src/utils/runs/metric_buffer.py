@@ -7,7 +7,7 @@ import logging
 import posixpath
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, SupportsFloat
 
@@ -49,6 +49,14 @@ class MetricBuffer:
         self._steps |= dict.fromkeys(metrics, step)
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
+
+    def copy(self, run_id: str, names: Iterable[str]) -> None:
+        """Write the whole history of some metrics of another run."""
+        for name in names:
+            history = self.client.get_metric_history(run_id, name)
+            history.sort(key=lambda one: (one.step, one.timestamp))
+            self._waiting += [(name, one.value, one.timestamp, one.step) for one in history]
+        self.flush()
 
     def stored_name(self, name: str) -> str:
         """The name that MLflow accepts; a warning is logged once if it is another one."""

@@ -87,7 +87,7 @@ def _message(outcome: Outcome, experiment: Experiment, is_sweep: bool, seconds: 
     value = run.metrics.get(objective.metric) if run and objective else None
     about = outcome.reason if outcome.name == "failed" else ""
     if outcome.name == "finished" and run and objective and value is not None:
-        about = f"{objective.metric} {_format(run, objective.metric)}"
+        about = f"{objective.metric} {format_result(run, objective.metric)}"
     title = f"{'sweep of ' * is_sweep}{experiment} {outcome}" + (f": {about}" if about else "")
     name = f"{run.name} ({run.short}) on " if run else ""
     lines = [f"{name}{socket.gethostname()}, {format_duration(timedelta(seconds=seconds))}"]
@@ -123,7 +123,7 @@ def _results(reader: RunReader, run: RunRecord) -> Iterator[str]:
     """The main metrics of a run; of a study the states of its trials, and the best of them."""
     if not run.is_study:
         names = result_metrics(run.metrics)[:MAX_METRICS]
-        yield "  ".join(f"{name} {_format(run, name)}" for name in names)
+        yield "  ".join(f"{name} {format_result(run, name)}" for name in names)
         return
     states = Counter(trial.state for trial in list_trials(reader, run))
     yield ", ".join(f"{count} {TRIAL_STATES.get(name, name)}" for name, count in states.items())
@@ -133,8 +133,8 @@ def _results(reader: RunReader, run: RunRecord) -> Iterator[str]:
         yield f"best {best}: {format_value(value)} with {format_settings(params)}"
 
 
-def _format(run: RunRecord, name: str) -> str:
-    """A metric; of a group with the standard deviation and the number of members."""
+def format_result(run: RunRecord, name: str) -> str:
+    """A metric of a run; of a group with the standard deviation and the number of members."""
     spread = run.metrics.get(f"{name}{SPREAD}")
     if run.is_group and spread is not None:
         return format_spread(run.metrics[name], spread, run.size)

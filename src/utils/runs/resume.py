@@ -25,6 +25,7 @@ from src.utils.paths import SAVED, Experiment, remote_run_folder
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import is_gone, is_rank_zero
 from src.utils.runs.member import MemberLink
+from src.utils.runs.restore import ensure_inputs
 from src.utils.runs.source_code import same_code
 from src.utils.settings import (
     AnySettings,
@@ -80,14 +81,20 @@ class ResumePoint:
             return newest_checkpoint(checkpoints) if checkpoints.is_dir() else None
         return saved if has_files(saved) else None
 
-    def check(self, experiment: Experiment, inputs: list[Manifest]) -> None:
-        """Check that the code and inputs are those of the run, unless only its weights are used.
+    def check(self, experiment: Experiment) -> list[Manifest]:
+        """Check that the code is that of the run, and bring back the data that it has read.
+
+        Returns:
+            The versions of its inputs; none for a warm start, which reads those of today.
 
         Raises:
-            UserError: the code or the inputs have changed since.
+            UserError: the code has changed since, or a version is gone and can't be rebuilt.
         """
-        if not self.weights_only:
-            _refuse(self.run, list(_changes_since(experiment, self.run, self.folder, inputs)))
+        if self.weights_only:
+            return []
+        if not same_code(self.folder / "source", experiment.source):
+            _refuse(self.run, [f"src/{experiment} has changed since"])
+        return ensure_inputs(self.run.info.run_id)
 
 
 def find_resume_point(
@@ -206,24 +213,13 @@ def _differences(before: AnySettings, settings: AnySettings) -> Iterator[tuple[s
             yield name, f"{name}={value} (it had {old.get(name)})"
 
 
-def _changes_since(
-    experiment: Experiment, run: StoredRun, folder: Path, inputs: list[Manifest]
-) -> Iterator[str]:
-    """The changes of source code and inputs since the run began, in words."""
-    if not same_code(folder / "source", experiment.source):
-        yield f"src/{experiment} has changed since"
-    recorded = run.inputs.dataset_inputs if run.inputs else []
-    digests = {one.dataset.name: one.dataset.digest for one in recorded}
-    for manifest in inputs:
-        if digests.get(manifest.experiment) != manifest.digest[:32]:
-            yield f"the data of {manifest.experiment} have changed since"
-
-
 def _with_overrides(composed: DictConfig, settings: AnySettings) -> AnySettings:
     """The settings of the run, with the overrides of now."""
     for name, value in _overrides(settings):
         OmegaConf.update(composed, name, value)
     composed.merge_with({"note": settings.note, "tags": settings.tags, "resume_run": None})
+    if (reuse := getattr(settings, "reuse", None)) is not None:
+        composed.merge_with({"reuse": reuse})
     if (warm := getattr(settings, "warm_start", None)) is not None:
         composed.merge_with({"warm_start": warm})
     return settings_of_run(composed, settings)

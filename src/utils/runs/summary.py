@@ -1,15 +1,18 @@
 """The summary that is printed after a run: its last metrics, and the commands to type next."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from src.utils.paths import SAVED, Experiment, remote_run_folder
 from src.utils.run import Run
 from src.utils.runs.member import members_of
 from src.utils.runs.source_code import defines
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
 from src.utils.store.objective import SPREAD, result_metrics
+from src.utils.store.record import RunRecord
 from src.utils.terminal import (
     copy_command,
     format_duration,
@@ -28,18 +31,41 @@ from rich.table import Table
 MAX_METRICS = 16  # rows; the other metrics are in MLflow
 
 
+@dataclass(frozen=True)
+class Result:
+    """What the summary tells of a run."""
+
+    experiment: Experiment
+    title: str
+    run_id: str
+    metrics: Mapping[str, float]
+    folder: Path  # of its artifacts, where they are on this machine
+
+
 def print_summary(run: Run, settings: Settings, seconds: float) -> None:
     """Print the last metrics of a run, its id, and commands to browse, reload, search and copy it."""
     title = f"{run.experiment}: {run.name}, {format_duration(timedelta(seconds=seconds))}"
-    table = Table(title=title, title_justify="left", show_header=False)
-    names = result_metrics(run.metrics.latest)
+    _print(Result(run.experiment, title, run.id, run.metrics.latest, run.folder), settings)
+
+
+def print_earlier(run: RunRecord, settings: Settings) -> None:
+    """Print the same of a run that is finished already."""
+    path = run.artifact_uri.removeprefix("file://")
+    folder = Path(path) if path.startswith("/") else remote_run_folder(run.id)
+    title = f"{run.experiment}: {run.name}"
+    _print(Result(Experiment.named(run.experiment), title, run.id, run.metrics, folder), settings)
+
+
+def _print(result: Result, settings: Settings) -> None:
+    table = Table(title=result.title, title_justify="left", show_header=False)
+    names = result_metrics(result.metrics)
     for name in names[:MAX_METRICS]:
-        table.add_row(name, _format(run.metrics.latest, name, settings))
+        table.add_row(name, _format(result.metrics, name, settings))
     if len(names) > MAX_METRICS:
         table.add_row(f"and {len(names) - MAX_METRICS} more", "")
-    table.add_row("run id", run.id)
+    table.add_row("run id", result.run_id)
     get_console().print(table)
-    print_hints(dict(_next_commands(run, settings)))
+    print_hints(dict(_next_commands(result, settings)))
 
 
 def _format(metrics: Mapping[str, float], name: str, settings: Settings) -> str:
@@ -50,19 +76,20 @@ def _format(metrics: Mapping[str, float], name: str, settings: Settings) -> str:
     return format_spread(metrics[name], spread, len(members_of(settings)))
 
 
-def _next_commands(run: Run, settings: Settings) -> Iterator[tuple[str, str]]:
+def _next_commands(result: Result, settings: Settings) -> Iterator[tuple[str, str]]:
     yield "browse", "bash scripts/mlflow_ui.sh"
-    checkpoint = _first_checkpoint(run.checkpoints)
+    checkpoint = _first_checkpoint(result.folder / "checkpoints")
+    short = result.run_id[:8]
     if checkpoint:
-        yield "reload", reload_command(run.id[:8], checkpoint)
-    elif run.saved.is_dir() and defines(run.experiment.program(), "load"):
-        yield "reload", reload_command(run.id[:8])
+        yield "reload", reload_command(short, checkpoint)
+    elif (result.folder / SAVED).is_dir() and defines(result.experiment.program(), "load"):
+        yield "reload", reload_command(short)
     elif isinstance(settings, ModelSettings) and settings.is_group:
-        yield "members", f"{lab_command()} show {run.id[:8]}"
-    command = run_command(run.experiment)
+        yield "members", f"{lab_command()} show {short}"
+    command = run_command(result.experiment)
     sweep = _example_sweep(settings)
     yield ("search", f"{command} -m '{sweep}'") if sweep else ("repeat", f"{command} seeds=3")
-    yield "copy", copy_command(run.experiment)
+    yield "copy", copy_command(result.experiment)
 
 
 def _first_checkpoint(folder: Path) -> str:

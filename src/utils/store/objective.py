@@ -13,6 +13,7 @@ from typing import Literal
 from src.utils.store.record import RunRecord
 
 MONITOR = "monitor"  # the tag: "<metric> <mode>"; the name of a metric may hold spaces
+OBJECTIVE = "objective"  # the metric that holds what `main` returned, where no other one does
 LOWER_IS_BETTER = re.compile(
     r"loss|err|mae|mse|nll|perplexity|ppl|latency|seconds|bytes", re.IGNORECASE
 )

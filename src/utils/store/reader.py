@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from src.utils.errors import UserError
 from src.utils.store.location import local_database, old_artifact_roots
-from src.utils.store.record import DatasetUse, RunRecord, Value, local_time
+from src.utils.store.record import Curve, DatasetUse, RunRecord, Value, local_time
 
 RUNS_PER_QUERY = 500  # SQLite limits the parameters of one query
 MAX_DEPTH = 10  # of a lineage: more is a cycle
@@ -27,17 +27,22 @@ SELECT_RUNS = """
     SELECT run_uuid, runs.name, experiments.name, status, start_time, end_time, artifact_uri
     FROM runs JOIN experiments USING (experiment_id)
     WHERE runs.lifecycle_stage = ?
-        AND (experiments.lifecycle_stage = 'active' OR runs.lifecycle_stage = 'deleted')
+        AND (experiments.lifecycle_stage = 'active' OR runs.lifecycle_stage = 'deleted') {}
     ORDER BY start_time DESC
 """
+HAS_TAG = "AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value = ?)"
 SELECT_DATASETS = """
-    SELECT datasets.name, digest, coalesce(context.value, ''), coalesce(origin.value, '')
+    SELECT destination_id, datasets.name, digest, coalesce(context.value, ''), coalesce(origin.value, '')
     FROM inputs JOIN datasets ON dataset_uuid = source_id
     LEFT JOIN input_tags context
         ON context.input_uuid = inputs.input_uuid AND context.name = 'mlflow.data.context'
     LEFT JOIN input_tags origin
         ON origin.input_uuid = inputs.input_uuid AND origin.name = 'run_id'
-    WHERE destination_id = ?
+"""
+
+SELECT_CURVES = """
+    SELECT run_uuid, step, value FROM metrics
+    WHERE "key" = ? AND NOT is_nan AND run_uuid IN ({}) ORDER BY step, timestamp
 """
 
 
@@ -57,11 +62,20 @@ class RunReader(Protocol):
             kind: "params", "metrics" or "tags".
         """
 
+    def tagged(self, key: str, value: str) -> list[RunRecord]:
+        """The runs with this tag, the newest first, with their params, metrics and tags."""
+
     def keys(self, kind: str) -> set[str]:
         """The names of all params, metrics or tags."""
 
+    def curves(self, records: Sequence[RunRecord], metric: str) -> dict[str, Curve]:
+        """The history of a metric in each of these runs that has logged it, by run id; without NaN."""
+
     def datasets(self, run_id: str) -> list[DatasetUse]:
         """The data that a run read and wrote."""
+
+    def all_datasets(self) -> dict[str, list[DatasetUse]]:
+        """The same of every run, by run id, the newest first."""
 
 
 def open_reader() -> RunReader:
@@ -90,11 +104,8 @@ class SqliteReader:
 
     def runs(self, deleted: bool = False) -> list[RunRecord]:
         if deleted not in self._runs:
-            rows = self._query(SELECT_RUNS, ["deleted" if deleted else "active"])
-            self._runs[deleted] = [
-                RunRecord(run_id, name, experiment, status, local_time(start), local_time(end), uri)
-                for run_id, name, experiment, status, start, end, uri in rows
-            ]
+            rows = self._query(SELECT_RUNS.format(""), ["deleted" if deleted else "active"])
+            self._runs[deleted] = [_record(*row) for row in rows]
         return list(self._runs[deleted])
 
     def with_values(self, records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -108,18 +119,35 @@ class SqliteReader:
         query = f"SELECT run_uuid, {_value_column(kind)} FROM {TABLES[kind]} WHERE key = ?"
         return {run_id: _converted(value, kind) for run_id, value in self._query(query, [key])}
 
+    def tagged(self, key: str, value: str) -> list[RunRecord]:
+        rows = self._query(SELECT_RUNS.format(HAS_TAG), ["active", key, value])
+        return self.with_values([_record(*row) for row in rows])
+
     def keys(self, kind: str) -> set[str]:
         return {key for (key,) in self._query(f"SELECT DISTINCT key FROM {TABLES[kind]}")}
 
+    def curves(self, records: Sequence[RunRecord], metric: str) -> dict[str, Curve]:
+        found: dict[str, Curve] = {}
+        for marks, ids in _batches(records):
+            for run_id, step, value in self._query(SELECT_CURVES.format(marks), [metric, *ids]):
+                found.setdefault(run_id, {})[step] = value
+        return found
+
     def datasets(self, run_id: str) -> list[DatasetUse]:
-        return [DatasetUse(*row) for row in self._query(SELECT_DATASETS, [run_id])]
+        rows = self._query(f"{SELECT_DATASETS} WHERE destination_id = ?", [run_id])
+        return [DatasetUse(*row) for _, *row in rows]
+
+    def all_datasets(self) -> dict[str, list[DatasetUse]]:
+        uses: dict[str, list[DatasetUse]] = {run.id: [] for run in self.runs()}
+        for run_id, *row in self._query(SELECT_DATASETS):
+            if run_id in uses:
+                uses[run_id].append(DatasetUse(*row))
+        return uses
 
     def _values(self, kind: str, records: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
         values: dict[str, dict[str, Any]] = {run.id: {} for run in records}
         select = f"SELECT run_uuid, key, {_value_column(kind)} FROM {TABLES[kind]}"
-        for start in range(0, len(records), RUNS_PER_QUERY):
-            ids = [run.id for run in records[start : start + RUNS_PER_QUERY]]
-            marks = ",".join("?" * len(ids))
+        for marks, ids in _batches(records):
             for run_id, key, value in self._query(f"{select} WHERE run_uuid IN ({marks})", ids):
                 values[run_id][key] = _converted(value, kind)
         return values
@@ -140,6 +168,19 @@ class SqliteReader:
             from src.utils.store.mlflow import open_store  # late: it imports MLflow
 
             open_store()
+
+
+def _batches(records: Sequence[RunRecord]) -> Iterator[tuple[str, list[str]]]:
+    """The ids of runs, as many as fit into one query, and the marks in it that stand for them."""
+    for start in range(0, len(records), RUNS_PER_QUERY):
+        ids = [run.id for run in records[start : start + RUNS_PER_QUERY]]
+        yield ",".join("?" * len(ids)), ids
+
+
+def _record(
+    run_id: str, name: str, experiment: str, status: str, start: int, end: int | None, uri: str
+) -> RunRecord:
+    return RunRecord(run_id, name, experiment, status, local_time(start), local_time(end), uri)
 
 
 def _value_column(kind: str) -> str:

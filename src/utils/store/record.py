@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 Value = str | float  # of a param, metric or tag
+Curve = dict[int, float]  # the history of a metric: value by step
 # Settings without effect on results: runs that differ in nothing else are equal
 NO_EFFECT = frozenset(
     {
-        *("note", "tags", "stale", "notify", "resume_study", "resume_run", "warm_start"),
+        *("note", "tags", "stale", "notify", "reuse"),
+        *("resume_study", "resume_run", "warm_start"),
         *("resume", "fork"),  # as stored by earlier versions
     }
 )
@@ -23,6 +25,10 @@ DETACHED = "(detached)"  # in place of a branch, as stored
 # invisible separator: no page shows it, and nobody types it.
 NOTE, RESULTS = "mlflow.note.content", "\n\n\u2063"
 BLENDED = "blend.runs"  # the tag: ids with spaces between
+SIGNATURE = "signature"  # tag of a model's run (`src/utils/runs/signature.py`)
+RETURNED = "returned"  # tag of a model's run: what its main returned
+REUSED = "reused_from"  # tag of a trial or member, user attribute of a trial: the run whose results it has
+EQUAL = "equal_to"  # user attribute of a trial that has not reused an equal run
 REASON = "reason"  # tag of a run and user attribute of a trial: why it has failed
 
 

@@ -1,10 +1,11 @@
 """Reading the runs of a store that is a server or a shared database, by MLflow's client."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from src.utils.store.mlflow import open_store
-from src.utils.store.record import DatasetUse, RunRecord, Value, local_time
+from src.utils.store.record import Curve, DatasetUse, RunRecord, Value, local_time
 
 from mlflow.entities import Run as StoredRun
 from mlflow.entities import ViewType
@@ -34,17 +35,29 @@ class ServerReader:
         values = {run_id: getattr(run.data, kind).get(key) for run_id, run in runs}
         return {run_id: value for run_id, value in values.items() if value is not None}
 
+    def tagged(self, key: str, value: str) -> list[RunRecord]:
+        found = self._search(ViewType.ACTIVE_ONLY, f"tags.`{key}` = '{value}'")
+        return [self._record(run) for run in found]
+
     def keys(self, kind: str) -> set[str]:
         return {key for run in self._stored_runs().values() for key in getattr(run.data, kind)}
 
+    def curves(self, records: Sequence[RunRecord], metric: str) -> dict[str, Curve]:
+        found = {}
+        for run in records:
+            if metric in run.metrics:
+                history = self.client.get_metric_history(run.id, metric)
+                history.sort(key=lambda one: (one.step, one.timestamp))
+                found[run.id] = {
+                    one.step: one.value for one in history if not math.isnan(one.value)
+                }
+        return found
+
     def datasets(self, run_id: str) -> list[DatasetUse]:
-        uses = []
-        inputs = self.client.get_run(run_id).inputs
-        for use in inputs.dataset_inputs if inputs else ():
-            tags = {tag.key: tag.value for tag in use.tags}
-            context, origin = tags.get("mlflow.data.context", ""), tags.get("run_id", "")
-            uses.append(DatasetUse(use.dataset.name, use.dataset.digest, context, origin))
-        return uses
+        return _datasets(self.client.get_run(run_id))
+
+    def all_datasets(self) -> dict[str, list[DatasetUse]]:
+        return {run_id: _datasets(run) for run_id, run in self._stored_runs().items()}
 
     def _stored_runs(self, deleted: bool = False) -> dict[str, StoredRun]:
         if deleted not in self._runs:
@@ -52,12 +65,13 @@ class ServerReader:
             self._runs[deleted] = {run.info.run_id: run for run in self._search(view)}
         return self._runs[deleted]
 
-    def _search(self, view: int) -> list[StoredRun]:
+    def _search(self, view: int, query: str = "") -> list[StoredRun]:
         runs: list[StoredRun] = []
         token: str | None = None
         while token is None or token:
             page = self.client.search_runs(
                 list(self.experiments),
+                query,
                 run_view_type=view,
                 max_results=PAGE,
                 order_by=["attributes.start_time DESC"],
@@ -80,6 +94,15 @@ class ServerReader:
             data.metrics,
             data.tags,
         )
+
+
+def _datasets(run: StoredRun) -> list[DatasetUse]:
+    uses = []
+    for use in run.inputs.dataset_inputs if run.inputs else ():
+        tags = {tag.key: tag.value for tag in use.tags}
+        context, origin = tags.get("mlflow.data.context", ""), tags.get("run_id", "")
+        uses.append(DatasetUse(use.dataset.name, use.dataset.digest, context, origin))
+    return uses
 
 
 def download(run_id: str, path: str) -> Path | None:

@@ -6,12 +6,14 @@ was killed resumes from it.
 
 import logging
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 
 from src.utils.errors import UserError
 from src.utils.paths import STUDIES, Experiment
 from src.utils.process import is_gone
+from src.utils.store.record import NO_EFFECT
 from src.utils.study.search_space import SearchSpace
 
 import optuna
@@ -30,6 +32,7 @@ EXPERIMENT, GRID, N_TRIALS = "experiment", "grid", "n_trials"
 SEARCH_SPACE = "question"  # `SearchSpace.describe`
 OVERRIDES = "arguments"  # the overrides of the experiment
 SETTINGS = "settings"  # the overrides of Hydra
+INPUTS = "inputs"  # the versions of data that all trials read: {experiment: digest}
 CODE = "code"  # digest of the experiment's code when the study began
 # User attributes of a trial, and a system attribute: how often its parameters have failed before
 PROCESS = "owner"  # the process that runs it, as stored by earlier versions
@@ -109,7 +112,7 @@ def initialize_study(
 
 
 def _check_unchanged(study_name: str, stored: dict[str, str], new: dict[str, str]) -> None:
-    for key in sorted(stored | new):
+    for key in sorted({*stored, *new} - NO_EFFECT):
         if stored.get(key) != new.get(key):
             old_value, new_value = (space.get(key, "(not set)") for space in (stored, new))
             raise UserError(
@@ -142,6 +145,18 @@ def check_code(study: optuna.Study, experiment: Experiment, code: str, is_resume
             f"resume_study={name} joins it all the same"
         )
     log.warning("%s: values of earlier trials may not compare with those of new ones", changed)
+
+
+def pin_inputs(study: optuna.Study, digests: Mapping[str, str]) -> None:
+    """Store which versions of their inputs all trials read. Those that are stored stay."""
+    stored = pinned_inputs(study)
+    if digests.keys() - stored.keys():
+        study.set_user_attr(INPUTS, {**digests, **stored})
+
+
+def pinned_inputs(study: optuna.Study | FrozenStudy) -> dict[str, str]:
+    """Return the digests of the inputs of all trials, by experiment."""
+    return dict(study.user_attrs.get(INPUTS, {}))
 
 
 def n_trials_of(study: optuna.Study) -> int:

@@ -40,12 +40,13 @@ signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
 import src.utils.run
 import src.utils.runs.execute
 import src.utils.runs.resume
+import src.utils.runs.reuse
 import src.utils.runs.summary
 import src.utils.sweep.sweeper  # noqa: F401
 from src.utils.config import composition
 from src.utils.config.settings_class import read_settings_class
 from src.utils.paths import Experiment
-from src.utils.runs import provenance, source_code
+from src.utils.runs import provenance, signature
 from src.utils.settings import TrainingSettings
 from src.utils.store.location import local_database
 from src.utils.store.mlflow import close_connections, open_store
@@ -68,7 +69,7 @@ def import_program(file: str) -> None:
         import pytorch_lightning  # noqa: F401  # each job is seeded by it
     experiment = Experiment.of(file)
     if experiment is not None:
-        source_code.source_files(experiment.source)
+        signature.code_digest(experiment.source)
         provenance.git_state()
         compose_once(experiment)
 

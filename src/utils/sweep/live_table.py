@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 
 from src.utils.paths import Experiment
-from src.utils.store.record import REASON
+from src.utils.store.record import EQUAL, REASON, REUSED
 from src.utils.study.study import (
     FINISHED,
     GRID,
@@ -100,6 +100,7 @@ class LiveTable:
             reason if failed else _format_values(trial),
             format_settings(trial.params),
             format_duration(trial.duration),
+            _earlier_run(trial),
             "← best so far" if self._is_best(trial) else "",
         ]
         log.log(logging.WARNING if failed else logging.INFO, "  ".join(filter(None, parts)))
@@ -156,6 +157,12 @@ class LiveTable:
             return ""
         rounds = max(remaining, 0) / min(self.n_jobs, max(remaining, 1))
         return f"about {format_duration(sum(times, timedelta()) / len(times) * rounds)} left"
+
+
+def _earlier_run(trial: FrozenTrial) -> str:
+    """The equal run whose results a trial has, or could have had."""
+    reused, equal = (str(trial.user_attrs.get(name, ""))[:8] for name in (REUSED, EQUAL))
+    return f"reused {reused}" if reused else f"equal to {equal}" if equal else ""
 
 
 def _count_states(trials: list[FrozenTrial]) -> Counter[str]:
@@ -249,6 +256,9 @@ def print_study_summary(study: optuna.Study, experiment: Experiment, overrides: 
     counts = _count_states(study.get_trials(deepcopy=False))
     line = f"\n[bold]{study.study_name}[/]: {format_states(study)}"
     get_console().print(line, highlight=False, soft_wrap=True)
+    equal = sum(EQUAL in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+    if equal:
+        log.info("%d of them equal to finished runs: reuse=true takes the results of those", equal)
     table = _summary_table(study)
     if table.rows:
         get_console().print(table)

@@ -20,6 +20,7 @@ from numbers import Real
 from typing import Any
 
 from src.utils.errors import UserError, format_error, one_line
+from src.utils.pipeline.pins import pins_override
 from src.utils.process import this_process
 from src.utils.store.record import REASON
 from src.utils.study.search_space import CustomSearchSpace, SearchSpace
@@ -33,6 +34,7 @@ from src.utils.study.study import (
     grid_index,
     is_redundant,
     n_trials_of,
+    pinned_inputs,
     remaining_trials,
     requeue_lost_trials,
     requeue_trial,
@@ -185,7 +187,8 @@ class Optimization:
         n_objectives = len(self.study.directions)
         name, trial_id = self.study.study_name, trial._trial_id
         link = TrialLink(name, trial.number, trial_id, self.parent_run, n_objectives)
-        overrides = [*self.space.trial_overrides(trial.params), link.to_override()]
+        pins = pins_override(pinned_inputs(self.study))
+        overrides = [*self.space.trial_overrides(trial.params), link.to_override(), pins]
         (result,) = self.launcher.launch([overrides], initial_job_idx=trial.number)
         return result
 

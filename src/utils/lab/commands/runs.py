@@ -1,9 +1,9 @@
-"""Commands of `lab` on runs that are there: list, compare, repeat, resume, export."""
+"""Commands of `lab` on runs that are there: list, compare, repeat, resume, export, report."""
 
 from pathlib import Path
 from typing import Annotated
 
-from src.utils.lab.commands.completion import complete_experiment
+from src.utils.lab.commands.completion import complete_experiment, complete_run
 from src.utils.lab.commands.declaration import Commands, Reference, Result, TrustSource
 
 import typer
@@ -123,7 +123,7 @@ def rerun(
     tolerance: Annotated[float, typer.Option(help="Of each metric, relative.")] = 0.01,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the worktree.")] = False,
     other_data: Annotated[
-        bool, typer.Option("--other-data", help="Run even if the data have changed since.")
+        bool, typer.Option("--other-data", help="Read the data of today, not those of the run.")
     ] = False,
 ) -> Result:
     """Repeat a run from its code, settings and data, and compare the results.
@@ -171,3 +171,25 @@ def export(
 
     export_run(record, folder, checkpoint, sample, onnx, trust_source)
     return Result(lambda: print_export(record, folder), lambda: as_dict(record, folder))
+
+
+@commands.command()
+def report(
+    references: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN|STUDY|GROUP|EXPERIMENT",
+            help="What it is about; default: the newest model.",
+            autocompletion=complete_run,
+        ),
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="A page of its own.")],
+    limit: Annotated[int, typer.Option(min=0, help="Newest runs of an experiment; 0: all.")] = 20,
+) -> Result:
+    """Write one HTML file about some runs, to mail or print: table, curves, pictures, verdict, data, code."""
+    from src.utils.lab.report import as_dict, print_report, write_report
+    from src.utils.store.reader import open_reader
+
+    written = write_report(open_reader(), references or (), out, limit)
+    return Result(lambda: print_report(written), lambda: as_dict(written))

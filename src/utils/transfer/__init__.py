@@ -1,0 +1,1 @@
+"""Runs travel: `lab push` and `lab pull` between stores, folders and servers."""
