@@ -102,7 +102,8 @@ def _repeat(
         past.repeat(checkout, forced(past))
     except UserError as error:
         gone = [str(path) for path in paths if not (checkout / path.expanduser()).exists()]
-        raise UserError(f"{', '.join(gone)} is no longer there" if gone else str(error)) from None
+        paths_gone = f"run {past.short} reads {', '.join(gone)}, which is no longer there"
+        raise UserError(paths_gone if gone else str(error)) from None
     made = adopt(checkout, experiment)
     if made is not None and made.digest.startswith(digest):
         return made
