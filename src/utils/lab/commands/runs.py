@@ -178,7 +178,7 @@ def report(
     references: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN|STUDY|GROUP|EXPERIMENT…",
+            metavar="RUN|STUDY|GROUP|EXPERIMENT",
             help="What it is about; default: the newest model.",
             autocompletion=complete_run,
         ),
