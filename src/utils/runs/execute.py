@@ -82,7 +82,7 @@ def _train(experiment: Experiment, main: Main, run_group: GroupMain, typed: Sett
     if start is not None:
         start.check(experiment, inputs)
     own_signature = signature(experiment, settings, inputs, start)
-    earlier = find_earlier(own_signature, settings, start)
+    earlier = find_earlier(experiment, settings, inputs, start, own_signature)
     if earlier is not None and not is_one_of_many():
         return return_earlier(earlier, settings)
     with pinned(pins_of(inputs)), tracked(experiment, settings, inputs, start) as run:
