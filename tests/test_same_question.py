@@ -142,8 +142,8 @@ def test_equal_trials_of_one_sweep(own: SweepLab) -> None:
 
 
 def test_groups_are_reused(own: SweepLab, tmp_path: Path) -> None:
-    """A finished group is returned whole; of another group those members that are finished are reused. It says
-    how many they are."""
+    """A finished group is returned whole; of another group those members that are finished are reused. It
+    says how many they are."""
     whole = group(own)
     ((code, text),) = own.run_lines([[FOLDS, "folds=2", "reuse=true"]], tmp_path)
     assert (code, group(own).info.run_id) == (0, whole.info.run_id)
