@@ -31,7 +31,7 @@ from src.utils.lab.report_question import (
     read_study,
     read_verdicts,
 )
-from src.utils.lab.report_runs import Subject, count_states, make_table, select_subject
+from src.utils.lab.report_runs import COLOURS, Subject, count_states, make_table, select_subject
 from src.utils.lab.report_studies import draw_groups, draw_study
 from src.utils.lab.runs import format_result, varying_params
 from src.utils.paths import display_path
@@ -55,9 +55,7 @@ class Report:
     left_out: list[str]
 
 
-def write_report(
-    reader: RunReader, references: Sequence[str], file: Path, limit: int = 0
-) -> Report:
+def write_report(reader: RunReader, references: Sequence[str], file: Path, limit: int) -> Report:
     """Write a report on some runs; an older one is replaced in one step.
 
     Args:
@@ -194,6 +192,7 @@ def _render(subject: Subject, content: dict[str, Any]) -> str:
     environment.globals |= {
         "all_runs": subject.runs,
         "objective": subject.objective,
+        "colours": COLOURS,
         "colour": colour,
         "label": label,
         "number": subject.number,

@@ -90,15 +90,22 @@ def share_code(client: MlflowClient, run_id: str, commit: str) -> None:
     try:
         if _find_holder(client, commit, ViewType.ACTIVE_ONLY) is None:
             with tempfile.TemporaryDirectory() as folder:
-                pack, arguments = (
-                    Path(folder) / PACK,
-                    ("pack-objects", "--quiet", "--revs", "--stdout"),
-                )
-                git(KEPT, *arguments, stdin=commit.encode(), output=pack)
-                client.log_artifact(run_id, str(pack), "provenance")
+                client.log_artifact(run_id, str(pack_commit(commit, Path(folder))), "provenance")
             client.set_tag(run_id, PACK, commit)
     except (GitError, OSError, MlflowException) as error:
         _warn(commit, error)
+
+
+def pack_commit(commit: str, folder: Path) -> Path:
+    """Write a kept commit to a file in a folder.
+
+    Raises:
+        GitError: git has failed.
+    """
+    pack = folder / PACK
+    arguments = ("pack-objects", "--quiet", "--revs", "--stdout")
+    git(KEPT, *arguments, stdin=commit.encode(), output=pack)
+    return pack
 
 
 def fetch_code(client: MlflowClient, commit: str) -> bool:
