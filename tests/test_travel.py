@@ -153,8 +153,8 @@ def status(lab: Lab, run: str) -> str:
 
 
 def test_goes_on_elsewhere(home: Lab, away: Lab, tmp_path: Path) -> None:
-    """A run that was stopped here is resumed in another clone, and comes back with its end and its files; a tag
-    that was set here meanwhile stays. The older state never comes in place of the newer one."""
+    """A run that was stopped here is resumed in another clone, and comes back with its end and its files;
+    what was tagged here meanwhile stays. The older state never comes in place of the newer one."""
     home, run = home.copied(tmp_path / "home"), killed_run(home)
     assert bring(home, away).keys() == {"new"}
     said(away, "resume", run)

@@ -134,6 +134,11 @@ class TrainingSettings(ModelSettings):
         return value
 
 
+def trains_on_cpu(settings: Settings) -> bool:
+    """Whether a training is said to need no GPU: `trainer.accelerator=cpu`."""
+    return getattr(settings, "trainer", {}).get("accelerator") == "cpu"
+
+
 TRAINING_ONLY = {*TrainingSettings.model_fields} - {*ModelSettings.model_fields}
 
 AnySettings = TypeVar("AnySettings", bound=Settings)

@@ -26,8 +26,9 @@ from src.utils.store.location import (
 from src.utils.store.mlflow import create_store, open_store
 from src.utils.transfer.artifacts import copy_files
 from src.utils.transfer.lock import writer_lock
-from src.utils.transfer.place import Copied, Place, Report
+from src.utils.transfer.place import Copied, Report
 from src.utils.transfer.portable import PortableRun
+from src.utils.transfer.project import ProjectFiles
 from src.utils.transfer.tables import artifact_uri, read_history, read_run, read_runs, write_run
 
 import mlflow
@@ -42,7 +43,7 @@ STORE = Path("logs", "mlruns", "mlflow.db")  # in a clone
 BUSY = 60  # seconds to wait for another process that writes to a SQLite file
 
 
-class DatabasePlace(Place):
+class DatabasePlace(ProjectFiles):
     """A database of MLflow, and the folder of its artifacts.
 
     Raises:
@@ -109,6 +110,9 @@ class DatabasePlace(Place):
     def lock(self) -> AbstractContextManager[object]:
         self.root.mkdir(parents=True, exist_ok=True)
         return writer_lock(self.root / ".transfer.lock", self.name)
+
+    def experiment_number(self, name: str) -> str:
+        return str(self._experiment(name))
 
     def _folder(self, run: PortableRun) -> Path:
         """Of the artifacts of a run. A path of another `mlruns` stands for the same one in this store's."""

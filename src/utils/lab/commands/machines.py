@@ -9,7 +9,11 @@ import typer
 
 commands = Commands("Between machines")
 Where = Annotated[
-    str, typer.Argument(metavar="WHERE", help="A folder (USB stick, shared disk), another clone.")
+    str,
+    typer.Argument(
+        metavar="WHERE",
+        help="A folder (USB stick, shared disk), another clone, http://SERVER, USER@HOST:PATH.",
+    ),
 ]
 Runs = Annotated[
     list[str] | None,
