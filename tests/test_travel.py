@@ -95,9 +95,10 @@ def files(lab: Lab) -> dict[Path, tuple[int, int]]:
     }
 
 
-def moved(lab: Lab, *command: str | Path) -> dict[str, int]:
+def moved(lab: Lab, *command: str | Path, **environment: str) -> dict[str, int]:
     """How many runs a transfer has moved, by what became of them."""
-    outcomes = list(json.loads(said(lab, *map(str, command), "--json"))["runs"].values())
+    text = said(lab, *map(str, command), "--json", **environment)
+    outcomes = list(json.loads(text)["runs"].values())
     return {outcome: outcomes.count(outcome) for outcome in outcomes}
 
 
