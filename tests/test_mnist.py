@@ -14,7 +14,7 @@ import pytest
 from conftest import QUICK, ROOT, Lab, copy_experiment
 from mnist import DATASET, FEATURE, MODEL, a_clone, a_fresh_one, a_trained_one, needed  # noqa: F401  fixtures
 from safetensors.numpy import load_file
-from test_stages import folders, is_whole, result
+from test_stages import is_whole, result
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 pytestmark = needed
@@ -25,6 +25,10 @@ def idx(*shape: int) -> bytes:
     return (
         bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes() + bytes(int(np.prod(shape)))
     )
+
+
+def folders(place: Path) -> list[str]:
+    return [folder.name for folder in place.iterdir() if folder.is_dir()]
 
 
 @pytest.fixture
@@ -128,7 +132,7 @@ def test_damaged_files(fresh_mnist: Lab, files: Path) -> None:
 def test_no_result_from_damaged_files(fresh_mnist: Lab, files: Path) -> None:
     """Where there was no dataset, damaged files make none; sound files do, afterwards."""
     flip_a_bit(files)
-    shutil.rmtree(fresh_mnist.root / "_data/data/dataset01")
+    (fresh_mnist.root / "_data/data/dataset01").unlink()
     assert fresh_mnist.run(DATASET, "source=local", f"folder={files}").returncode == 2
     assert folders(fresh_mnist.root / "_data/data") == []
     fresh_mnist.done(DATASET, "source=sample")

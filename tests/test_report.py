@@ -48,6 +48,7 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag in ("td", "th"):
             self.is_in_cell = False
+            self.text += " "
 
     def handle_data(self, data: str) -> None:
         if self.tags[-1:] != ["style"]:

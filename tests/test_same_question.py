@@ -51,8 +51,8 @@ def noted(lab: Lab, note: str, name: str = NAME) -> Run:
 
 def test_a_run_names_its_equal(own: SweepLab, tmp_path: Path) -> None:
     """A run names the finished run with the same code, settings and data, with its result, and runs; with
-    reuse=true it does not run. Other settings, other code and a run that was killed are not the same. lab show
-    has the signature, and the runs that share it."""
+    reuse=true it does not run. Other settings, other code and a run that was killed are not the same. `lab
+    show` has the signature, and the runs that share it."""
     first, killed = noted(own, "first"), own.newest(NAME)
     short, loss = first.info.run_id[:8], f"{first.data.metrics['val_loss']:.4f}"
     copy_experiment(own, "model/model92", "model/model95")
@@ -168,8 +168,8 @@ def test_lightning(fresh: Lab) -> None:
 
 
 def test_what_counts(tmp_path: Path) -> None:
-    """A signature depends on the content of the data, on the files under a path, and on the settings that have
-    an effect."""
+    """A signature depends on the content of the data, on the files under a path, and on the settings that
+    have an effect."""
     file = tmp_path / "words.txt"
     file.write_text("one")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from conftest import DATASET, FEATURE, MODEL, QUICK, Lab, copy_experiment
 
-FEATURE_DATA = "_data/feature/feature01"
+FEATURES = "feature/feature01"
 
 
-def result(lab: Lab) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in (lab.root / FEATURE_DATA).glob("*")}
+def result(lab: Lab, stage: str = "data/dataset01") -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (lab.root / "_data" / stage).glob("*")}
 
 
 def is_whole(folder: Path) -> bool:
@@ -73,13 +73,13 @@ def test_sigkill_while_writing(fresh: Lab) -> None:
 def test_killed_before_the_link(fresh: Lab) -> None:
     """Killed before the data are linked, or where somebody has deleted them, they are found by the next call;
     where the version is deleted too, the next call makes the same one, bit for bit."""
-    place, before = fresh.root / FEATURE_DATA, result(fresh)["digits.safetensors"]
+    place, before = fresh.root / "_data" / FEATURES, result(fresh, FEATURES)["digits.safetensors"]
     version = place.resolve()
     for deleted, said in ([place], "is back to version"), ([place, version], "1000 test images"):
         subprocess.run(["rm", "-rf", *deleted], check=True)
         assert said in fresh.done(FEATURE)
         assert is_whole(place)
-        assert result(fresh)["digits.safetensors"] == before
+        assert result(fresh, FEATURES)["digits.safetensors"] == before
 
 
 def test_missing_feature(bare: Lab) -> None:

@@ -2,13 +2,13 @@
 
     src/model/model01/…py       code of the experiment `model/model01`
     config/model/model01/       its settings
-    _data/feature/feature01/    what the experiment `feature/feature01` made
+    _data/feature/feature01/    what the experiment `feature/feature01` made: a link to the version in use
 
 An experiment is identified by the folder of its file. No file contains its own path.
 Any folder of `src` is a stage: `src/embedding/embedding01/…py` is an experiment of the stage `embedding`.
 
-A linked worktree (`git worktree add ../idea`) has its own code, settings, data and outputs. Runs, studies and
-logs of all worktrees are in `logs/` of the main checkout.
+A linked worktree (`git worktree add ../idea`) has its own code, settings and outputs. Runs, studies and logs
+of all worktrees are in `logs/` of the main checkout, versions of data in `_data/versions`.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ from src.utils.errors import UserError
 def find_main_checkout(root: Path) -> Path:
     """The main checkout of the repository that a linked worktree belongs to; any other folder itself.
 
-    A copy of a worktree, and a worktree of a bare repository or of one that is not here, stand alone.
+    What is checked out from `logs/code.git` belongs to the folder of these logs. A copy of a worktree, and a
+    worktree of another bare repository or of one that is not here, stand alone.
     """
     try:
         git = root / (root / ".git").read_text().removeprefix("gitdir:").strip()
@@ -29,7 +30,10 @@ def find_main_checkout(root: Path) -> Path:
     except OSError:  # .git is a folder, or there is none; a submodule has no commondir
         return root
     is_copy = (git / owner).exists() and not (git / owner).samefile(root / ".git")
-    return root if common.name != ".git" or is_copy else common.parent
+    if is_copy:
+        return root
+    is_kept_code = common.parts[-2:] == ("logs", "code.git")
+    return common.parents[1] if is_kept_code else common.parent if common.name == ".git" else root
 
 
 ROOT = Path(__file__).resolve().parents[2]

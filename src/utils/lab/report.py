@@ -31,16 +31,17 @@ from src.utils.lab.report_question import (
     read_study,
     read_verdicts,
 )
-from src.utils.lab.report_runs import Subject, count_states, make_table, select_subject
+from src.utils.lab.report_runs import COLOURS, Subject, count_states, make_table, select_subject
 from src.utils.lab.report_studies import draw_groups, draw_study
-from src.utils.lab.runs import format_result
+from src.utils.lab.runs import format_result, varying_params
 from src.utils.paths import display_path
 from src.utils.store.reader import RunReader
 from src.utils.store.record import RunRecord
-from src.utils.terminal import format_duration, format_size
+from src.utils.terminal import format_duration, format_settings, format_size
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
 SUFFIX = ".html"
+LONGEST_SETTINGS = 80  # characters in the headline
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,7 @@ class Report:
     left_out: list[str]
 
 
-def write_report(
-    reader: RunReader, references: Sequence[str], file: Path, limit: int = 0
-) -> Report:
+def write_report(reader: RunReader, references: Sequence[str], file: Path, limit: int) -> Report:
     """Write a report on some runs; an older one is replaced in one step.
 
     Args:
@@ -98,6 +97,15 @@ def _check_file(file: Path) -> None:
         raise UserError(f"--out {file}: there is no folder {folder}: make it first")
     if file.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
         raise UserError(f"--out {file} can't be written: choose another place")
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The best result."""
+
+    result: str
+    run: RunRecord
+    settings: str  # in which the run differs from others; empty if they are many
 
 
 @dataclass(frozen=True)
@@ -148,12 +156,14 @@ def _content(reader: RunReader, subject: Subject) -> dict[str, Any]:
     }
 
 
-def _headline(subject: Subject) -> tuple[str, RunRecord] | None:
-    """The best result: the value, and the run."""
-    if subject.best is None or subject.objective is None:
+def _headline(subject: Subject) -> Headline | None:
+    best, objective = subject.best, subject.objective
+    if best is None or objective is None:
         return None
-    metric = subject.objective.metric
-    return f"{metric} {format_result(subject.best, metric)}", subject.best
+    alike = [run for run in subject.runs if run.experiment == best.experiment]
+    settings = format_settings(varying_params(alike)[best.id])
+    shown = settings if len(settings) <= LONGEST_SETTINGS else ""
+    return Headline(f"{objective.metric} {format_result(best, objective.metric)}", best, shown)
 
 
 def _summary(subject: Subject) -> list[str]:
@@ -182,6 +192,7 @@ def _render(subject: Subject, content: dict[str, Any]) -> str:
     environment.globals |= {
         "all_runs": subject.runs,
         "objective": subject.objective,
+        "colours": COLOURS,
         "colour": colour,
         "label": label,
         "number": subject.number,

@@ -24,7 +24,7 @@ from src.utils.terminal import format_duration, format_settings, format_value
 MOST_RUNS = 100  # in a report
 MOST_METRICS = 4  # columns of the table
 MOST_SETTINGS = 7  # columns of the table: more settings share one
-COLOURS = 8  # runs with a colour of their own, the best ones; the others are grey
+COLOURS = 8  # runs with a colour of their own (in report_page.html), the best ones; others are grey
 
 
 @dataclass(frozen=True)

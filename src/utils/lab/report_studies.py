@@ -10,6 +10,7 @@ from src.utils.lab.report_charts import (
     Point,
     bar_chart,
     history_chart,
+    is_finite,
     member_chart,
     slice_chart,
 )
@@ -26,12 +27,12 @@ IMPORTANCES = "param_importances"  # the plot that a sweep draws from enough tri
 
 def draw_study(subject: Subject, study: RunRecord) -> list[Chart]:
     """The history of a study, its objective by each parameter, and how much each one matters."""
-    objective = Objective.of(study) or subject.objective
+    objective = Objective.of(study)  # None: there are several, or no trial is complete yet
     metric = objective.metric if objective else ""
     known = [
         run
         for run in subject.trials(study)
-        if run.state in ("finished", "pruned") and math.isfinite(run.metrics.get(metric, math.nan))
+        if run.state in ("finished", "pruned") and is_finite(run.metrics.get(metric, math.nan))
     ]
     if objective is None or len(known) < 2:
         return []
@@ -92,7 +93,7 @@ def draw_groups(subject: Subject) -> list[Chart]:
     rows: dict[str, list[Point]] = {}
     for run in subject.groups:
         for one in subject.members[run.id]:
-            if metric in one.metrics:
+            if is_finite(one.metrics.get(metric, math.nan)):
                 point = Point(0, one.metrics[metric], subject.colour(run), subject.number(run))
                 rows.setdefault(run.name, []).append(point)
     return [Chart(metric, member_chart(f"{metric} of members", rows))] if rows else []

@@ -13,7 +13,7 @@ from src.utils.terminal import format_size
 from src.utils.transfer.listed import ListedReader
 from src.utils.transfer.move import LEFT_DELETED, NEW, UNCHANGED, UPDATED, Moved, move
 from src.utils.transfer.place import Place
-from src.utils.transfer.portable import ACTIVE, PortableRun
+from src.utils.transfer.portable import ACTIVE, STUDY, PortableRun
 from src.utils.transfer.related import with_related
 
 from rich import get_console
@@ -88,6 +88,7 @@ class Travelled:
     target: str
     moved: Moved
     dry_run: bool
+    left: Sequence[str] = ()  # kinds of files that stay where they are
 
     def as_dict(self) -> dict[str, Any]:
         """What --json prints."""
@@ -116,8 +117,11 @@ def travel(
     runs = source.runs()
     if not runs:
         raise UserError(f"{source.name} has no runs yet")
-    moved = move(source, target, choice.among(runs), with_data, dry_run)
-    return Travelled(source.name, target.name, moved, dry_run)
+    chosen = choice.among(runs)
+    moved = move(source, target, chosen, with_data, dry_run)
+    kinds = {"studies": any(STUDY in run.tags for run in chosen), "data": with_data}
+    left = [] if source.keeps_files and target.keeps_files else [one for one in kinds if kinds[one]]
+    return Travelled(source.name, target.name, moved, dry_run, left)
 
 
 def print_moved(done: Travelled) -> None:
@@ -133,6 +137,10 @@ def print_moved(done: Travelled) -> None:
     title = f"{would}from {escape(done.source)} to {escape(done.target)}"
     console.print(f"[bold]{title}[/]", highlight=False, soft_wrap=True)
     console.print(table, highlight=False)
+    if done.left:
+        kinds = " and ".join(done.left)
+        hint = f"{kinds} stay where they are: an MLflow server has no place for them"
+        console.print(hint, style="dim", highlight=False, soft_wrap=True)
     if deleted := [run for run, kind in done.moved.runs.items() if kind == LEFT_DELETED]:
         hint = f"deleted runs stay deleted: mlflow runs restore --run-id {deleted[0]}"
         console.print(hint, style="dim", highlight=False, soft_wrap=True)

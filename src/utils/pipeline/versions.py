@@ -9,7 +9,6 @@ repository share the versions of its main checkout; each has links of its own. W
 symlinks, the folder that people open is one of hard links, or of copies.
 """
 
-import filecmp
 import json
 import logging
 import os
@@ -20,12 +19,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from src.utils.files import replace_file
+from src.utils.files import link_or_copy, replace_file, share_file
 from src.utils.paths import MAIN_CHECKOUT, ROOT, Experiment
 from src.utils.pipeline.manifest import FILE_NAME, Manifest, file_digests, json_digest, known_fields
 from src.utils.pipeline.recipe import Recipe, file_states
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 log = logging.getLogger(__name__)
 VERSIONS = MAIN_CHECKOUT / "_data" / "versions"
@@ -49,7 +48,7 @@ def find_version(experiment: Experiment, digest: str) -> Manifest | None:
 
 
 def list_versions() -> list[Manifest]:
-    """The manifests of all versions, by experiment, the oldest first."""
+    """The manifests of all versions, by experiment, the newest first."""
     return [one for folder in sorted(VERSIONS.glob("*/*/")) for one in _read_versions(folder)]
 
 
@@ -77,7 +76,7 @@ def open_draft(experiment: Experiment, fingerprint: str) -> Iterator[Path]:
     """
     draft = _draft(experiment, fingerprint)
     for other in draft.parent.glob(".*.draft"):
-        with suppress(Timeout), FileLock(other.with_suffix(".lock"), timeout=0):
+        with suppress(OSError), FileLock(other.with_suffix(".lock"), timeout=0):
             shutil.rmtree(other)
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -121,13 +120,10 @@ def version_in_use(experiment: Experiment) -> Manifest | None:
     A plain folder, as earlier versions of this code made them, is taken over: it becomes a version. A
     worktree without data begins with those that its main checkout uses, and with what they were made from.
     """
-    _take_over(experiment, experiment.data)
-    manifest = Manifest.read(experiment)
+    manifest = _read(experiment, experiment.data)
     if manifest is None and ROOT != MAIN_CHECKOUT:
         return _begin_with_main_checkout(experiment)
-    if manifest is None or experiment.data.is_symlink():
-        return manifest
-    return find_version(experiment, manifest.digest)  # of which the folder is a copy
+    return manifest
 
 
 def use_version(experiment: Experiment, manifest: Manifest, recipe: Recipe | None = None) -> None:
@@ -139,11 +135,19 @@ def use_version(experiment: Experiment, manifest: Manifest, recipe: Recipe | Non
     _take_over(experiment, experiment.data)
     recipe = recipe or _recipe_of_build(manifest)
     with _link_lock(experiment.data):
-        if Manifest.of_folder(manifest.folder) != manifest:  # of a build with the same content
-            manifest.write(manifest.folder)
+        if Manifest.of_folder(manifest.folder) not in (None, manifest):
+            manifest.write(manifest.folder)  # it is that of another build with the same content
         _link(experiment.data, manifest.folder)
         if recipe is not None:
             recipe.save(experiment, manifest)
+
+
+def _read(experiment: Experiment, folder: Path) -> Manifest | None:
+    _take_over(experiment, folder)
+    manifest = Manifest.of_folder(folder)
+    if manifest is None or folder.is_symlink():
+        return manifest
+    return find_version(experiment, manifest.digest)  # of which the folder is a copy
 
 
 def _take_over(experiment: Experiment, folder: Path) -> None:
@@ -191,9 +195,7 @@ def _states(folder: Path) -> dict[str, str]:
 
 
 def _begin_with_main_checkout(experiment: Experiment) -> Manifest | None:
-    there = MAIN_CHECKOUT / experiment.data.relative_to(ROOT)
-    _take_over(experiment, there)
-    manifest = Manifest.of_folder(there)
+    manifest = _read(experiment, MAIN_CHECKOUT / experiment.data.relative_to(ROOT))
     if manifest is None:
         return None
     use_version(experiment, manifest)
@@ -216,7 +218,7 @@ def _link(link: Path, folder: Path) -> None:
     try:
         draft.symlink_to(_target(folder, link), target_is_directory=True)
     except (OSError, NotImplementedError):
-        shutil.copytree(folder, draft, symlinks=True, copy_function=_link_or_copy)
+        shutil.copytree(folder, draft, symlinks=True, copy_function=link_or_copy)
     if not (link.is_symlink() and draft.is_symlink()):
         _remove(link)
     draft.replace(link)
@@ -229,21 +231,14 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _link_or_copy(source: str, copy: str) -> None:
-    try:
-        os.link(source, copy)
-    except OSError:
-        shutil.copy2(source, copy)
-
-
 def _versions_of(experiment: Experiment) -> Path:
     return VERSIONS / experiment.stage / experiment.name
 
 
-def _read_versions(folder: Path) -> list[Manifest]:
-    """The versions of an experiment, the oldest first; drafts begin with a dot."""
-    files = sorted(folder.glob(f"[!.]*/{FILE_NAME}"), key=lambda file: file.stat().st_mtime)
-    return [manifest for file in files if (manifest := Manifest.of_folder(file.parent))]
+def _read_versions(folder: Path) -> Iterator[Manifest]:
+    """The versions of an experiment, the newest first; drafts begin with a dot."""
+    files = sorted(folder.glob(f"[!.]*/{FILE_NAME}"), key=lambda file: -file.stat().st_mtime)
+    yield from filter(None, (Manifest.of_folder(file.parent) for file in files))
 
 
 def _draft(experiment: Experiment, fingerprint: str) -> Path:
@@ -303,21 +298,13 @@ def _share_files(folder: Path, manifest: Manifest) -> None:
     missing = defaultdict(list)
     for name, digest in manifest.files.items():
         missing[digest].append(folder / name)
-    for other in reversed(_read_versions(_versions_of(Experiment.named(manifest.experiment)))):
+    folder_of_all = _versions_of(Experiment.named(manifest.experiment))
+    for other in _read_versions(folder_of_all):
         for name, digest in other.files.items():
             for file in missing.pop(digest, ()):
-                _share_file(other.folder / name, file)
-
-
-def _share_file(source: Path, file: Path) -> None:
-    """Bytes are compared: somebody may have edited a version, although it is read-only."""
-    link = file.with_name(".shared")
-    with suppress(OSError):  # it is gone, or the file system has no hard links, or not so many
-        if file.is_symlink() or source.is_symlink() or not filecmp.cmp(source, file, shallow=False):
+                share_file(other.folder / name, file, folder_of_all / ".shared")
+        if not missing:
             return
-        link.hardlink_to(source)
-        link.replace(file)
-    link.unlink(missing_ok=True)  # two names of one file are not replaced
 
 
 def _target(folder: Path, link: Path) -> Path:

@@ -21,6 +21,7 @@ from src.utils.paths import ROOT, Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import RERUN, this_process
 from src.utils.runs import provenance
+from src.utils.runs.kept_code import keep_code, share_code
 from src.utils.runs.member import MemberLink
 from src.utils.runs.source_code import copy_source
 from src.utils.settings import Settings, flatten
@@ -33,6 +34,7 @@ from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 
 log = logging.getLogger(__name__)
+COMMIT = "mlflow.source.git.commit"  # the tag
 MAX_NAMES = 5  # of files in a warning
 
 
@@ -55,6 +57,7 @@ def record_run(
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     copy_source(experiment.source, folder / "source")
     _link_log_file(folder / "logs" / "run.log")
+    share_code(client, run_id, tags.get(COMMIT, ""))
 
 
 def record_settings(client: MlflowClient, run_id: str, folder: Path, settings: Settings) -> None:
@@ -79,8 +82,9 @@ def save_provenance(folder: Path) -> dict[str, str]:
         values = {key: value for key, value in asdict(git).items() if key != "patch"}
         metadata["git"] = values | {"dirty": git.dirty}
         _warn_of_left_out(git.left_out)
+        keep_code(git.commit)
         tags |= {
-            "mlflow.source.git.commit": git.commit,
+            COMMIT: git.commit,
             "mlflow.source.git.branch": git.branch,
             "git.dirty": str(git.dirty).lower(),
         }

@@ -8,17 +8,16 @@ import os
 import platform
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from src.utils.paths import ROOT
 from src.utils.process import count_cores
+from src.utils.runs.git import GitError, git
 from src.utils.store.record import DETACHED
 
 import psutil
@@ -33,6 +32,9 @@ MAX_UNTRACKED = 20 * 2**20  # bytes of all untracked files; the smallest come fi
 PLAIN_DIFF = ("--binary", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
 # Git's own id of the empty tree, for a repository without commits
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+
+
+_git = partial(git, ROOT)
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,11 @@ def git_state() -> GitState | None:
     """The state of the repository at the first call; None without git or a repository."""
     try:
         listed = _git("ls-files", "--others", "--exclude-standard", "-z").decode().split("\0")
-    except (OSError, subprocess.CalledProcessError):
+    except GitError:
         return None
     untracked = [name for name in listed if name and os.path.lexists(ROOT / name)]
     included, left_out = _split_by_size(untracked)
-    commit = _git("rev-parse", "--verify", "--quiet", "HEAD", check=False).decode().strip()
+    commit = _head()
     branch = _git("branch", "--show-current").decode().strip() or DETACHED
     return GitState(commit, branch, _patch(commit or EMPTY_TREE, included), left_out)
 
@@ -96,16 +98,12 @@ def _patch(base: str, untracked: list[str]) -> bytes:
         return _git("diff", *PLAIN_DIFF, base, environment=environment)
 
 
-def _git(
-    *arguments: str,
-    stdin: bytes = b"",
-    check: bool = True,
-    environment: Mapping[str, str] | None = None,
-) -> bytes:
-    # safe.directory: in containers the owner of ROOT is often another user, and git would refuse
-    command = ["git", "-c", "safe.directory=*", "-C", str(ROOT), *arguments]
-    env = {**os.environ, **(environment or {})}
-    return subprocess.run(command, input=stdin, capture_output=True, check=check, env=env).stdout
+def _head() -> str:
+    """The commit that is checked out; empty before the first one."""
+    try:
+        return _git("rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
+    except GitError:
+        return ""
 
 
 def packages() -> list[str]:

@@ -9,28 +9,30 @@ The code is checked out in `outputs/reruns/<id>`, with the changes that were not
 is not touched. What a stage makes lies in `_data/<stage>/<name>` of the checkout until the block ends.
 """
 
-import os
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from src.utils.errors import UserError
+from src.utils.errors import UserError, first_line
 from src.utils.notification import without_typed
-from src.utils.paths import ROOT, Experiment
+from src.utils.paths import ROOT, Experiment, display_path
 from src.utils.process import RERUN, is_of_one_run
+from src.utils.runs.git import GitError, git, git_environment
+from src.utils.runs.kept_code import KEPT, fetch_code
 from src.utils.runs.provenance import read_metadata
-from src.utils.store.location import tracking_uri
+from src.utils.store.location import mask_password, tracking_uri
 from src.utils.store.mlflow import get_artifact
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from mlflow.entities import Run as StoredRun
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 from rich import get_console
@@ -43,6 +45,7 @@ CHECKOUTS = ROOT / "outputs" / "reruns"
 class PastRun:
     """A run with what it has recorded of its code and settings."""
 
+    client: MlflowClient
     stored: StoredRun
     provenance: Path  # the artifact folders
     config: Path
@@ -56,7 +59,7 @@ class PastRun:
         """
         stored = client.get_run(run_id)
         folders = (get_artifact(client, stored, name) for name in ("provenance", "config"))
-        past = cls(stored, *folders)
+        past = cls(client, stored, *folders)
         if "git" not in past.metadata:
             source = get_artifact(client, stored, "source")
             raise UserError(
@@ -94,7 +97,7 @@ class PastRun:
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             _remove(folder)  # one that was killed may have left it
             try:
-                _check_out(folder, self.metadata["git"]["commit"])
+                _check_out(folder, self.client, self.metadata["git"]["commit"])
                 _apply(folder, self.provenance / "changes.patch")
                 yield folder
             finally:
@@ -122,9 +125,7 @@ class PastRun:
     def _environment(self, checkout: Path) -> dict[str, str]:
         threads = self.metadata["hardware"].get("threads")
         return {
-            **{
-                name: value for name, value in _own_environment().items() if not is_of_one_run(name)
-            },
+            **{name: value for name, value in git_environment().items() if not is_of_one_run(name)},
             "PYTHONPATH": str(checkout),
             "MLFLOW_TRACKING_URI": tracking_uri(),
             RERUN: self.stored.info.run_id,
@@ -146,38 +147,42 @@ def link_inputs(checkout: Path, inputs: Mapping[Experiment, Path]) -> None:
             link.symlink_to(folder.resolve())
 
 
-def _check_out(folder: Path, commit: str) -> None:
-    if not commit:  # the run is older than the first commit: its patch holds everything
-        folder.mkdir()
-        _git(folder, "init", "--quiet")
-        return
+def _check_out(folder: Path, client: MlflowClient, commit: str) -> None:
     try:
-        _git(ROOT, "worktree", "add", "--quiet", "--detach", str(folder), commit)
-    except UserError:
-        raise UserError(
-            f"commit {commit[:12]} is not in this repository: git fetch, then try again"
-        ) from None
+        if not commit:  # the run is older than the first commit: its patch holds everything
+            git(folder.parent, "init", "--quiet", folder.name)
+            return
+        repository = ROOT if _has_commit(commit) else KEPT if fetch_code(client, commit) else None
+        if repository is not None:
+            git(repository, "worktree", "add", "--quiet", "--detach", str(folder), commit)
+            return
+    except (GitError, OSError, Timeout, MlflowException) as error:
+        raise UserError(f"commit {commit[:12]} can't be checked out: {first_line(error)}") from None
+    raise UserError(
+        f"commit {commit[:12]} is not in this repository, nor in {display_path(KEPT)}, nor with a run of "
+        f"{mask_password(tracking_uri())}: git fetch, or copy logs/code.git from where the run was made"
+    )
+
+
+def _has_commit(commit: str) -> bool:
+    try:
+        git(ROOT, "cat-file", "-e", f"{commit}^{{tree}}")
+    except GitError:
+        return False
+    return True
 
 
 def _apply(folder: Path, patch: Path) -> None:
-    if patch.stat().st_size:
-        _git(folder, "apply", "--whitespace=nowarn", str(patch.resolve()))
+    try:
+        if patch.stat().st_size:
+            git(folder, "apply", "--whitespace=nowarn", str(patch.resolve()))
+    except GitError as error:
+        raise UserError(f"the changes of the run can't be applied to its commit: {error}") from None
 
 
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-    subprocess.run(["git", "-C", ROOT, "worktree", "prune"], check=False, capture_output=True)
-
-
-def _git(folder: Path, *arguments: str) -> None:
-    command = ["git", "-C", str(folder), *arguments]
-    environment = _own_environment()
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    if done.returncode != 0:
-        raise UserError(f"git {arguments[0]} failed: {done.stderr.strip()}")
-
-
-def _own_environment() -> dict[str, str]:
-    """The environment without what a git hook sets, which names another repository."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    for repository in (ROOT, KEPT):
+        with suppress(GitError):
+            git(repository, "worktree", "prune")

@@ -67,12 +67,12 @@ def find_earlier(signature: str, settings: Settings, start: ResumePoint | None) 
 
 
 def find_equal(signature: str) -> RunRecord | None:
-    """The newest finished run with a signature; one that reuses another comes after all others."""
+    """The newest finished run with a signature. Those that reuse or repeat another come after all others."""
     found: list[RunRecord] = []
     with suppress(UserError):  # there is no store yet
         found = open_reader().tagged(SIGNATURE, signature) if signature else []
-    usable = sorted(filter(_is_usable, found), key=lambda run: REUSED in run.tags)  # stable
-    return usable[0] if usable else None
+    usable = list(filter(_is_usable, found))
+    return min(usable, key=lambda run: bool({REUSED, "rerun_of"} & {*run.tags}), default=None)
 
 
 def _is_usable(run: RunRecord) -> bool:

@@ -69,7 +69,7 @@ def open_store() -> MlflowClient:
     uri = tracking_uri()
     shown = mask_password(uri)
     mlflow.set_tracking_uri(uri)
-    _check_server(uri)
+    check_server(uri)
     try:
         return MlflowClient(uri)
     except (ImportError, SQLAlchemyError) as error:  # no driver, no database, no permission
@@ -125,8 +125,15 @@ def _update_paths(database: Path) -> None:
 
 
 @cache  # once in a process
-def _check_server(uri: str) -> None:
-    """Report at once a server that doesn't answer; MLflow would retry silently for minutes."""
+def check_server(uri: str, setting: str = "MLFLOW_TRACKING_URI=") -> None:
+    """Report at once a server that doesn't answer; MLflow would retry silently for minutes.
+
+    Args:
+        setting: what stands before the address in the message.
+
+    Raises:
+        UserError: it doesn't answer.
+    """
     if not is_server(uri):
         return
     get_credentials: Any = get_default_host_creds  # these two have no types
@@ -137,7 +144,7 @@ def _check_server(uri: str) -> None:
     except MlflowException as error:
         why = first_line(error).rpartition(": ")[2].strip('()" ')
         shown = mask_password(uri)
-        raise UserError(f"MLFLOW_TRACKING_URI={shown} does not answer: {why}") from None
+        raise UserError(f"{setting}{shown} does not answer: {why}") from None
 
 
 def local_store() -> Path | None:
@@ -164,7 +171,7 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 def _create_experiment(client: MlflowClient, name: str) -> StoredExperiment:
     """It is marked as model training. Its artifacts go beside a local store, or into `logs/mlruns` for a
     database; a server has its own."""
-    root = None if is_server(tracking_uri()) else local_store() or DEFAULT_DATABASE.parent
+    root = None if is_server(client.tracking_uri) else local_store() or DEFAULT_DATABASE.parent
     try:
         number = client.create_experiment(name, str(root / name) if root else None, KIND)
         return client.get_experiment(number)

@@ -24,6 +24,7 @@ from src.utils.paths import STUDIES, Experiment
 from src.utils.pipeline.inputs import prepare_inputs_of_sweep
 from src.utils.pipeline.manifest import code_digests, json_digest
 from src.utils.pipeline.pins import pinned, pins_of
+from src.utils.runs.restore import ensure_version
 from src.utils.settings import Settings, trains_on_cpu
 from src.utils.study.samplers import (
     create_pruner,
@@ -124,7 +125,10 @@ class SearchSweeper(Sweeper):
         storage = open_storage(self.settings.storage)
         name = resumed.study_name if resumed else self._new_name(experiment, storage, space)
         known = [one for one in storage.get_all_studies() if one.study_name == name]
-        with pinned(pinned_inputs(known[0]) if known else {}):
+        pins = pinned_inputs(known[0]) if known else {}
+        for data, digest in pins.items():
+            ensure_version(data, digest)
+        with pinned(pins):
             inputs = prepare_inputs_of_sweep(checked)
         with study_lock(name):
             study = optuna.create_study(

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from src.utils.files import replace_file
@@ -17,14 +18,19 @@ def copy_files(source: Path, target: Path, report: Report) -> Copied:
     Nothing is removed. A file that disappears meanwhile is left out: a run that goes on replaces checkpoints.
     """
     copied = Copied()
-    for folder, _, names in os.walk(source):
-        for name in sorted(names):
-            path = Path(folder, name).relative_to(source)
-            size = None if _is_draft(path) else _copy_file(source / path, target / path)
-            if size is not None:
-                report(size)
-                copied = copied.plus(Copied(1, size))
+    for path in list_files(source):
+        size = _copy_file(source / path, target / path)
+        if size is not None:
+            report(size)
+            copied = copied.plus(Copied(1, size))
     return copied
+
+
+def list_files(folder: Path) -> Iterator[Path]:
+    """The relative paths of all files in a folder, without those that are being written."""
+    for place, _, names in os.walk(folder):
+        paths = (Path(place, name).relative_to(folder) for name in sorted(names))
+        yield from (path for path in paths if not _is_draft(path))
 
 
 def _is_draft(path: Path) -> bool:

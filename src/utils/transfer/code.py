@@ -1,11 +1,42 @@
-"""The commits that runs ran with travel with them."""
+"""The commits that runs ran with travel with them, each without its history."""
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
+from src.utils.errors import one_line
+from src.utils.runs.git import GitError, git
 from src.utils.transfer.place import Place
-from src.utils.transfer.portable import PortableRun
+from src.utils.transfer.portable import COMMIT, PortableRun
+
+from filelock import Timeout
+
+log = logging.getLogger(__name__)
 
 
 def move_code(source: Place, target: Place, runs: Sequence[PortableRun]) -> list[str]:
-    """Bring the commits of some runs to another place; returns those that were missing there."""
-    return []
+    """Bring the commits of some runs to another place; returns those that were written.
+
+    Runs travel without their code where git can't read or write it; a warning says so.
+    """
+    commits = dict.fromkeys(run.tags[COMMIT] for run in runs if run.tags.get(COMMIT))
+    missing = [commit for commit in commits if not target.has_code(commit)]
+    moved: list[str] = []
+    try:
+        with source.repositories(missing) as repositories:
+            for repository in repositories:
+                found = [one for one in missing if one not in moved and has_commit(repository, one)]
+                target.add_code(repository, found)
+                moved += found
+    except (GitError, Timeout) as error:
+        log.warning("the code of these runs stays at %s: %s", source.name, one_line(error))
+    return moved
+
+
+def has_commit(repository: Path, commit: str) -> bool:
+    """Whether a git repository has a commit; False if it is none."""
+    try:
+        git(repository, "cat-file", "-e", f"{commit}^{{commit}}")
+    except (GitError, OSError):
+        return False
+    return True

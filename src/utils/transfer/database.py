@@ -26,8 +26,9 @@ from src.utils.store.location import (
 from src.utils.store.mlflow import create_store, open_store
 from src.utils.transfer.artifacts import copy_files
 from src.utils.transfer.lock import writer_lock
-from src.utils.transfer.place import Copied, Place, Report
+from src.utils.transfer.place import Copied, Report
 from src.utils.transfer.portable import PortableRun
+from src.utils.transfer.project import ProjectFiles
 from src.utils.transfer.tables import artifact_uri, read_history, read_run, read_runs, write_run
 
 import mlflow
@@ -42,7 +43,7 @@ STORE = Path("logs", "mlruns", "mlflow.db")  # in a clone
 BUSY = 60  # seconds to wait for another process that writes to a SQLite file
 
 
-class DatabasePlace(Place):
+class DatabasePlace(ProjectFiles):
     """A database of MLflow, and the folder of its artifacts.
 
     Raises:
@@ -95,16 +96,13 @@ class DatabasePlace(Place):
 
     @contextmanager
     def artifacts(self, run: PortableRun) -> Iterator[Path]:
-        with self._reading() as connection:
-            uri = artifact_uri(connection, run.id)
-        yield self._present_folder(run, uri)
+        yield self._folder(run)
 
     def write_artifacts(self, run: PortableRun, source: Path, report: Report) -> Copied:
         return copy_files(source, self._folder(run), report)
 
     def write(self, run: PortableRun) -> None:
-        number = self._experiment(run.experiment)
-        folder = self._folder(run)
+        number, folder = self._experiment(run.experiment), self._folder(run)
         folder.mkdir(parents=True, exist_ok=True)
         with _one_line(self.name), self._writer.begin() as connection:
             write_run(connection, run, number, str(folder))
@@ -113,17 +111,18 @@ class DatabasePlace(Place):
         self.root.mkdir(parents=True, exist_ok=True)
         return writer_lock(self.root / ".transfer.lock", self.name)
 
-    def _folder(self, run: PortableRun) -> Path:
-        """Where the artifacts of a run go."""
-        return self.root / run.experiment / run.id / "artifacts"
+    def experiment_number(self, name: str) -> str:
+        return str(self._experiment(name))
 
-    def _present_folder(self, run: PortableRun, uri: str) -> Path:
-        """Where the artifacts of a run are: in this store's folder, or else where the database says."""
-        path, marker = uri.removeprefix("file://"), f"/{self.root.name}/"
-        inside = self.root / path.rpartition(marker)[2] if marker in path else self._folder(run)
-        if not inside.exists() and Path(path).is_absolute():
-            return Path(path)
-        return inside
+    def _folder(self, run: PortableRun) -> Path:
+        """Of the artifacts of a run. A path of another `mlruns` stands for the same one in this store's."""
+        with self._reading() as connection:
+            stored = artifact_uri(connection, run.id).removeprefix("file://")
+        _, marker, inside = stored.rpartition(f"/{self.root.name}/")
+        if marker:
+            return self.root / inside
+        default = self.root / run.experiment / run.id / "artifacts"
+        return Path(stored) if stored and Path(stored).is_dir() else default
 
     def _experiment(self, name: str) -> int:
         if name not in self._experiments:

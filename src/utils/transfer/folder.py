@@ -3,25 +3,30 @@
     WHERE/runs/<run id>/artifacts/       the files of the run
     WHERE/runs/<run id>/metrics.json     the histories of its metrics
     WHERE/runs/<run id>/run.json         all else; where it is, the run is complete
-    WHERE/studies, code.git, data        what belongs to runs
+    WHERE/studies/<name>.db              a study with its trials
+    WHERE/data/<stage>/<name>/<digest>/  a version of data
+    WHERE/code.git                       the commits of runs
 
 There is no database that a copy in the middle of a write, or two writers at once, could break.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.files import replace_file
+from src.utils.runs.kept_code import KEPT, add_commits, is_kept
 from src.utils.transfer.artifacts import copy_files
 from src.utils.transfer.lock import writer_lock
 from src.utils.transfer.place import Copied, Place, Report
 from src.utils.transfer.portable import PortableRun
+from src.utils.transfer.version_files import VersionFolder, Versions
 
 RUNS = "runs"  # the folder that makes a folder an exchange folder
+STUDIES, DATA = "studies", "data"
 RUN, METRICS, ARTIFACTS = "run.json", "metrics.json", "artifacts"
 
 
@@ -55,6 +60,28 @@ class FolderPlace(Place):
     def lock(self) -> AbstractContextManager[object]:
         (self.folder / RUNS).mkdir(parents=True, exist_ok=True)
         return writer_lock(self.folder / ".lock", self.name)
+
+    def read_study(self, name: str, draft: Path) -> bool:
+        from src.utils.transfer.study_files import read_study_file  # late: it imports Optuna
+
+        return read_study_file(self.folder / STUDIES, name, draft)
+
+    def write_study(self, name: str, file: Path) -> bool:
+        from src.utils.transfer.study_files import write_study_file  # late: it imports Optuna
+
+        return write_study_file(self.folder / STUDIES, name, file)
+
+    def versions(self) -> Versions | None:
+        return VersionFolder(self.folder / DATA)
+
+    def has_code(self, commit: str) -> bool:
+        return is_kept(commit, self.folder / KEPT.name)
+
+    def repositories(self, commits: Sequence[str]) -> AbstractContextManager[list[Path]]:
+        return nullcontext([self.folder / KEPT.name])
+
+    def add_code(self, repository: Path, commits: Sequence[str]) -> None:
+        add_commits(self.folder / KEPT.name, repository, commits)
 
     def _run_folder(self, run_id: str) -> Path:
         return self.folder / RUNS / run_id

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from src.utils.store.record import DatasetUse, RunRecord, Value, local_time
+from src.utils.store.record import Curve, DatasetUse, RunRecord, Value, local_time
 from src.utils.transfer.portable import DELETED, PortableRun
 
 
@@ -32,6 +32,9 @@ class ListedReader:
     def keys(self, kind: str) -> set[str]:
         return {key for run in self._records for key in getattr(run, kind)}
 
+    def curves(self, records: Sequence[RunRecord], metric: str) -> dict[str, Curve]:
+        return {}  # histories are not listed
+
     def datasets(self, run_id: str) -> list[DatasetUse]:
         return [
             DatasetUse(
@@ -39,6 +42,9 @@ class ListedReader:
             )
             for data in self._listed[run_id].datasets
         ]
+
+    def all_datasets(self) -> dict[str, list[DatasetUse]]:
+        return {run.id: self.datasets(run.id) for run in self.runs()}
 
 
 def _record(run: PortableRun) -> RunRecord:

@@ -70,7 +70,10 @@ def move(
             if with_data:
                 moved.data = move_data(source, target, ordered, progress.report)
         except (OSError, UserError) as error:
-            raise _stopped(error, progress.done, len(waiting)) from None
+            raise UserError(f"{_reason(error)}: {progress.said}") from None
+        except KeyboardInterrupt:
+            print(f"stopped: {progress.said}")
+            raise
     moved.runs |= {one: kind for one, kind in outcomes.items() if kind == LEFT_DELETED}
     return moved
 
@@ -81,7 +84,8 @@ def _outcome(run: PortableRun, present: PortableRun | None) -> str:
     if present.lifecycle == DELETED:  # by someone here, for a reason
         return LEFT_DELETED
     is_later = run.activity > present.activity
-    return UPDATED if is_later or run.is_running or present.lacks(run) else UNCHANGED
+    lacks = present.lacks(run) and not present.is_running
+    return UPDATED if is_later or run.is_running or lacks else UNCHANGED
 
 
 def _move_run(
@@ -102,6 +106,8 @@ def _move_run(
         return NEW, copied
     before = target.read(run.id)
     merged = run.completed_by(before) if is_later else before.completed_by(run)
+    if before.is_running and not is_later:  # it may go on at this moment
+        merged = before
     if merged.as_dict() != before.as_dict():
         target.write(merged)
     elif not copied.files:
@@ -109,9 +115,8 @@ def _move_run(
     return UPDATED, copied
 
 
-def _stopped(error: OSError | UserError, done: int, total: int) -> UserError:
-    why = str(error)
-    if isinstance(error, OSError):
-        place = f" ({error.filename2 or error.filename})" if error.filename else ""
-        why = f"{error.strerror or first_line(error)}{place}"
-    return UserError(f"{why}: {done} of {total} runs have arrived; type it again to go on")
+def _reason(error: OSError | UserError) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    file = error.filename2 or error.filename
+    return f"{error.strerror or first_line(error)}{f' ({file})' if file else ''}"

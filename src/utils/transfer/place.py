@@ -3,12 +3,13 @@
 The own store, another clone, a folder of files, a server: `src/utils/transfer/move.py` knows no difference.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from src.utils.transfer.portable import PortableRun
+from src.utils.transfer.version_files import Versions
 
 Report = Callable[
     [int], None
@@ -63,6 +64,8 @@ class Place(Protocol):
         """Held while something is written; another process that writes here waits."""
         return nullcontext()
 
+    keeps_files: bool = True  # whether studies and data have a place here, beside runs and code
+
     # What belongs to runs. A place that keeps nothing of a kind inherits these.
 
     def read_study(self, name: str, draft: Path) -> bool:
@@ -73,10 +76,22 @@ class Place(Protocol):
         """Take a study over from a SQLite file of Optuna; False if nothing was to be done."""
         return False
 
-    def data_versions(self) -> Path | None:
-        """The folder of `<stage>/<name>/<digest>`, which need not exist; None: data are not kept here."""
+    def versions(self) -> Versions | None:
+        """The data versions that are kept here; None: data are not kept here."""
         return None
 
-    def code_repository(self) -> Path | None:
-        """The bare git repository of the runs' commits, which need not exist; None: none is kept here."""
-        return None
+    def has_code(self, commit: str) -> bool:
+        """Whether the commit of a run is kept here."""
+        return False
+
+    def repositories(self, commits: Sequence[str]) -> AbstractContextManager[list[Path]]:
+        """The git repositories, on this machine, that may have some commits; they need not exist."""
+        return nullcontext([])
+
+    def add_code(self, repository: Path, commits: Sequence[str]) -> None:
+        """Keep commits of a repository on this machine, without their history.
+
+        Raises:
+            GitError: git has failed.
+        """
+        return

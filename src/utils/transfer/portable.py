@@ -157,6 +157,12 @@ def _points(listed: Iterable[Iterable[Any]]) -> list[Point]:
     return [_point(values) for values in listed]
 
 
+def point_order(point: Point) -> tuple[int, int, bool, float]:
+    """A sort key of the points of a metric: by time."""
+    value, time, step = point
+    return time, step, math.isnan(value), 0 if math.isnan(value) else value
+
+
 def note_with_names(note: str, number: object, experiment: str) -> str:
     """A note whose links to pages of runs name the experiment, not the number that a store gives it."""
     return note.replace(f"#/experiments/{number}/", f"#/experiments/{experiment}/")

@@ -21,6 +21,11 @@ class TransferProgress:
         self._bar = Progress(*columns, console=get_console(), transient=True)
         self._task = self._bar.add_task("", total=total)
 
+    @property
+    def said(self) -> str:
+        """How far it has come, where it ends early."""
+        return f"{self.done} of {self.total} runs have arrived; type it again to go on"
+
     def advance(self) -> None:
         """Count a run that has arrived."""
         self.done += 1

@@ -20,6 +20,7 @@ from src.utils.transfer.portable import (
     PortableRun,
     note_with_names,
     note_with_numbers,
+    point_order,
 )
 
 from mlflow.store.tracking.dbmodels.models import (
@@ -76,13 +77,13 @@ def read_run(connection: Connection, run_id: str) -> PortableRun:
 def read_history(connection: Connection, run_id: str) -> dict[str, list[Point]]:
     """All points of each metric of a run, in the order of time."""
     history = _points(connection, SqlMetric, run_id)[run_id]
-    return {key: sorted(points, key=_order) for key, points in history.items()}
+    return {key: sorted(points, key=point_order) for key, points in history.items()}
 
 
 def artifact_uri(connection: Connection, run_id: str) -> str:
-    """Where the artifacts of a run are, as stored."""
+    """Where the artifacts of a run are, as stored; empty for a run that is not here."""
     query: Any = select(SqlRun.artifact_uri).where(SqlRun.run_uuid == run_id)
-    return str(connection.execute(query).scalar_one())
+    return connection.execute(query).scalar() or ""
 
 
 def write_run(connection: Connection, run: PortableRun, number: int, uri: str) -> None:
@@ -142,11 +143,6 @@ def _points(
         point = (math.nan if is_nan else value, time, step)
         found[run].setdefault(key, []).append(point)
     return found
-
-
-def _order(point: Point) -> tuple[int, int, bool, float]:
-    value, time, step = point
-    return time, step, math.isnan(value), 0 if math.isnan(value) else value
 
 
 def _row(key: str, point: Point) -> dict[str, Any]:

@@ -9,13 +9,17 @@ import typer
 
 commands = Commands("Between machines")
 Where = Annotated[
-    str, typer.Argument(metavar="WHERE", help="A folder (USB stick, shared disk), another clone.")
+    str,
+    typer.Argument(
+        metavar="WHERE",
+        help="A folder (USB stick, shared disk), another clone, http://SERVER, USER@HOST:PATH.",
+    ),
 ]
 Runs = Annotated[
     list[str] | None,
-    typer.Argument(metavar="RUN…", help="These alone.", autocompletion=complete_run),
+    typer.Argument(metavar="RUN", help="These alone.", autocompletion=complete_run),
 ]
-RunsThere = Annotated[list[str] | None, typer.Argument(metavar="RUN…", help="These alone.")]
+RunsThere = Annotated[list[str] | None, typer.Argument(metavar="RUN", help="These alone.")]
 Experiment = Annotated[
     str | None,
     typer.Option(
