@@ -1,5 +1,6 @@
 """`lab rerun` and `lab resume`: repeating a run from its id, with a verdict, and resuming one."""
 
+import os
 import shutil
 
 from conftest import FEATURE, MODEL, QUICK, Lab
@@ -94,3 +95,20 @@ def test_resume_by_lab(fresh: Lab) -> None:
     now = fresh.newest()
     assert now.data.to_dictionary() == before.data.to_dictionary()
     assert (now.info.status, now.info.end_time) == (before.info.status, before.info.end_time)
+
+
+def test_edited_in_the_second_of_a_commit(bare: Lab) -> None:
+    """A change of the same size, within a second of what git last knew of the file, is in the patch."""
+    file, index = bare.root / MODEL, bare.root / ".git" / "index"
+    bare.git("config", "core.trustctime", "false")  # a time that can't be set
+    file.write_text(file.read_text().replace("128.0", "127.0"))
+    known = file.stat().st_mtime - 10
+    os.utime(file, (known, known))
+    bare.git("commit", "--quiet", "--all", "--message=A change")
+    file.write_text(file.read_text().replace("127.0", "126.0"))
+    for one in (file, index):
+        os.utime(one, (known, known))
+    patch, _ = bare.python(
+        "from src.utils.runs.provenance import git_state; print(git_state().patch.decode())"
+    )
+    assert "126.0" in patch

@@ -92,7 +92,9 @@ def _patch(base: str, untracked: list[str]) -> bytes:
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
         }
         if Path(index).exists():
-            shutil.copy(index, environment["GIT_INDEX_FILE"])
+            # With its time: a file that changed in the second of the last commit, and has the same size,
+            # is compared by git only if the index is not newer
+            shutil.copy2(index, environment["GIT_INDEX_FILE"])
         names = "\0".join(untracked).encode()
         _git("update-index", "--add", "-z", "--stdin", stdin=names, environment=environment)
         return _git("diff", *PLAIN_DIFF, base, environment=environment)
