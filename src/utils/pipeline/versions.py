@@ -20,14 +20,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from src.utils.files import link_or_copy, replace_file, share_file
-from src.utils.paths import MAIN_CHECKOUT, ROOT, Experiment
+from src.utils.paths import MAIN_CHECKOUT, ROOT, VERSIONS, Experiment
 from src.utils.pipeline.manifest import FILE_NAME, Manifest, file_digests, json_digest, known_fields
 from src.utils.pipeline.recipe import Recipe, file_states
 
 from filelock import FileLock
 
 log = logging.getLogger(__name__)
-VERSIONS = MAIN_CHECKOUT / "_data" / "versions"
 LENGTH = 32  # characters of a digest in names, as in MLflow
 BUILDS = "builds"
 
