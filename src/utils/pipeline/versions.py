@@ -97,7 +97,7 @@ def add_version(folder: Path, manifest: Manifest, recipe: Recipe | None) -> Mani
     experiment = Experiment.named(manifest.experiment)
     version = version_folder(experiment, manifest.digest)
     version.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(version.parent / ".lock"):
+    with _lock_of_all(experiment):
         if manifest.fingerprint:
             _save_build(manifest, recipe)
         if _has_same_files(version, folder, manifest):
@@ -135,7 +135,8 @@ def use_version(experiment: Experiment, manifest: Manifest, recipe: Recipe | Non
     recipe = recipe or _recipe_of_build(manifest)
     with _link_lock(experiment.data):
         if Manifest.of_folder(manifest.folder) not in (None, manifest):
-            manifest.write(manifest.folder)  # it is that of another build with the same content
+            with _lock_of_all(experiment):
+                manifest.write(manifest.folder)  # it is that of another build with the same content
         _link(experiment.data, manifest.folder)
         if recipe is not None:
             recipe.save(experiment, manifest)
@@ -232,6 +233,10 @@ def _remove(path: Path) -> None:
 
 def _versions_of(experiment: Experiment) -> Path:
     return VERSIONS / experiment.stage / experiment.name
+
+
+def _lock_of_all(experiment: Experiment) -> FileLock:
+    return FileLock(_versions_of(experiment) / ".lock")
 
 
 def _read_versions(folder: Path) -> Iterator[Manifest]:
