@@ -150,7 +150,7 @@ def test_lineage(staged: Lab) -> None:
         from src.utils.tracking import data_of_run, load_model
         print(load_model("latest"), data_of_run("latest", "embedding"))
     """)
-    assert out == f"[3] {staged.root}/_data/embedding/embedding01\n"
+    assert out == f"[3] {(staged.root / '_data/embedding/embedding01').resolve()}\n"
     assert warned == ""
 
 

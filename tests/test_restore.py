@@ -7,10 +7,9 @@ from pathlib import Path
 
 from src.utils.lab.rerun_result import RerunResult
 
-import numpy as np
 import pytest
 from conftest import DATASET, FEATURE, MODEL, QUICK, Lab, made_once
-from laboratory import said, typed
+from laboratory import said
 from mlflow.entities import Run
 from test_housekeeping import age
 from test_resuming import stopped
@@ -19,6 +18,42 @@ LONG = (*QUICK, "max_epochs=12")
 OTHER = "val_fraction=0.2"  # of the feature
 IDENTICAL = ("weights: bit-identical", "verdict: identical")
 GONE = "gone: lab rerun rebuilds it"
+ADOPT = """
+    from pathlib import Path
+    from src.utils.paths import Experiment
+    from src.utils.runs.restore import adopt
+    print(adopt(Path("{checkout}"), Experiment.named("feature/feature01")).folder)
+"""
+MISSING = """
+    import shutil
+    from pathlib import Path
+    import numpy as np
+    from src.utils.errors import UserError
+    from src.utils.runs.restore import ensure_version
+    from src.utils.store.mlflow import open_store
+
+    version, raw, client = Path("{version}"), Path("{raw}"), open_store()
+
+    def ensure():
+        shutil.rmtree(version, ignore_errors=True)
+        try:
+            print(ensure_version("dataset/dataset01", version.name, "{run}"))
+        except UserError as error:
+            print(error)
+
+    raw.rename("moved")
+    ensure()
+    Path("moved").rename(raw)
+    arrays = dict(np.load(raw / "digits.npz"))
+    np.savez(raw / "digits.npz", **arrays | {{"train_images": arrays["train_images"] // 2}})
+    ensure()
+    client.delete_run("{run}")
+    ensure()
+    experiment = client.get_experiment_by_name("dataset/dataset01").experiment_id
+    for run in client.search_runs([experiment]):
+        client.delete_run(run.info.run_id)
+    ensure()
+"""
 DATA_OF_RUN = """
     from src.utils.tracking import data_of_run
     print(data_of_run("{run}"))
@@ -54,52 +89,46 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_data_of_then(today: Lab) -> None:
-    """A run that was stopped goes on with the data that it began with, whatever was built since, and its
-    rerun is bit-identical. `data_of_run` gives these data, without a warning."""
-    run = today.newest()
-    then, now = version(today, run), version(today, today.newest("feature/feature01"), "output")
+    """A run that was stopped goes on with the data that it began with, whatever was built since. Where they
+    are gone, they are rebuilt with the same content, and what they were made from as well: the rerun is
+    bit-identical. `lab show` says what is gone, and `data_of_run` gives the version of the run."""
+    run, feature = today.newest(), today.newest("feature/feature01")
+    then, now = version(today, run), version(today, feature, "output")
     assert then != now
     today.done(MODEL, f"resume_run={run.info.run_id}")
+    dataset = version(today, feature)
+    before = content(then), content(dataset)
+    for folder in (then, dataset):
+        shutil.rmtree(folder)
+    assert said(today, "show", run.info.run_id, COLUMNS="160").count(GONE) == 2
+    data = json.loads(said(today, "show", run.info.run_id, "--json"))["data"]
+    assert [one["present"] for one in data] == [False]
     text = said(today, "rerun", run.info.run_id)
+    rebuilt = [line.split()[1] for line in text.splitlines() if line.startswith("rebuild")]
+    assert rebuilt == ["feature/feature01", "dataset/dataset01"]
     assert all(line in text for line in IDENTICAL)
     assert version(today, today.newest()) == then
+    assert (content(then), content(dataset)) == before
     out, warned = today.python(DATA_OF_RUN.format(run=run.info.run_id))
-    assert Path(out.strip()) == then
-    assert "OTHER DATA" not in warned
+    assert (Path(out.strip()), warned) == (then, "")
     assert (today.root / "_data/feature/feature01").resolve() == now
 
 
-def test_rebuilt_from_lineage(today: Lab) -> None:
-    """A version that is gone is rebuilt with the same content, also when what it was made from is gone, and a
-    rerun on it is bit-identical. `lab show` says what is gone."""
-    run, feature = today.newest(), today.newest("feature/feature01")
-    first = today.runs("model/model01")[-1]
-    folder, dataset = version(today, run), version(today, feature)
-    before = content(folder), content(dataset)
-    shutil.rmtree(folder)
-    shutil.rmtree(dataset)
-    shown = said(today, "show", run.info.run_id, COLUMNS="160")
-    assert shown.count(GONE) == 2
-    data = json.loads(said(today, "show", run.info.run_id, "--json"))["data"]
-    assert [one["present"] for one in data] == [False]
-    text = said(today, "rerun", first.info.run_id)
-    assert [line.split()[1] for line in text.splitlines() if line.startswith("rebuild")] == [
-        "feature/feature01",
-        "dataset/dataset01",
-    ]
-    assert all(line in text for line in IDENTICAL)
-    assert (content(folder), content(dataset)) == before
-    assert GONE not in said(today, "show", run.info.run_id)
-
-
 def test_a_stage(today: Lab) -> None:
-    """The rerun of a stage makes its data again, and the verdict is that on their content."""
+    """The rerun of a stage makes its data again, and the verdict is that on their content. A plain folder, as
+    earlier code makes it, is taken into the versions."""
     run = today.newest("feature/feature01")
     text = said(today, "rerun", run.info.run_id)
     assert "data: bit-identical" in text
     assert "verdict: identical" in text
     other = RerunResult(run, run, {}, 1.0, {"feature/feature01": ("1", "2")})
     assert (other.verdict, other.same_data) == ("different", False)
+    folder, checkout = version(today, run, "output"), today.root / "outputs" / "reruns" / "earlier"
+    (checkout / "_data" / "feature").mkdir(parents=True)
+    folder.rename(checkout / "_data" / "feature" / "feature01")
+    out, _ = today.python(ADOPT.format(checkout=checkout))
+    assert Path(out.strip()) == folder
+    assert (folder / "manifest.json").exists()
 
 
 def test_what_is_missing(fresh: Lab) -> None:
@@ -107,36 +136,20 @@ def test_what_is_missing(fresh: Lab) -> None:
     are gone or have other content, or the run. In place of a run that was deleted, another that made the same
     is repeated."""
     raw = fresh.root.with_name("raw")
-    shutil.copytree(fresh.root / "_data/data/dataset01", raw)
-    local = ("source=local", f"folder={raw}", "note=local")
-    fresh.done(DATASET, *local)
-    first, made = fresh.newest("dataset/dataset01"), "digits.npz"
-    fresh.done(FEATURE, OTHER)
-    fresh.done(DATASET, *local, "force=true")
-    second, feature = fresh.newest("dataset/dataset01"), fresh.newest("feature/feature01")
-    folder = version(fresh, feature)
-    fresh.client.delete_run(first.info.run_id)
-    shutil.rmtree(folder)
-
-    def problem() -> str:
-        done = typed(fresh, "rerun", feature.info.run_id)
-        assert done.returncode == 2
-        *_, line = done.stderr.splitlines()
-        gone = f"dataset/dataset01 {folder.name[:8]} is gone"
-        assert line.startswith(f"error: {gone} and can't be rebuilt: ")
-        assert f"{gone}: run {second.info.run_id[:8]}" in done.stdout or "store" in line
-        return line
-
-    (raw / made).rename(raw.with_name(made))
-    raw.rename(raw.with_name("moved"))
-    assert problem().endswith(f" reads {raw}, which is no longer there")
-    raw.mkdir()
-    arrays = dict(np.load(raw.with_name(made)))
-    np.savez(raw / made, **arrays | {"train_images": arrays["train_images"] // 2})
-    assert problem().endswith(f"makes other data now: have the files of {raw} changed?")
-    for run in fresh.runs("dataset/dataset01"):
-        fresh.client.delete_run(run.info.run_id)
-    assert problem().endswith(f": run {first.info.run_id[:8]}, which made it, is not in this store")
+    shutil.copytree((fresh.root / "_data/data/dataset01").resolve(), raw)
+    fresh.done(DATASET, "source=local", f"folder={raw}")
+    run, first = fresh.runs("dataset/dataset01")
+    folder = version(fresh, run, "output")
+    assert version(fresh, first, "output") == folder
+    out, _ = fresh.python(MISSING.format(version=folder, run=run.info.run_id, raw=raw))
+    reads, other, deleted = [line for line in out.splitlines() if "can't be" in line]
+    gone, maker = f"dataset/dataset01 {folder.name[:8]} is gone", f"run {run.info.run_id[:8]}"
+    begin = f"{gone} and can't be rebuilt: {maker}"
+    assert reads == f"{begin} reads {raw}, which is no longer there"
+    assert other == f"{begin} makes other data now: have the files of {raw} changed?"
+    assert deleted == f"{begin}, which made it, is not in this store"
+    assert f"{gone}: run {first.info.run_id[:8]}, which made it, is repeated" in out
+    assert f"{folder}\n" in out
 
 
 def unused(lab: Lab) -> dict[str, int]:
@@ -146,8 +159,8 @@ def unused(lab: Lab) -> dict[str, int]:
 
 
 def test_what_no_run_names(today: Lab) -> None:
-    """`lab gc` offers a version that no run names, unless it is new or a checkout has it in use. Bytes that
-    other versions share are not counted."""
+    """`lab gc` offers a version that no run names, unless a checkout has it in use. Bytes that other versions
+    share are not counted."""
     versions = today.root / "_data/versions"
     run = today.newest("feature/feature01")
     folder = version(today, run, "output")
@@ -156,14 +169,14 @@ def test_what_no_run_names(today: Lab) -> None:
     assert unused(today) == {}  # it is in use
     today.done(FEATURE)
     age(versions)
-    names = [str(path.relative_to(today.root)) for path in (folder, *builds_of(folder))]
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    assert len(names) == 2
-    assert unused(today).keys() == set(names)
-    assert unused(today)[names[0]] == size
     shared = next(folder.glob("*.safetensors"))
     (today.root / "link").hardlink_to(shared)
-    assert unused(today)[names[0]] == size - shared.stat().st_size
+    size = sum(file.stat().st_size for file in folder.iterdir()) - shared.stat().st_size
+    names = [str(path.relative_to(today.root)) for path in (folder, *builds_of(folder))]
+    assert len(names) == 2
+    found = unused(today)
+    assert found.keys() == {*names}
+    assert found[names[0]] == size
 
     worktree = today.root.with_name("worktree")
     today.git("worktree", "add", "--quiet", worktree)
@@ -172,13 +185,9 @@ def test_what_no_run_names(today: Lab) -> None:
     link.symlink_to(folder)
     assert unused(today) == {}
     link.unlink()
-    (folder / "manifest.json").touch()
-    assert unused(today) == {}  # it may have been made a moment ago
-    age(versions)
     before = {*versions.glob("*/*/*")}
     said(today, "gc", "--yes")
     assert before - {*versions.glob("*/*/*")} == {folder}
-    assert unused(today) == {}
 
 
 def builds_of(folder: Path) -> list[Path]:

@@ -139,7 +139,7 @@ def _versions(reader: RunReader) -> Iterator[UnusedFile]:
     kept = {one.folder for one in versions} - {one.folder for one in unused}
     for file in sorted(VERSIONS.glob(f"*/*/{BUILDS}/*.json")):
         if _version_of_build(file) not in kept and not _is_recent(file):
-            yield UnusedFile("records of builds that are gone", file)
+            yield UnusedFile("records of builds whose version is gone", file)
 
 
 def _version_of_build(file: Path) -> Path:

@@ -55,9 +55,8 @@ def _ensure(experiment: Experiment, digest: str, run_id: str) -> Manifest:
     found = find_pinned(experiment, digest) or _rebuild(experiment, digest, run_id)
     if found.folder.is_relative_to(VERSIONS.resolve()):
         return found
-    return (
-        version_in_use(experiment) or found
-    )  # a plain folder, as earlier code made it, becomes one
+    taken_over = version_in_use(experiment)  # it was a plain folder, as earlier code made them
+    return taken_over or found
 
 
 def _rebuild(experiment: Experiment, digest: str, run_id: str) -> Manifest:
@@ -67,8 +66,8 @@ def _rebuild(experiment: Experiment, digest: str, run_id: str) -> Manifest:
     version = f"{experiment} {digest[:8]}"
     maker = _find_maker(experiment, digest, run_id)
     if maker is None:
-        who = f"run {run_id[:8]}, which made it" if run_id else "a run that made it"
-        raise UserError(f"{version} is gone and can't be rebuilt: {who}, is not in this store")
+        who = f"run {run_id[:8]}, which made it," if run_id else "a run that made it"
+        raise UserError(f"{version} is gone and can't be rebuilt: {who} is not in this store")
     text = f"[bold]rebuild[/] {version} is gone: run {maker[:8]}, which made it, is repeated"
     get_console().print(text, soft_wrap=True, highlight=False)
     inputs = ensure_inputs(maker)
