@@ -29,7 +29,7 @@ def with_earlier_settings(folder: Path) -> None:
     """Write the settings of a run as a version did that had no warm_start."""
     for name in ("config.yaml", "composed.yaml"):
         config = OmegaConf.load(folder / "config" / name)
-        for new in ("warm_start", "resume_study", "stale", "monitor", "mode"):
+        for new in ("warm_start", "resume_study", "stale", "monitor", "mode", "reuse"):
             del config[new]
         OmegaConf.save(config | {"resume": None, "fork": False}, folder / "config" / name)
 
