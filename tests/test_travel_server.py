@@ -111,15 +111,11 @@ def test_goes_on(home: Lab, away: Lab, server: str, tmp_path: Path) -> None:
 def test_the_own_store_is_a_server(home: Lab, away: Lab, server: str, tmp_path: Path) -> None:
     """From a store that is a server runs go to a folder and to other clones as from any other."""
     own = {"MLFLOW_TRACKING_URI": server}
-    assert "itself" in refused(home, "push", server, **own) or True
+    assert "is the store of this project" in refused(home, "push", server, **own)
     said(home, "push", str(tmp_path / "stick"), "--experiment=model92", **own)
     said(away, "pull", str(tmp_path / "stick"))
-    runs = {run["id"] for run in known_runs(away)}
-    assert runs <= {run["id"] for run in known_runs(home)}
-
-
-def known_runs(lab: Lab) -> list[dict[str, str]]:
-    return [{"id": run} for run, *_ in known(lab)["runs"]]
+    here, there = ({*known(lab)["runs"]} for lab in (home, away))
+    assert len(here & there) == 10  # with those that made the data
 
 
 class NoServer(BaseHTTPRequestHandler):
