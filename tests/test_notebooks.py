@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom, from wherever they are opened."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -53,15 +54,20 @@ def test_load_model(fresh_mnist: Lab) -> None:
 
 
 def test_data_of_an_old_run(fresh_mnist: Lab) -> None:
-    """load_model.ipynb names what differs where the data are no longer those that the run read."""
+    """load_model.ipynb reads the data of the run. Where they are gone and can't be rebuilt, it reads
+    those of today, says why, and what differs."""
     fresh_mnist.done(FEATURE, "val_fraction=0.2")
     file = fresh_mnist.root / "notebooks/load_model.ipynb"
     fresh_mnist.python(RUN.format(file=file, where=file.parent))
+    assert "OTHER DATA" not in file.read_text()
+    run, feature = fresh_mnist.newest(), fresh_mnist.runs("feature/feature01")[-1]
+    (one,) = run.inputs.dataset_inputs
+    shutil.rmtree(fresh_mnist.root / "_data/versions/feature/feature01" / one.dataset.digest)
+    (fresh_mnist.artifacts(feature) / "provenance/metadata.json").write_text("{}")
+    fresh_mnist.python(RUN.format(file=file, where=file.parent))
     said = "".join(output.get("text", "") for output in outputs(file))
-    assert (
-        f"OTHER DATA: feature/feature01 is not what run {fresh_mnist.newest().info.run_id[:8]}"
-        in said
-    )
+    assert f"OTHER DATA: today's feature/feature01, not that of run {run.info.run_id[:8]}" in said
+    assert f"run {feature.info.run_id[:8]} was not made in a git repository" in said
     assert "val_fraction=0.1 then, 0.2 today" in said
 
 

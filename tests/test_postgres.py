@@ -110,9 +110,9 @@ def test_resuming(fresh_toys: SweepLab, database: str) -> None:
     assert f"OPTUNA_STORAGE={database} bash scripts/optuna_dashboard.sh" in end
 
 
-def test_runs(fresh: Lab, database: str) -> None:
-    """With MLFLOW_TRACKING_URI runs are in the database, their artifacts in logs/mlruns; models load, and
-    MLflow's page opens on the runs."""
+def test_runs(fresh: Lab, database: str, tmp_path: Path) -> None:
+    """With MLFLOW_TRACKING_URI runs are in the database, their artifacts in logs/mlruns; models load,
+    MLflow's page opens on the runs, and runs travel into the database and out of it."""
     remote = {"MLFLOW_TRACKING_URI": database}
     fresh.done(MODEL, *QUICK, **remote)
     run = json.loads(said(fresh, "show", "latest", "--json", **remote))
@@ -131,3 +131,12 @@ def test_runs(fresh: Lab, database: str) -> None:
     assert printed == "32\n"
     with served(fresh, "mlflow_ui", **remote) as page, urlopen(page) as answer:
         assert "metrics.`val_acc`" in answer.read().decode()
+
+    there, back = tmp_path / "there", tmp_path / "back"
+    said(fresh, "push", there)  # of SQLite
+    said(fresh, "pull", there, **remote)
+    assert "nothing to do" in said(fresh, "pull", there, **remote)
+    said(fresh, "push", back, **remote)
+    for file in there.glob("runs/*/*.json"):
+        assert (back / file.relative_to(there)).read_text() == file.read_text()
+    assert len(list(back.glob("runs/*/run.json"))) == len(list(there.glob("runs/*/run.json"))) + 1

@@ -9,7 +9,7 @@
 A model is built from the source code that is saved with the run: editing or deleting `src/model/model01`
 later changes nothing. Only weights and plain values are read from checkpoints. What a model without Lightning
 has saved with `run.save` is read by the function `load` of its own program.
-Data are not saved with a run: `data_of_run` warns if the folder now holds other data.
+Data are not saved with a run: `data_of_run` gives the version that it read, and rebuilds one that is gone.
 """
 
 import logging
@@ -25,6 +25,8 @@ from src.utils.averaged_model import AveragedModel
 from src.utils.errors import UserError
 from src.utils.paths import ROOT, SAVED, Experiment
 from src.utils.pipeline.manifest import NO_EFFECT_ON_DATA, Manifest
+from src.utils.pipeline.pins import find_pinned
+from src.utils.runs.restore import ensure_version
 from src.utils.runs.source_code import defines, import_file, same_code
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader, open_reader
@@ -176,33 +178,36 @@ def _import_saved_source(
     return import_file(source / file, f"run_{run.info.run_id}_{Path(file).stem}")
 
 
-def data_of_run(run_id: str, name: str = "feature") -> Path:
-    """The folder that `run.input(name)` was in a run.
+def data_of_run(run_id: str, name: str = "feature", *, trust_source: bool = False) -> Path:
+    """The folder that `run.input(name)` was in a run: the version that it read, whatever was built since.
 
-    A warning is logged if the folder now holds other data. It names the differences.
+    A version that is gone is rebuilt. Where that can't be done, those of today are given, with a warning that
+    says why, and how they differ.
 
     Args:
         run_id: a run id, the start of one, or a run name.
         name: the stage; if the run read several features, the name of one.
+        trust_source: needed to rebuild data from a store that isn't local, since its source code is executed.
 
     Raises:
-        UserError: no such run or several; the run read no such data, or several; they no longer exist.
+        UserError: no such run or several; the run read no such data, or several; they are gone, can't be
+            rebuilt, and there are none today.
     """
     reader = open_reader()
     run = find_record(run_id, reader=reader)
     used = _find_input(reader, run, name)
     experiment = Experiment.named(used.name)
-    manifest = Manifest.read(experiment)
-    if manifest is None:
-        raise UserError(
-            f"the data of {experiment}, which run {run.short} read, are not there any more"
-        )
-    if not manifest.digest.startswith(used.digest):
-        differences = "; ".join(_differences(reader, run, used, manifest))
-        log.warning(
-            "OTHER DATA: %s is not what run %s read: %s", experiment, run.short, differences
-        )
-    return experiment.data
+    try:
+        if find_pinned(experiment, used.digest) is None:
+            check_trust(trust_source)
+        return ensure_version(used.name, used.digest, used.run_id)
+    except UserError as error:
+        manifest = Manifest.read(experiment)
+        if manifest is None:
+            raise
+        why = "; ".join([str(error), *_differences(reader, run, used, manifest)])
+        log.warning("OTHER DATA: today's %s, not that of run %s: %s", experiment, run.short, why)
+        return manifest.folder
 
 
 def _find_input(reader: RunReader, run: RunRecord, name: str) -> DatasetUse:

@@ -1,20 +1,26 @@
 """`lab gc`: find and remove files that no run uses.
 
 Unused are: artifacts of runs that are deleted or unknown to the store, folders in outputs/ and multirun/
-that belong to no run, and checkpoints of finished runs other than best and last. Never removed are the
-best trial of a study, with its members if it is a group, and folders that changed within the last hour: a run
-may be about to start in them.
+that belong to no run, checkpoints of finished runs other than best and last, versions of data that no run
+has read or made, and the records of builds whose version is gone. Never removed are the best trial of a
+study, with its members if it is a group, versions that this checkout or a linked worktree has in use, and
+folders that changed within the last hour: a run may be about to start in them.
 """
 
+import json
 import re
 import shutil
+import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.utils.paths import LOGS, ROOT, display_path
+from src.utils.paths import DATA, LOGS, MAIN_CHECKOUT, ROOT, VERSIONS, Experiment, display_path
+from src.utils.pipeline.manifest import FILE_NAME, Manifest
+from src.utils.pipeline.versions import BUILDS, LENGTH, list_versions, version_folder
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader
 from src.utils.store.record import GROUP, RunRecord
@@ -38,9 +44,12 @@ class UnusedFile:
 
     kind: str
     path: Path
+    freed: int | None = None  # by removing it, where that is less than the size of its files
 
     @property
     def size(self) -> int:
+        if self.freed is not None:
+            return self.freed
         files = self.path.rglob("*") if self.path.is_dir() else [self.path]
         return sum(file.lstat().st_size for file in files if not file.is_dir())
 
@@ -67,6 +76,7 @@ def find_unused(reader: RunReader) -> list[UnusedFile]:
         *_unknown_artifacts(folders, {run.id for run in runs + deleted}),
         *_output_folders(reader, {run.id for run in runs}),
         *_checkpoints([run for run in runs if run.id not in kept]),
+        *_versions(reader),
     ]
 
 
@@ -111,6 +121,60 @@ def _checkpoints(runs: list[RunRecord]) -> Iterator[UnusedFile]:
         for file in sorted(folder.glob("*.ckpt")):
             if file.stem not in ("best", "last"):
                 yield UnusedFile("checkpoints other than best and last", file)
+
+
+def _versions(reader: RunReader) -> Iterator[UnusedFile]:
+    """Versions that no run names and no checkout has in use, and the records of builds without a version."""
+    named = {(used.name, used.digest) for uses in reader.all_datasets().values() for used in uses}
+    named |= {(data.experiment, data.digest[:LENGTH]) for data in _data_in_use()}
+    versions = list_versions()
+    unused = [
+        one
+        for one in versions
+        if (one.experiment, one.digest[:LENGTH]) not in named and not _is_recent(one.folder)
+    ]
+    seen: Counter[tuple[int, int]] = Counter()
+    for one in unused:
+        yield UnusedFile("versions of data that no run names", one.folder, _freed(one.folder, seen))
+    kept = {one.folder for one in versions} - {one.folder for one in unused}
+    for file in sorted(VERSIONS.glob(f"*/*/{BUILDS}/*.json")):
+        if _version_of_build(file) not in kept and not _is_recent(file):
+            yield UnusedFile("records of builds that are gone", file)
+
+
+def _version_of_build(file: Path) -> Path:
+    manifest = Manifest.from_json(json.loads(file.read_text())["manifest"])
+    return version_folder(Experiment.named(manifest.experiment), manifest.digest).resolve()
+
+
+def _freed(folder: Path, seen: Counter[tuple[int, int]]) -> int:
+    """The bytes of the files of which all hard links are in this folder or in those that were seen before."""
+    freed = 0
+    for file in folder.rglob("*"):
+        status = file.lstat()
+        if not file.is_dir():
+            seen[status.st_dev, status.st_ino] += 1
+            is_last = seen[status.st_dev, status.st_ino] == status.st_nlink
+            freed += status.st_size * is_last
+    return freed
+
+
+def _data_in_use() -> Iterator[Manifest]:
+    """The data that a checkout of this repository has in `_data`: this one, or a linked worktree."""
+    for root in {ROOT, MAIN_CHECKOUT, *_worktrees()}:
+        for file in root.glob(f"{DATA.name}/*/*/{FILE_NAME}"):
+            manifest = Manifest.of_folder(file.parent)
+            if manifest is not None:
+                yield manifest
+
+
+def _worktrees() -> list[Path]:
+    command = ["git", "-C", str(ROOT), "worktree", "list", "--porcelain", "-z"]
+    try:
+        lines = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).split("\0")
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return []
+    return [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")]
 
 
 def _in_store(path: Path) -> bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 360, 216  # points: pixels, where the page has room for them
 FONT = 11
+GREATEST = 1e30  # number on an axis
+LONGEST_NAME = 24  # characters on an axis
 ROW = 26  # points: a group in the chart of members
 # Colours that stand for those of the page, by its names
 INK, MUTED, RULE, OTHER = "#000001", "#000002", "#000003", "#000004"
@@ -65,6 +67,11 @@ class Point:
     colour: int | None
     run: int | None
     pruned: bool = False
+
+
+def is_finite(value: float) -> bool:
+    """Whether a value can be drawn. MLflow stores infinity as 1.8e308."""
+    return abs(value) < GREATEST
 
 
 def line_chart(name: str, x: str, lines: Sequence[Line]) -> str:
@@ -124,7 +131,7 @@ def bar_chart(name: str, values: Mapping[str, float]) -> str:
     labels, lengths = zip(*ordered, strict=True)
     bars = axes.barh(range(len(labels)), lengths, height=0.5, color=OTHER)
     axes.bar_label(bars, fmt="%.2f", padding=4, color=MUTED)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), list(map(_tick, labels)))
     axes.set_xlim(0, max(lengths) * 1.18 or 1)
     axes.grid(False)
     axes.set_xticks([])
@@ -132,18 +139,19 @@ def bar_chart(name: str, values: Mapping[str, float]) -> str:
     return _svg(figure, name)
 
 
-def member_chart(name: str, groups: Mapping[str, Sequence[Point]]) -> str:
+def member_chart(name: str, groups: Sequence[tuple[str, Sequence[Point]]]) -> str:
     """The values of the members of each group, a line for each group; the tick is the mean."""
     figure, axes = _figure(ROW * len(groups) + 44)
-    for row, points in enumerate([*groups.values()][::-1]):
+    rows = groups[::-1]
+    for row, (_, points) in enumerate(rows):
         colour = _colour(points[0].colour)
         values = [point.y for point in points]
         mean = sum(values) / len(values)
         axes.plot([min(values), max(values)], [row, row], color=colour, alpha=0.35, linewidth=1)
         axes.plot(values, [row] * len(values), "o", color=colour, markersize=5, alpha=0.7)
         axes.plot([mean, mean], [row - 0.32, row + 0.32], color=colour, linewidth=2.2)
-    axes.set_yticks(range(len(groups)), [*groups][::-1])
-    axes.set_ylim(-0.6, len(groups) - 0.4)
+    axes.set_yticks(range(len(rows)), [_tick(label) for label, _ in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     return _svg(figure, name)
@@ -171,7 +179,7 @@ def _figure(height: float = HEIGHT, counts: bool = False) -> tuple["Figure", "Ax
 def _scale(axes: "Axes", axis: str, values: Sequence[float]) -> None:
     """A logarithmic axis where the values differ in their order of magnitude."""
     least, greatest = min(values, default=0.0), max(values, default=0.0)
-    if least <= 0 or greatest < LOG_RATIO * least:
+    if least < 1 / GREATEST or greatest < LOG_RATIO * least:
         return
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -182,8 +190,12 @@ def _scale(axes: "Axes", axis: str, values: Sequence[float]) -> None:
     scaled.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def _tick(choice: float | str) -> str:
-    return choice if isinstance(choice, str) else f"{choice:g}"
+def _tick(name: float | str) -> str:
+    """The text at a tick. Between two $ matplotlib would expect a formula."""
+    if not isinstance(name, str):
+        return f"{name:g}"
+    short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    return short.replace("$", r"\$")
 
 
 def _scatter(axes: "Axes", points: Sequence[Point]) -> None:

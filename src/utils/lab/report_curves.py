@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, stdev
 
-from src.utils.lab.report_charts import Chart, Line, line_chart
+from src.utils.lab.report_charts import Chart, Line, is_finite, line_chart
 from src.utils.lab.report_runs import Subject
 from src.utils.store.objective import result_metrics
 from src.utils.store.reader import RunReader
@@ -57,7 +57,7 @@ def draw_curves(reader: RunReader, subject: Subject) -> CurveCharts:
     left_out = []
     if any(one.is_thinned for one in shown):
         left_out.append(
-            f"points of long curves: of each stretch the least and the greatest value are drawn, "
+            "most points of long curves: of each stretch the least and the greatest value are drawn, "
             f"{MOST_POINTS:,} points a chart"
         )
     if len(found) > len(shown):
@@ -110,9 +110,9 @@ def _histories(reader: RunReader, subject: Subject, metric: str) -> dict[str, Hi
     runs = [*subject.runs, *(run for some in subject.members.values() for run in some)]
     epochs = reader.curves(runs, EPOCH)
     return {
-        run_id: History(curve, _epochs(curve, epochs.get(run_id, {})))
+        run_id: History(drawn, _epochs(drawn, epochs.get(run_id, {})))
         for run_id, curve in reader.curves(runs, metric).items()
-        if len(curve) > 1
+        if len(drawn := {step: value for step, value in curve.items() if is_finite(value)}) > 1
     }
 
 
@@ -133,8 +133,10 @@ def _mean(histories: Sequence[History], by_epoch: bool) -> Band:
     curves = [one.by_epoch if has_epochs else one.by_step for one in histories]
     band = []
     for at in sorted(set.intersection(*map(set, curves))) if curves else ():
-        values, steps = [one[at] for one in curves], [one.steps.get(at, at) for one in histories]
-        x = at if by_epoch else round(fmean(steps))
+        values = [one[at] for one in curves]
+        x = at
+        if has_epochs and not by_epoch:
+            x = round(fmean(one.steps[at] for one in histories))
         band.append((x, fmean(values), stdev(values) if len(values) > 1 else 0.0))
     return band
 

@@ -78,7 +78,7 @@ def read_questions(subject: Subject) -> list[Question]:
 
 def read_study(subject: Subject, study: RunRecord) -> StudyQuestion:
     """The note, the search space and the objective of a study."""
-    trials, objective = subject.trials(study), Objective.of(study) or subject.objective
+    trials, objective = subject.trials(study), Objective.of(study)
     verb = "maximize" if objective and objective.maximize else "minimize"
     values = varying_params(trials)
     best = values.get(study.best.get("run_id", ""), {})

@@ -24,7 +24,7 @@ from src.utils.terminal import format_duration, format_settings, format_value
 MOST_RUNS = 100  # in a report
 MOST_METRICS = 4  # columns of the table
 MOST_SETTINGS = 7  # columns of the table: more settings share one
-COLOURS = 8  # runs with a colour of their own, the best ones; the others are grey
+COLOURS = 8  # runs with a colour of their own (in report_page.html), the best ones; others are grey
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,13 @@ class Subject:
         """The number of a run's colour; None for grey."""
         number = self.number(run)
         return number if number is not None and number < COLOURS else None
+
+    def label(self, run: RunRecord) -> str:
+        """The name of a run; of a trial its number, and of trials of several studies their ids."""
+        trial = run.tags.get("optuna.trial")
+        if trial is None:
+            return run.name
+        return f"trial {trial}" if len(self.studies) < 2 else f"trial {trial} ({run.short})"
 
     def trials(self, study: RunRecord) -> list[RunRecord]:
         """The trials of a study, by number."""

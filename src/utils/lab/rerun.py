@@ -1,25 +1,26 @@
 """`lab rerun`: repeat a run, and compare the results.
 
-How it is repeated is in `src/utils/runs/repeat.py`. Here is what differs from then, and the weights are
-compared, of a group member by member. The verdict on metrics and weights is in `rerun_result.py`.
+How it is repeated is in `src/utils/runs/repeat.py`, how it gets its data in `restore.py` beside it. Here is
+what differs from then, and the weights are compared, of a group member by member. The verdict on metrics,
+weights and data is in `rerun_result.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.lab.rerun_result import RerunResult
-from src.utils.paths import SAVED, Experiment, data_folder, list_stages
+from src.utils.paths import SAVED, Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.runs.provenance import packages
-from src.utils.runs.repeat import PastRun, link_inputs
+from src.utils.runs.repeat import PastRun
+from src.utils.runs.restore import adopt, ensure_inputs, forced, link_data
 from src.utils.store.mlflow import get_artifact, open_store
 from src.utils.store.reader import open_reader
 from src.utils.store.record import MEMBERS
 from src.utils.store.reference import find_record, list_members
 
-from mlflow.entities import DatasetInput
 from mlflow.entities import Run as StoredRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -43,11 +44,11 @@ def rerun(
         overrides: Hydra overrides in addition to those of the run.
         tolerance: Of each metric, relative.
         keep: Whether the checkout is left in outputs/reruns.
-        other_data: Whether inputs may differ from those of the run.
+        other_data: Whether today's inputs are read, in place of the versions that the run has read.
 
     Raises:
-        UserError: there is no such run, it is a study or a blend, it was made outside git, its inputs have
-            changed and `other_data` is not given, its commit is missing, or the program fails.
+        UserError: there is no such run, it is a study or a blend, it was made outside git, its inputs are
+            gone and can't be rebuilt, its commit is missing, or the program fails.
     """
     record = find_record(reference)
     if record.is_study:
@@ -56,47 +57,45 @@ def rerun(
         )
     if record.blended:
         raise UserError(f"{record.short} is a blend: {record.tags['command']} makes it again")
-    client = open_store()
+    client, experiment = open_store(), Experiment.named(record.experiment)
     past = PastRun.read(client, record.id)
-    old = past.stored
-    _report_differences(past, other_data)
+    _print_differences(_other_inputs(record.id) if other_data else ())
+    _print_differences(_changed_environment(past))
+    inputs = {} if other_data else ensure_inputs(record.id)
     with past.checked_out(keep) as checkout:
-        link_inputs(checkout, _present_data(omit=record.experiment))
-        past.repeat(checkout, overrides)
-    new = _find_rerun(client, old)
+        link_data(checkout, past, experiment, inputs)
+        past.repeat(checkout, [*forced(past), *overrides])
+        adopt(checkout, experiment)
+    return _compare(client, past.stored, _find_rerun(client, past.stored), tolerance)
+
+
+def _compare(client: MlflowClient, old: StoredRun, new: StoredRun, tolerance: float) -> RerunResult:
     weights = {
         place: _same_weights(client, *pair)
         for place, pair in _weight_pairs(client, old, new).items()
     }
-    return RerunResult(old, new, weights, tolerance)
+    then, now = (_outputs(run.info.run_id) for run in (old, new))
+    data = {name: (digest, now.get(name)) for name, digest in then.items()}
+    return RerunResult(old, new, weights, tolerance, data)
 
 
-def _report_differences(past: PastRun, other_data: bool) -> None:
-    """Print what has changed since the run; UserError for changed inputs without `other_data`."""
-    inputs = _changed_inputs(past.stored)
-    if inputs and not other_data:
-        raise UserError(
-            f"the inputs of run {past.short} have changed since: {'; '.join(inputs)}; "
-            f"lab rerun {past.short} --other-data runs it on the present ones"
-        )
-    for text in [*inputs, *_changed_environment(past)]:
+def _outputs(run_id: str) -> dict[str, str]:
+    """The digests of what a stage has made."""
+    uses = open_reader().datasets(run_id)
+    return {used.name: used.digest for used in uses if used.context == "output"}
+
+
+def _print_differences(texts: Iterable[str]) -> None:
+    for text in texts:
         get_console().print(f"[yellow]differs[/] {escape(text)}", soft_wrap=True)
 
 
-def _changed_inputs(run: StoredRun) -> list[str]:
-    """The inputs of a run that exist with other content now."""
-    changed = []  # a missing input does not count: it is built before the run starts
-    for data in run.inputs.dataset_inputs if run.inputs else []:
-        name, digest = data.dataset.name, data.dataset.digest
-        manifest = None if _is_output(data) else Manifest.read(Experiment.named(name))
-        if manifest and manifest.digest[: len(digest)] != digest:
-            changed.append(f"data {name}: {digest[:8]} then, {manifest.digest[:8]} now")
-    return changed
-
-
-def _is_output(data: DatasetInput) -> bool:
-    """Whether the run itself wrote the data: the rerun writes them again."""
-    return "output" in [tag.value for tag in data.tags if tag.key == "mlflow.data.context"]
+def _other_inputs(run_id: str) -> Iterator[str]:
+    """The inputs of a run that have other content today. One that is missing is built when it is needed."""
+    for used in open_reader().datasets(run_id):
+        manifest = Manifest.read(Experiment.named(used.name)) if used.context == "input" else None
+        if manifest and not manifest.digest.startswith(used.digest):
+            yield f"data {used.name}: {used.digest[:8]} then, {manifest.digest[:8]} now"
 
 
 def _changed_environment(past: PastRun) -> Iterator[str]:
@@ -108,16 +107,6 @@ def _changed_environment(past: PastRun) -> Iterator[str]:
     if changed:
         more = " …" if len(changed) > MOST_PACKAGES else ""
         yield f"packages: {', '.join(changed[:MOST_PACKAGES])}{more}"
-
-
-def _present_data(omit: str) -> dict[Experiment, Path]:
-    """The data of this repository, except those that the rerun makes itself."""
-    folders = {
-        Experiment(stage, folder.name): folder
-        for stage in list_stages()
-        for folder in data_folder(stage).glob("[!.]*/")
-    }
-    return {one: folder for one, folder in folders.items() if str(one) != omit}
 
 
 def _find_rerun(client: MlflowClient, old: StoredRun) -> StoredRun:

@@ -1,7 +1,7 @@
-"""What `lab rerun` comes to: old and new metrics, whether the weights are the same, and the verdict."""
+"""What `lab rerun` comes to: old and new metrics, whether weights and data are the same, and the verdict."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from src.utils.store.objective import PRIVATE, PUBLIC, is_resource
 
@@ -20,6 +20,13 @@ class RerunResult:
     # there are none
     weights: dict[str, bool | None]
     tolerance: float  # of each metric, relative
+    # The digests of what a stage makes, then and now
+    data: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+
+    @property
+    def same_data(self) -> bool | None:
+        """Whether the data that were made have the same content; None for a run that makes none."""
+        return all(then == now for then, now in self.data.values()) if self.data else None
 
     @property
     def same_weights(self) -> bool | None:
@@ -38,6 +45,8 @@ class RerunResult:
     def verdict(self) -> str:
         """`identical` (bit-identical), `within tolerance` or `different`."""
         pairs = self.metrics.values()
+        if self.same_data is False:  # there is no tolerance for them
+            return "different"
         if all(_is_same(old, new) for old, new in pairs) and self.same_weights is not False:
             return "identical"
         within = (
@@ -56,6 +65,7 @@ class RerunResult:
             "tolerance": self.tolerance,
             "metrics": metrics,
             "same_weights": self.same_weights,
+            "same_data": self.same_data,
             "members": {place: same for place, same in self.weights.items() if place},
         }
 
@@ -71,9 +81,20 @@ def print_result(result: RerunResult) -> None:
     for name, (then, now) in result.metrics.items():
         change = "" if now is None else "0" if now == then else f"{now - then:+.2e}"
         table.add_row(name, f"{then:.6g}", "" if now is None else f"{now:.6g}", change)
-    get_console().print(table)
-    get_console().print(f"weights: {_weights_in_words(result)}", highlight=False)
+    if result.metrics:
+        get_console().print(table)
+    for line in _data_in_words(result) or [f"weights: {_weights_in_words(result)}"]:
+        get_console().print(line, highlight=False)
     get_console().print(f"verdict: [bold]{result.verdict}[/]")
+
+
+def _data_in_words(result: RerunResult) -> list[str]:
+    """A line for each output of a stage."""
+    pairs = result.data.values()
+    return [
+        "data: bit-identical" if then == now else f"data: {then[:8]} then, {str(now)[:8]} now"
+        for then, now in pairs
+    ]
 
 
 def _weights_in_words(result: RerunResult) -> str:

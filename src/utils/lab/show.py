@@ -3,16 +3,17 @@
 Its note, related runs, metrics, settings, data, code, machine and files, and the commands to type next.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from src.utils.lab.runs import as_dicts, data_metadata, format_result, varying_params
-from src.utils.paths import PREDICTIONS, SAVED, display_path
+from src.utils.paths import PREDICTIONS, SAVED, VERSIONS, Experiment, display_path
 from src.utils.runs.provenance import read_metadata
 from src.utils.store.objective import Objective, result_metrics
 from src.utils.store.reader import RunReader, find_artifact, trace_lineage
-from src.utils.store.record import GROUP, SIGNATURE, RunRecord
+from src.utils.store.record import GROUP, SIGNATURE, DatasetUse, RunRecord
 from src.utils.store.reference import list_members, list_trials
 from src.utils.terminal import (
     format_metric,
@@ -153,13 +154,27 @@ def _data(reader: RunReader, record: RunRecord) -> Iterator[str]:
     for ancestor in trace_lineage(reader, record.id):
         used, deleted = ancestor.dataset, "" if ancestor.run_exists else " (deleted)"
         origin = f"made by run {used.run_id[:8]}{deleted}" if used.run_id else "of unknown origin"
-        yield f"{'  ' * ancestor.depth}read {used.name}  {used.digest[:12]}, {origin}"
+        yield f"{'  ' * ancestor.depth}read {used.name}  {used.digest[:12]}, {origin}, {_presence(used)}"
     for used in reader.datasets(record.id):
         if used.context == "output":
-            yield f"wrote {used.name}  {used.digest[:12]}"
+            yield f"wrote {used.name}  {used.digest[:12]}, {_presence(used)}"
     metadata = data_metadata(record)
     if metadata:
         yield format_settings(metadata)
+
+
+def _presence(used: DatasetUse) -> str:
+    return "present" if _is_present(used) else "gone: lab rerun rebuilds it"
+
+
+def _is_present(used: DatasetUse) -> bool:
+    """Whether a version is there, or a plain folder by earlier code; the pipeline would import Hydra."""
+    if (VERSIONS / used.name / used.digest).is_dir():
+        return True
+    manifest = Experiment.named(used.name).data / "manifest.json"
+    return manifest.exists() and str(json.loads(manifest.read_text())["digest"]).startswith(
+        used.digest
+    )
 
 
 def _code(record: RunRecord) -> Iterator[str]:
@@ -267,7 +282,13 @@ def repeat_command(record: RunRecord) -> str:
 def as_dict(reader: RunReader, record: RunRecord) -> dict[str, Any]:
     """A run as `lab show --json` prints it."""
     data = [
-        {"name": used.name, "digest": used.digest, "context": used.context, "run": used.run_id}
+        {
+            "name": used.name,
+            "digest": used.digest,
+            "context": used.context,
+            "run": used.run_id,
+            "present": _is_present(used),
+        }
         for used in reader.datasets(record.id)
     ]
     folder = find_artifact(record, "")

@@ -25,6 +25,7 @@ from src.utils.paths import SAVED, Experiment, remote_run_folder
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import is_gone, is_rank_zero
 from src.utils.runs.member import MemberLink
+from src.utils.runs.restore import ensure_inputs
 from src.utils.runs.source_code import same_code
 from src.utils.settings import (
     AnySettings,
@@ -63,13 +64,6 @@ class ResumePoint:
         """Whether a new run is created. Else the old one is reopened."""
         return self.weights_only or self.more_epochs
 
-    @property
-    def inputs(self) -> dict[str, str]:
-        """The digests of the inputs that the run has read; none where only its weights are used."""
-        recorded = self.run.inputs.dataset_inputs if self.run.inputs else []
-        digests = {one.dataset.name: one.dataset.digest for one in recorded}
-        return {} if self.weights_only else digests
-
     def of_part(self, prefix: str) -> tuple[Path | None, Path | None]:
         """What a part of the run (`fold0/`) is resumed from, and what a warm start of it begins with.
 
@@ -87,14 +81,20 @@ class ResumePoint:
             return newest_checkpoint(checkpoints) if checkpoints.is_dir() else None
         return saved if has_files(saved) else None
 
-    def check(self, experiment: Experiment, inputs: list[Manifest]) -> None:
-        """Check that the code and inputs are those of the run, unless only its weights are used.
+    def check(self, experiment: Experiment) -> list[Manifest]:
+        """Check that the code is that of the run, and bring back the data that it has read.
+
+        Returns:
+            The versions of its inputs; none for a warm start, which reads those of today.
 
         Raises:
-            UserError: the code or the inputs have changed since.
+            UserError: the code has changed since, or a version is gone and can't be rebuilt.
         """
-        if not self.weights_only:
-            _refuse(self.run, list(_changes_since(experiment, self.run, self.folder, inputs)))
+        if self.weights_only:
+            return []
+        if not same_code(self.folder / "source", experiment.source):
+            _refuse(self.run, [f"src/{experiment} has changed since"])
+        return ensure_inputs(self.run.info.run_id)
 
 
 def find_resume_point(
@@ -211,19 +211,6 @@ def _differences(before: AnySettings, settings: AnySettings) -> Iterator[tuple[s
     for name, value in _overrides(settings):
         if old.get(name) != value:
             yield name, f"{name}={value} (it had {old.get(name)})"
-
-
-def _changes_since(
-    experiment: Experiment, run: StoredRun, folder: Path, inputs: list[Manifest]
-) -> Iterator[str]:
-    """The changes of source code and inputs since the run began, in words."""
-    if not same_code(folder / "source", experiment.source):
-        yield f"src/{experiment} has changed since"
-    recorded = run.inputs.dataset_inputs if run.inputs else []
-    digests = {one.dataset.name: one.dataset.digest for one in recorded}
-    for manifest in inputs:
-        if digests.get(manifest.experiment) != manifest.digest[:32]:
-            yield f"the data of {manifest.experiment} have changed since"
 
 
 def _with_overrides(composed: DictConfig, settings: AnySettings) -> AnySettings:

@@ -32,13 +32,12 @@ SELECT_RUNS = """
 """
 HAS_TAG = "AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value = ?)"
 SELECT_DATASETS = """
-    SELECT datasets.name, digest, coalesce(context.value, ''), coalesce(origin.value, '')
+    SELECT destination_id, datasets.name, digest, coalesce(context.value, ''), coalesce(origin.value, '')
     FROM inputs JOIN datasets ON dataset_uuid = source_id
     LEFT JOIN input_tags context
         ON context.input_uuid = inputs.input_uuid AND context.name = 'mlflow.data.context'
     LEFT JOIN input_tags origin
         ON origin.input_uuid = inputs.input_uuid AND origin.name = 'run_id'
-    WHERE destination_id = ?
 """
 
 SELECT_CURVES = """
@@ -74,6 +73,9 @@ class RunReader(Protocol):
 
     def datasets(self, run_id: str) -> list[DatasetUse]:
         """The data that a run read and wrote."""
+
+    def all_datasets(self) -> dict[str, list[DatasetUse]]:
+        """The same of every run, by run id, the newest first."""
 
 
 def open_reader() -> RunReader:
@@ -132,7 +134,15 @@ class SqliteReader:
         return found
 
     def datasets(self, run_id: str) -> list[DatasetUse]:
-        return [DatasetUse(*row) for row in self._query(SELECT_DATASETS, [run_id])]
+        rows = self._query(f"{SELECT_DATASETS} WHERE destination_id = ?", [run_id])
+        return [DatasetUse(*row) for _, *row in rows]
+
+    def all_datasets(self) -> dict[str, list[DatasetUse]]:
+        uses: dict[str, list[DatasetUse]] = {run.id: [] for run in self.runs()}
+        for run_id, *row in self._query(SELECT_DATASETS):
+            if run_id in uses:
+                uses[run_id].append(DatasetUse(*row))
+        return uses
 
     def _values(self, kind: str, records: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
         values: dict[str, dict[str, Any]] = {run.id: {} for run in records}

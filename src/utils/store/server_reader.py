@@ -54,13 +54,10 @@ class ServerReader:
         return found
 
     def datasets(self, run_id: str) -> list[DatasetUse]:
-        uses = []
-        inputs = self.client.get_run(run_id).inputs
-        for use in inputs.dataset_inputs if inputs else ():
-            tags = {tag.key: tag.value for tag in use.tags}
-            context, origin = tags.get("mlflow.data.context", ""), tags.get("run_id", "")
-            uses.append(DatasetUse(use.dataset.name, use.dataset.digest, context, origin))
-        return uses
+        return _datasets(self.client.get_run(run_id))
+
+    def all_datasets(self) -> dict[str, list[DatasetUse]]:
+        return {run_id: _datasets(run) for run_id, run in self._stored_runs().items()}
 
     def _stored_runs(self, deleted: bool = False) -> dict[str, StoredRun]:
         if deleted not in self._runs:
@@ -97,6 +94,15 @@ class ServerReader:
             data.metrics,
             data.tags,
         )
+
+
+def _datasets(run: StoredRun) -> list[DatasetUse]:
+    uses = []
+    for use in run.inputs.dataset_inputs if run.inputs else ():
+        tags = {tag.key: tag.value for tag in use.tags}
+        context, origin = tags.get("mlflow.data.context", ""), tags.get("run_id", "")
+        uses.append(DatasetUse(use.dataset.name, use.dataset.digest, context, origin))
+    return uses
 
 
 def download(run_id: str, path: str) -> Path | None:

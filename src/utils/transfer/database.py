@@ -96,16 +96,13 @@ class DatabasePlace(ProjectFiles):
 
     @contextmanager
     def artifacts(self, run: PortableRun) -> Iterator[Path]:
-        with self._reading() as connection:
-            uri = artifact_uri(connection, run.id)
-        yield self._present_folder(run, uri)
+        yield self._folder(run)
 
     def write_artifacts(self, run: PortableRun, source: Path, report: Report) -> Copied:
         return copy_files(source, self._folder(run), report)
 
     def write(self, run: PortableRun) -> None:
-        number = self._experiment(run.experiment)
-        folder = self._folder(run)
+        number, folder = self._experiment(run.experiment), self._folder(run)
         folder.mkdir(parents=True, exist_ok=True)
         with _one_line(self.name), self._writer.begin() as connection:
             write_run(connection, run, number, str(folder))
@@ -118,16 +115,14 @@ class DatabasePlace(ProjectFiles):
         return str(self._experiment(name))
 
     def _folder(self, run: PortableRun) -> Path:
-        """Where the artifacts of a run go."""
-        return self.root / run.experiment / run.id / "artifacts"
-
-    def _present_folder(self, run: PortableRun, uri: str) -> Path:
-        """Where the artifacts of a run are: in this store's folder, or else where the database says."""
-        path, marker = uri.removeprefix("file://"), f"/{self.root.name}/"
-        inside = self.root / path.rpartition(marker)[2] if marker in path else self._folder(run)
-        if not inside.exists() and Path(path).is_absolute():
-            return Path(path)
-        return inside
+        """Of the artifacts of a run. A path of another `mlruns` stands for the same one in this store's."""
+        with self._reading() as connection:
+            stored = artifact_uri(connection, run.id).removeprefix("file://")
+        _, marker, inside = stored.rpartition(f"/{self.root.name}/")
+        if marker:
+            return self.root / inside
+        default = self.root / run.experiment / run.id / "artifacts"
+        return Path(stored) if stored and Path(stored).is_dir() else default
 
     def _experiment(self, name: str) -> int:
         if name not in self._experiments:

@@ -43,6 +43,9 @@ class ListedReader:
             for data in self._listed[run_id].datasets
         ]
 
+    def all_datasets(self) -> dict[str, list[DatasetUse]]:
+        return {run.id: self.datasets(run.id) for run in self.runs()}
+
 
 def _record(run: PortableRun) -> RunRecord:
     return RunRecord(

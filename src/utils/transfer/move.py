@@ -84,7 +84,8 @@ def _outcome(run: PortableRun, present: PortableRun | None) -> str:
     if present.lifecycle == DELETED:  # by someone here, for a reason
         return LEFT_DELETED
     is_later = run.activity > present.activity
-    return UPDATED if is_later or run.is_running or present.lacks(run) else UNCHANGED
+    lacks = present.lacks(run) and not present.is_running
+    return UPDATED if is_later or run.is_running or lacks else UNCHANGED
 
 
 def _move_run(
@@ -105,6 +106,8 @@ def _move_run(
         return NEW, copied
     before = target.read(run.id)
     merged = run.completed_by(before) if is_later else before.completed_by(run)
+    if before.is_running and not is_later:  # it may go on at this moment
+        merged = before
     if merged.as_dict() != before.as_dict():
         target.write(merged)
     elif not copied.files:

@@ -81,9 +81,9 @@ def read_history(connection: Connection, run_id: str) -> dict[str, list[Point]]:
 
 
 def artifact_uri(connection: Connection, run_id: str) -> str:
-    """Where the artifacts of a run are, as stored."""
+    """Where the artifacts of a run are, as stored; empty for a run that is not here."""
     query: Any = select(SqlRun.artifact_uri).where(SqlRun.run_uuid == run_id)
-    return str(connection.execute(query).scalar_one())
+    return connection.execute(query).scalar() or ""
 
 
 def write_run(connection: Connection, run: PortableRun, number: int, uri: str) -> None:

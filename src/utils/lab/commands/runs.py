@@ -123,7 +123,7 @@ def rerun(
     tolerance: Annotated[float, typer.Option(help="Of each metric, relative.")] = 0.01,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the worktree.")] = False,
     other_data: Annotated[
-        bool, typer.Option("--other-data", help="Run even if the data have changed since.")
+        bool, typer.Option("--other-data", help="Read the data of today, not those of the run.")
     ] = False,
 ) -> Result:
     """Repeat a run from its code, settings and data, and compare the results.
@@ -178,7 +178,7 @@ def report(
     references: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN|STUDY|GROUP|EXPERIMENT…",
+            metavar="RUN|STUDY|GROUP|EXPERIMENT",
             help="What it is about; default: the newest model.",
             autocompletion=complete_run,
         ),
