@@ -104,6 +104,8 @@ def files(lab: Lab) -> dict[Path, tuple[int, int]]:
 
 def store_of(lab: Lab) -> Place:
     return DatabasePlace.of_folder(lab.root.name, lab.root / "logs" / "mlruns" / "mlflow.db")
+
+
 def moved(lab: Lab, *command: str | Path, **environment: str) -> dict[str, int]:
     """How many runs a transfer has moved, by what became of them."""
     text = said(lab, *map(str, command), "--json", **environment)

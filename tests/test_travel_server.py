@@ -84,7 +84,7 @@ def test_goes_on(home: Lab, away: Lab, server: str, tmp_path: Path) -> None:
     home = home.copied(tmp_path / "home")
     number = home.client.get_experiment_by_name("model/model92").experiment_id
     run = home.client.create_run(number, run_name="goes on", tags={"first": "1"}).info
-    weights = Path(run.artifact_uri, "model", "weights.bin")
+    weights = home.artifacts(home.client.get_run(run.run_id)) / "model" / "weights.bin"
     weights.parent.mkdir(parents=True)
     weights.write_text("old")
     home.client.log_metric(run.run_id, "loss", float("nan"), step=1)
