@@ -17,7 +17,7 @@ from src.utils.files import replace_file
 from src.utils.paths import STUDIES
 from src.utils.store.location import SQLITE
 from src.utils.study.storage import open_storage
-from src.utils.transfer.merged_study import Number, find_study, merge_study
+from src.utils.transfer.merged_study import RUN_ID, Number, find_study, merge_study
 
 from filelock import FileLock
 from optuna.storages import RDBStorage
@@ -68,6 +68,17 @@ def write_study(url: str, name: str, file: Path, number: Number = str) -> bool:
         _storage(url) as target,
     ):
         return merge_study(name, source, target, number)
+
+
+def run_and_number(url: str, name: str) -> tuple[str, int]:
+    """The run of a study, empty if it has none, and the number by which optuna-dashboard's addresses name it.
+
+    Raises:
+        UserError: the storage can't be opened.
+    """
+    with _storage(url) as storage:
+        number = storage.get_study_id_from_name(name)
+        return str(storage.get_study_user_attrs(number).get(RUN_ID, "")), number
 
 
 def read_study_file(folder: Path, name: str, draft: Path) -> bool:
