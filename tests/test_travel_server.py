@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+from src.utils.lab.travel import Choice, travel
+from src.utils.runs.kept_code import is_kept
+from src.utils.transfer.place import Place
+from src.utils.transfer.server import ServerPlace
+
 import pytest
 from conftest import Lab, free_port, until
 from laboratory import refused, said
@@ -20,6 +25,7 @@ from test_travel import (  # noqa: F401  two of them are fixtures
     files,
     known,
     moved,
+    store_of,
 )
 
 ORIGIN = "origin.run_id"
@@ -74,8 +80,8 @@ def test_there_and_back(home: Lab, away: Lab, server: str) -> None:
     assert known(away) == known(home)
     assert contents(away) == contents(home)
     assert NOTHING in said(away, "pull", server)
-    assert NOTHING in said(away, "push", server)
-    assert "verdict: identical" in said(away, "rerun", "model92/best")  # its code came along
+    commits = {run.data.tags["mlflow.source.git.commit"] for run in runs.values()}
+    assert all(is_kept(commit, away.root / "logs" / "code.git") for commit in commits)
 
 
 def test_goes_on(home: Lab, away: Lab, server: str, tmp_path: Path) -> None:
@@ -83,39 +89,49 @@ def test_goes_on(home: Lab, away: Lab, server: str, tmp_path: Path) -> None:
     server."""
     home = home.copied(tmp_path / "home")
     number = home.client.get_experiment_by_name("model/model92").experiment_id
-    run = home.client.create_run(number, run_name="goes on", tags={"first": "1"}).info
-    weights = home.artifacts(home.client.get_run(run.run_id)) / "model" / "weights.bin"
+    run = home.client.create_run(number, run_name="goes on", tags={"first": "1"}).info.run_id
+    weights = home.artifacts(home.client.get_run(run)) / "model" / "weights.bin"
     weights.parent.mkdir(parents=True)
     weights.write_text("old")
-    home.client.log_metric(run.run_id, "loss", float("nan"), step=1)
-    assert moved(home, "push", server, run.run_id) == {"new": 1}
-    assert moved(home, "push", server, run.run_id) == {"unchanged": 1}
+    home.client.log_metric(run, "loss", float("nan"), step=1)
+    assert brought(run, store_of(home), server) == "new"
+    assert brought(run, store_of(home), server) == "unchanged"
 
     weights.write_text("new")
-    home.client.log_metric(run.run_id, "loss", 0.5, step=2)
-    home.client.delete_tag(run.run_id, "first")
-    home.client.set_terminated(run.run_id)
-    assert moved(home, "push", server, run.run_id) == {"updated": 1}
-    (there,) = (one for one in stored(server) if one.data.tags.get(ORIGIN) == run.run_id)
-    MlflowClient(server).set_tag(there.info.run_id, "reviewed", run.run_id)
-    assert moved(away, "pull", server, run.run_id) == {"new": 1}
-    here = away.client.get_run(run.run_id)
+    home.client.log_metric(run, "loss", 0.5, step=2)
+    home.client.delete_tag(run, "first")
+    home.client.set_terminated(run)
+    assert brought(run, store_of(home), server) == "updated"
+    (there,) = (one for one in stored(server) if one.data.tags.get(ORIGIN) == run)
+    assert "first" not in there.data.tags
+    MlflowClient(server).set_tag(there.info.run_id, "reviewed", run)
+    assert brought(run, server, store_of(away)) == "new"
+    here = away.client.get_run(run)
     assert here.info.status == "FINISHED"
     assert here.data.metrics == {"loss": 0.5}
     assert [step for step, _ in away.history(here, "loss")] == [1, 2]
-    assert here.data.tags["reviewed"] == run.run_id
-    assert Path(here.info.artifact_uri, "model", "weights.bin").read_text() == "new"
-    assert moved(home, "pull", server, run.run_id) == {"updated": 1}  # the tag
+    assert here.data.tags["reviewed"] == run
+    assert (away.artifacts(here) / "model" / "weights.bin").read_text() == "new"
+    assert brought(run, server, store_of(home)) == "updated"  # the tag
+
+
+def brought(run: str, source: Place | str, target: Place | str) -> str:
+    """What becomes of a run that is brought from one place to another."""
+    places = [ServerPlace(one, one) if isinstance(one, str) else one for one in (source, target)]
+    return travel(*places, Choice([run]), False, False).moved.runs[run]
 
 
 def test_the_own_store_is_a_server(home: Lab, away: Lab, server: str, tmp_path: Path) -> None:
-    """From a store that is a server runs go to a folder and to other clones as from any other."""
-    own = {"MLFLOW_TRACKING_URI": server}
+    """From a store that is a server runs go to a folder and to other clones as from any other, with what the
+    project has of them: studies and code."""
+    own, stick = {"MLFLOW_TRACKING_URI": server}, tmp_path / "stick"
     assert "is the store of this project" in refused(home, "push", server, **own)
-    said(home, "push", str(tmp_path / "stick"), "--experiment=model92", **own)
-    said(away, "pull", str(tmp_path / "stick"))
+    said(home, "push", str(stick), "--where=study", **own)
+    assert len([*stick.glob("studies/*.db")]) == len([*stick.glob("code.git/refs/commits/*")]) == 1
+    said(away, "pull", str(stick))
     here, there = ({*known(lab)["runs"]} for lab in (home, away))
-    assert len(here & there) == 10  # with those that made the data
+    assert there <= here
+    assert len(there) == 3
 
 
 class NoServer(BaseHTTPRequestHandler):

@@ -140,8 +140,6 @@ class SshClone(Place):
         shutil.rmtree(here, ignore_errors=True)
 
     def add_code(self, repository: Path, commits: Sequence[str]) -> None:
-        if not commits:
-            return
         with tempfile.TemporaryDirectory() as folder:
             few = Path(folder, KEPT.name)
             add_commits(few, repository, commits)

@@ -97,9 +97,10 @@ class SshFolder(Place):
             yield known
 
     def add_code(self, repository: Path, commits: Sequence[str]) -> None:
-        if commits:
-            self._code.add_code(repository, commits)
-            self._upload(KEPT.name)
+        self._code.add_code(repository, commits)
+        there, here = self._both(KEPT.name)
+        send(self.host, here, there, options=["--exclude=/refs", "--exclude=/packed-refs"])
+        send(self.host, here, there)  # references come last: where one is, its commit is whole
 
     def versions(self) -> Versions | None:
         there, here = self._both(DATA)
