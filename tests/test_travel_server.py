@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+from src.utils.errors import UserError
 from src.utils.lab.travel import Choice, travel
 from src.utils.runs.kept_code import is_kept
 from src.utils.transfer.place import Place
 from src.utils.transfer.server import ServerPlace
+from src.utils.transfer.where import target_place
 
 import pytest
 from conftest import Lab, free_port, until
@@ -89,7 +91,7 @@ def test_goes_on(home: Lab, away: Lab, server: str, tmp_path: Path) -> None:
     server."""
     home = home.copied(tmp_path / "home")
     number = home.client.get_experiment_by_name("model/model92").experiment_id
-    run = home.client.create_run(number, run_name="goes on", tags={"first": "1"}).info.run_id
+    run = home.client.create_run(number, run_name="goes on", tags={"reason": "killed"}).info.run_id
     weights = home.artifacts(home.client.get_run(run)) / "model" / "weights.bin"
     weights.parent.mkdir(parents=True)
     weights.write_text("old")
@@ -99,11 +101,11 @@ def test_goes_on(home: Lab, away: Lab, server: str, tmp_path: Path) -> None:
 
     weights.write_text("new")
     home.client.log_metric(run, "loss", 0.5, step=2)
-    home.client.delete_tag(run, "first")
+    home.client.delete_tag(run, "reason")
     home.client.set_terminated(run)
     assert brought(run, store_of(home), server) == "updated"
     (there,) = (one for one in stored(server) if one.data.tags.get(ORIGIN) == run)
-    assert "first" not in there.data.tags
+    assert "reason" not in there.data.tags
     MlflowClient(server).set_tag(there.info.run_id, "reviewed", run)
     assert brought(run, server, store_of(away)) == "new"
     here = away.client.get_run(run)
@@ -146,15 +148,16 @@ class NoServer(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-def test_no_server(home: Lab) -> None:
+def test_no_server() -> None:
     """An address that doesn't answer, or is no MLflow server, is refused in one line, without passwords."""
     nobody = f"127.0.0.1:{free_port()}"
-    line = refused(home, "push", f"http://me:secret@{nobody}")
-    assert f"http://me:***@{nobody} does not answer" in line
+    with pytest.raises(UserError, match=rf"http://me:\*\*\*@{nobody} does not answer"):
+        target_place(f"http://me:secret@{nobody}")
     page = HTTPServer(("127.0.0.1", 0), NoServer)
     threading.Thread(target=page.serve_forever, daemon=True).start()
     try:
-        assert "404" in refused(home, "pull", f"http://127.0.0.1:{page.server_port}")
+        with pytest.raises(UserError, match="404"):
+            target_place(f"http://127.0.0.1:{page.server_port}").runs()
     finally:
         page.shutdown()
         page.server_close()
