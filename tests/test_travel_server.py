@@ -11,6 +11,7 @@ from src.utils.errors import UserError
 from src.utils.lab.travel import Choice, travel
 from src.utils.runs.kept_code import is_kept
 from src.utils.transfer.place import Place
+from src.utils.transfer.portable import note_with_study
 from src.utils.transfer.server import ServerPlace
 from src.utils.transfer.where import target_place
 
@@ -52,6 +53,12 @@ def stored(address: str) -> list[Run]:
     return list(client.search_runs(experiments))
 
 
+def as_travelled(rows: dict[str, list[tuple]]) -> dict[str, list[tuple]]:
+    """What a store knows, with no number of a study in links to its page."""
+    tags = [(*key, note_with_study(value, 0)) for *key, value in rows["tags"]]
+    return rows | {"tags": tags}
+
+
 def contents(lab: Lab) -> dict[Path, bytes]:
     store = lab.root / "logs" / "mlruns"
     return {file: (store / file).read_bytes() for file in files(lab)}
@@ -79,7 +86,13 @@ def test_there_and_back(home: Lab, away: Lab, server: str) -> None:
     assert NOTHING in said(home, "push", server)
 
     assert moved(away, "pull", server) == {"new": len(runs)}
-    assert known(away) == known(home)
+    (note,) = (
+        run.data.tags["mlflow.note.content"]
+        for run in away.runs("model/model92")
+        if "best.run_id" in run.data.tags
+    )
+    assert "/dashboard/studies/0)" in note  # the study itself has stayed
+    assert as_travelled(known(away)) == as_travelled(known(home))
     assert contents(away) == contents(home)
     assert NOTHING in said(away, "pull", server)
     commits = {run.data.tags["mlflow.source.git.commit"] for run in runs.values()}

@@ -28,7 +28,7 @@ from src.utils.store.record import NOTE
 from src.utils.transfer.artifacts import copy_files
 from src.utils.transfer.lock import writer_lock
 from src.utils.transfer.place import Copied, Report
-from src.utils.transfer.portable import PortableRun, note_with_study
+from src.utils.transfer.portable import STUDY, STUDY_PAGE, PortableRun, note_with_study
 from src.utils.transfer.project import ProjectFiles
 from src.utils.transfer.tables import artifact_uri, read_history, read_run, read_runs, write_run
 
@@ -108,6 +108,8 @@ class DatabasePlace(ProjectFiles):
         folder.mkdir(parents=True, exist_ok=True)
         with _one_line(self.name), self._writer.begin() as connection:
             write_run(connection, run, number, str(folder))
+        if STUDY_PAGE.search(run.tags.get(NOTE, "")):
+            self._link_to_dashboard(run.tags.get(STUDY, ""))
 
     def lock(self) -> AbstractContextManager[object]:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -122,11 +124,13 @@ class DatabasePlace(ProjectFiles):
         """Let the description of a study's run name the study by the number that it has here."""
         from src.utils.transfer.study_files import run_and_number  # late: it imports Optuna
 
-        run_id, number = run_and_number(self.studies, name)
+        found = run_and_number(self.studies, name)
+        if found is None:
+            return
         with suppress(MlflowException):  # its run has not come along
-            note = self._client.get_run(run_id).data.tags.get(NOTE, "")
-            if (new := note_with_study(note, number)) != note:
-                self._client.set_tag(run_id, NOTE, new)
+            note = self._client.get_run(found[0]).data.tags.get(NOTE, "")
+            if (new := note_with_study(note, found[1])) != note:
+                self._client.set_tag(found[0], NOTE, new)
 
     def experiment_number(self, name: str) -> str:
         return str(self._experiment(name))

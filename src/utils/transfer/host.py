@@ -69,6 +69,7 @@ class Host:
             )
             said.seek(0)
             if done.returncode:
+                self._folder.cleanup()
                 why = _last_line(said.read()) or "no answer"
                 raise UserError(
                     f"{self.name} can't be reached by ssh: {why}; options of ssh belong into ~/.ssh/config"

@@ -42,7 +42,7 @@ def read_study(url: str, name: str, draft: Path) -> bool:
     Raises:
         UserError: the storage can't be opened.
     """
-    if url.startswith(SQLITE) and not Path(url.removeprefix(SQLITE)).exists():
+    if _is_missing(url):
         return False
     with _storage(url) as source:
         if find_study(source, name) is None:
@@ -70,15 +70,17 @@ def write_study(url: str, name: str, file: Path, number: Number = str) -> bool:
         return merge_study(name, source, target, number)
 
 
-def run_and_number(url: str, name: str) -> tuple[str, int]:
-    """The run of a study, empty if it has none, and the number by which optuna-dashboard's addresses name it.
+def run_and_number(url: str, name: str) -> tuple[str, int] | None:
+    """The run of a study, and its number in addresses of optuna-dashboard; None if there is no such study.
 
     Raises:
         UserError: the storage can't be opened.
     """
+    if _is_missing(url):
+        return None
     with _storage(url) as storage:
-        number = storage.get_study_id_from_name(name)
-        return str(storage.get_study_user_attrs(number).get(RUN_ID, "")), number
+        study = find_study(storage, name)
+        return (str(study.user_attrs.get(RUN_ID, "")), study._study_id) if study else None
 
 
 def read_study_file(folder: Path, name: str, draft: Path) -> bool:
@@ -103,6 +105,10 @@ def write_study_file(folder: Path, name: str, file: Path) -> bool:
             with replace_file(present) as replacement:
                 shutil.copyfile(draft, replacement)
     return changed
+
+
+def _is_missing(url: str) -> bool:
+    return url.startswith(SQLITE) and not Path(url.removeprefix(SQLITE)).exists()
 
 
 @contextmanager
