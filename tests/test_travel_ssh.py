@@ -164,7 +164,7 @@ def test_a_clone(
     there = SshClone("box", Host("box"), str(away.root), tmp_path / "mirror")
     assert nothing_to_do(store_of(home), there)
     away.client.set_tag(away.newest("model/model92").info.run_id, "reviewed", "yes")
-    said(third, "pull", f"box:{away.root}", "--data", **box.ssh)
+    travel(there, store_of(third), Choice(), True, False)
     assert known(third) == known(away)
     assert versions(third) == versions(home)
     assert codes(third) == codes(home)
