@@ -30,6 +30,7 @@ from test_travel import (  # noqa: F401  two of them are fixtures
     store_of,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 ORIGIN = "origin.run_id"
 
 
