@@ -73,7 +73,9 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "Whether MLflow sends nothing about its use. Without it, `true`.",
 }
 # Variables that the engine sets for its own processes, or that belong to Python, git and libraries
-NOT_FOR_USERS = re.compile("JIKKEN_(?!NOTIFY$)|HYDRA_|GIT_|LOCAL_RANK|PYTHONPATH|MLFLOW_MAX_TRACES")
+NOT_FOR_USERS = re.compile(
+    "JIKKEN_(?!NOTIFY$)|HYDRA_|GIT_|LOCAL_RANK|PYTHONPATH|MLFLOW_(MAX_TRACES|SUPPRESS|ENABLE)"
+)
 # What is code in a comment: names with _ . = or /, numbers below zero, options, null
 CODE = re.compile(
     r"(?<![\w`])(\w+='.*?'|\+?\w+[_.=/][\w.=/\[\],-]*\w\]?|-\w+|null|\{.*\})(?![\w`])"

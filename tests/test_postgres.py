@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
+from src.utils.transfer.study_files import read_study, write_study
+
 import optuna
 import psycopg
 import pytest
@@ -108,6 +110,24 @@ def test_resuming(fresh_toys: SweepLab, database: str) -> None:
         assert states(study)["RUNNING"] == 0
         assert f"-m resume_study={study.study_name} {place} hydra.sweeper.n_trials=12" in end
     assert f"OPTUNA_STORAGE={database} bash scripts/optuna_dashboard.sh" in end
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_study_travels(database: str, tmp_path: Path) -> None:
+    """A study comes into the database and out of it, with its trials, each once."""
+    file, again = tmp_path / "study.db", tmp_path / "again.db"
+    study = optuna.create_study(storage=f"sqlite:///{file}", study_name="travels")
+    study.add_trial(optuna.create_trial(value=0.5, user_attrs={"run_id": "a"}))
+    assert write_study(database, "travels", file)
+    assert not write_study(database, "travels", file)
+    study.add_trial(optuna.create_trial(value=0.25, user_attrs={"run_id": "b"}))
+    assert write_study(database, "travels", file)
+    assert read_study(database, "travels", again)
+    copy = optuna.load_study(study_name="travels", storage=f"sqlite:///{again}")
+    assert [one.value for one in copy.trials] == [0.5, 0.25]
+    assert [one.datetime_start for one in copy.trials] == [
+        one.datetime_start for one in study.trials
+    ]
 
 
 def test_runs(fresh: Lab, database: str, tmp_path: Path) -> None:

@@ -7,6 +7,14 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+from src.utils.errors import UserError
+from src.utils.lab.travel import Choice, travel
+from src.utils.runs.kept_code import is_kept
+from src.utils.transfer.place import Place
+from src.utils.transfer.portable import note_with_study
+from src.utils.transfer.server import ServerPlace
+from src.utils.transfer.where import target_place
+
 import pytest
 from conftest import Lab, free_port, until
 from laboratory import refused, said
@@ -14,14 +22,15 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from serving import tracking_server
 from test_travel import (  # noqa: F401  two of them are fixtures
-    NOTHING,
     a_laboratory,
     another_clone,
     files,
     known,
     moved,
+    store_of,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 ORIGIN = "origin.run_id"
 
 
@@ -42,6 +51,17 @@ def stored(address: str) -> list[Run]:
     client = MlflowClient(address)
     experiments = [one.experiment_id for one in client.search_experiments()]
     return list(client.search_runs(experiments))
+
+
+def as_travelled(rows: dict[str, list[tuple]]) -> dict[str, list[tuple]]:
+    """What a store knows, with no number of a study in links to its page."""
+    tags = [(*key, note_with_study(value, 0)) for *key, value in rows["tags"]]
+    return rows | {"tags": tags}
+
+
+def nothing_to_do(source: Place, target: Place) -> bool:
+    moved = travel(source, target, Choice(), False, False).moved
+    return {*moved.runs.values()} == {"unchanged"} and not moved.commits
 
 
 def contents(lab: Lab) -> dict[Path, bytes]:
@@ -68,14 +88,21 @@ def test_there_and_back(home: Lab, away: Lab, server: str) -> None:
     (study,) = (run for run in runs.values() if "best.run_id" in run.data.tags)
     link = f"#/experiments/{study.info.experiment_id}/runs/{study.data.tags['best.run_id']}"
     assert link in study.data.tags["mlflow.note.content"]
-    assert NOTHING in said(home, "push", server)
+    there = ServerPlace(server, server)
+    assert nothing_to_do(store_of(home), there)
 
     assert moved(away, "pull", server) == {"new": len(runs)}
-    assert known(away) == known(home)
+    (note,) = (
+        run.data.tags["mlflow.note.content"]
+        for run in away.runs("model/model92")
+        if "best.run_id" in run.data.tags
+    )
+    assert "/dashboard/studies/0)" in note  # the study itself has stayed
+    assert as_travelled(known(away)) == as_travelled(known(home))
     assert contents(away) == contents(home)
-    assert NOTHING in said(away, "pull", server)
-    assert NOTHING in said(away, "push", server)
-    assert "verdict: identical" in said(away, "rerun", "model92/best")  # its code came along
+    assert nothing_to_do(there, store_of(away))
+    commits = {run.data.tags["mlflow.source.git.commit"] for run in runs.values()}
+    assert all(is_kept(commit, away.root / "logs" / "code.git") for commit in commits)
 
 
 def test_goes_on(home: Lab, away: Lab, server: str, tmp_path: Path) -> None:
@@ -83,43 +110,48 @@ def test_goes_on(home: Lab, away: Lab, server: str, tmp_path: Path) -> None:
     server."""
     home = home.copied(tmp_path / "home")
     number = home.client.get_experiment_by_name("model/model92").experiment_id
-    run = home.client.create_run(number, run_name="goes on", tags={"first": "1"}).info
-    weights = Path(run.artifact_uri, "model", "weights.bin")
+    run = home.client.create_run(number, run_name="goes on", tags={"reason": "killed"}).info.run_id
+    weights = home.artifacts(home.client.get_run(run)) / "model" / "weights.bin"
     weights.parent.mkdir(parents=True)
     weights.write_text("old")
-    home.client.log_metric(run.run_id, "loss", float("nan"), step=1)
-    assert moved(home, "push", server, run.run_id) == {"new": 1}
-    assert moved(home, "push", server, run.run_id) == {"unchanged": 1}
+    home.client.log_metric(run, "loss", float("nan"), step=1)
+    assert brought(run, store_of(home), server) == "new"
+    assert brought(run, store_of(home), server) == "unchanged"
 
     weights.write_text("new")
-    home.client.log_metric(run.run_id, "loss", 0.5, step=2)
-    home.client.delete_tag(run.run_id, "first")
-    home.client.set_terminated(run.run_id)
-    assert moved(home, "push", server, run.run_id) == {"updated": 1}
-    (there,) = (one for one in stored(server) if one.data.tags.get(ORIGIN) == run.run_id)
-    MlflowClient(server).set_tag(there.info.run_id, "reviewed", run.run_id)
-    assert moved(away, "pull", server, run.run_id) == {"new": 1}
-    here = away.client.get_run(run.run_id)
+    home.client.log_metric(run, "loss", 0.5, step=2)
+    home.client.delete_tag(run, "reason")
+    home.client.set_terminated(run)
+    assert brought(run, store_of(home), server) == "updated"
+    (there,) = (one for one in stored(server) if one.data.tags.get(ORIGIN) == run)
+    assert "reason" not in there.data.tags
+    MlflowClient(server).set_tag(there.info.run_id, "reviewed", run)
+    assert brought(run, server, store_of(away)) == "new"
+    here = away.client.get_run(run)
     assert here.info.status == "FINISHED"
     assert here.data.metrics == {"loss": 0.5}
     assert [step for step, _ in away.history(here, "loss")] == [1, 2]
-    assert here.data.tags["reviewed"] == run.run_id
-    assert Path(here.info.artifact_uri, "model", "weights.bin").read_text() == "new"
-    assert moved(home, "pull", server, run.run_id) == {"updated": 1}  # the tag
+    assert here.data.tags["reviewed"] == run
+    assert (away.artifacts(here) / "model" / "weights.bin").read_text() == "new"
+    assert brought(run, server, store_of(home)) == "updated"  # the tag
 
 
-def test_the_own_store_is_a_server(home: Lab, away: Lab, server: str, tmp_path: Path) -> None:
-    """From a store that is a server runs go to a folder and to other clones as from any other."""
-    own = {"MLFLOW_TRACKING_URI": server}
-    assert "itself" in refused(home, "push", server, **own) or True
-    said(home, "push", str(tmp_path / "stick"), "--experiment=model92", **own)
-    said(away, "pull", str(tmp_path / "stick"))
-    runs = {run["id"] for run in known_runs(away)}
-    assert runs <= {run["id"] for run in known_runs(home)}
+def brought(run: str, source: Place | str, target: Place | str) -> str:
+    """What becomes of a run that is brought from one place to another."""
+    places = [ServerPlace(one, one) if isinstance(one, str) else one for one in (source, target)]
+    return travel(*places, Choice([run]), False, False).moved.runs[run]
 
 
-def known_runs(lab: Lab) -> list[dict[str, str]]:
-    return [{"id": run} for run, *_ in known(lab)["runs"]]
+def test_the_own_store_is_a_server(home: Lab, server: str, tmp_path: Path) -> None:
+    """From a store that is a server runs go to a folder as from any other, by the ids that they had, with
+    what the project has of them: studies and code."""
+    own, stick = {"MLFLOW_TRACKING_URI": server}, tmp_path / "stick"
+    assert "is the store of this project" in refused(home, "push", server, **own)
+    said(home, "push", str(stick), "--where=study", **own)
+    assert len([*stick.glob("studies/*.db")]) == len([*stick.glob("code.git/refs/commits/*")]) == 1
+    there = {run.name for run in (stick / "runs").iterdir()}
+    assert there <= {run for run, *_ in known(home)["runs"]}
+    assert len(there) == 3
 
 
 class NoServer(BaseHTTPRequestHandler):
@@ -134,15 +166,16 @@ class NoServer(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-def test_no_server(home: Lab) -> None:
+def test_no_server() -> None:
     """An address that doesn't answer, or is no MLflow server, is refused in one line, without passwords."""
     nobody = f"127.0.0.1:{free_port()}"
-    line = refused(home, "push", f"http://me:secret@{nobody}")
-    assert f"http://me:***@{nobody} does not answer" in line
+    with pytest.raises(UserError, match=rf"http://me:\*\*\*@{nobody} does not answer"):
+        target_place(f"http://me:secret@{nobody}")
     page = HTTPServer(("127.0.0.1", 0), NoServer)
     threading.Thread(target=page.serve_forever, daemon=True).start()
     try:
-        assert "404" in refused(home, "pull", f"http://127.0.0.1:{page.server_port}")
+        with pytest.raises(UserError, match="404"):
+            target_place(f"http://127.0.0.1:{page.server_port}").runs()
     finally:
         page.shutdown()
         page.server_close()

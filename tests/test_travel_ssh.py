@@ -13,19 +13,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.utils.errors import UserError
+from src.utils.lab.travel import Choice, travel
+from src.utils.transfer.host import Host
+from src.utils.transfer.place import Place
+from src.utils.transfer.ssh_clone import SshClone
+from src.utils.transfer.ssh_folder import SshFolder
+from src.utils.transfer.where import target_place
+
 import pytest
 from conftest import Lab, free_port, until
 from laboratory import refused, said
 from test_travel import (  # noqa: F401  two of them are fixtures
-    NOTHING,
     a_laboratory,
     another_clone,
     clone_of,
     files,
     known,
-    moved,
+    store_of,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 SSHD = shutil.which("sshd", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
 MISSING = [tool for tool in ("ssh", "rsync") if shutil.which(tool) is None]
 SERVER = """
@@ -65,16 +73,6 @@ class Box:
         """The environment in which `lab` is typed."""
         return {"PATH": self.path}
 
-    def without(self, tool: str, folder: Path) -> dict[str, str]:
-        """The same on a machine that lacks a program."""
-        folder.mkdir()
-        for place in reversed(self.path.split(os.pathsep)):
-            for program in Path(place).glob("*"):
-                (folder / program.name).unlink(missing_ok=True)
-                (folder / program.name).symlink_to(program)
-        (folder / tool).unlink()
-        return {"PATH": str(folder)}
-
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
@@ -110,55 +108,87 @@ def versions(lab: Lab) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
-def test_a_folder(home: Lab, away: Lab, box: Box, tmp_path: Path) -> None:
+def test_a_folder(
+    home: Lab, away: Lab, box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A folder there needs nothing but rsync. A push that is killed goes on; all arrives in another clone,
-    data, code and studies, too; a second push and a second pull move nothing."""
-    where = f"box:{tmp_path}/Anna's folder/runs"
-    process = home.start(sys.executable, "-m", "src.utils.lab.cli", "push", where, **box.ssh)
+    data, code and studies, too, which can be resumed; a second push and a second pull move nothing."""
+    path = f"{tmp_path}/Anna's folder/runs"
+    process = home.start(
+        sys.executable, "-m", "src.utils.lab.cli", "push", f"box:{path}", **box.ssh
+    )
     until(lambda: [*tmp_path.glob("*/runs/runs/*/artifacts/*/*")])
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    said(home, "push", where, "--data", **box.ssh)
-    assert NOTHING in said(home, "push", where, "--data", **box.ssh)
-
-    text = said(away, "pull", where, "--data", **box.ssh)
+    said(home, "push", f"box:{path}", "--data", **box.ssh)
+    text = said(away, "pull", f"box:{path}", "--data", **box.ssh)
     assert "feature/feature01/" in text
     assert known(away) == known(home)
     assert files(away) == files(home)
     assert versions(away) == versions(home)
-    assert NOTHING in said(away, "pull", where, "--data", **box.ssh)
+    assert codes(away) == codes(home)
     assert not [*(away.root / "outputs").glob("transfer/*/runs/*/artifacts")]
-    assert "verdict: identical" in said(away, "rerun", "model92/best")
+
+    monkeypatch.setenv("PATH", box.path)
+    there = SshFolder("box", Host("box"), path, tmp_path / "mirror")
+    for source, target in ((store_of(home), there), (there, store_of(away))):
+        assert nothing_to_do(source, target)
     assert "2 complete" in away.done("src/model/model92/logistic.py", "-m", "resume_study=latest")
 
 
-def test_a_clone(home: Lab, away: Lab, box: Box, tmp_path: Path) -> None:
-    """A clone there takes runs into its own store, and gives its own: all, or some. What was tagged there
-    comes along, and no file stays on its way."""
-    where, third = f"box:{away.root}", clone_of(home, tmp_path / "third")
-    said(home, "push", where, "--data", **box.ssh)
+def nothing_to_do(source: Place, target: Place) -> bool:
+    """Whether a transfer of all that there is, data included, moves nothing."""
+    moved = travel(source, target, Choice(), True, False).moved
+    return {*moved.runs.values()} == {"unchanged"} and not (
+        moved.studies or moved.data or moved.commits
+    )
+
+
+def codes(lab: Lab) -> set[str]:
+    """The commits that are kept."""
+    return {file.name for file in (lab.root / "logs/code.git/refs/commits").glob("*")}
+
+
+def test_a_clone(
+    home: Lab, away: Lab, box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clone there takes runs into its own store, and gives its own. What was tagged there comes along, and
+    no file stays on its way; a second push moves nothing."""
+    third = clone_of(home, tmp_path / "third")
+    said(home, "push", f"box:{away.root}", "--data", **box.ssh)
     assert known(away) == known(home)
     assert files(away) == files(home)
     assert versions(away) == versions(home)
-    assert NOTHING in said(home, "push", where, "--data", **box.ssh)
-    assert moved(third, "pull", where, "model92/best", **box.ssh) == {"new": 3}
+    assert codes(away) == codes(home)
+    monkeypatch.setenv("PATH", box.path)
+    there = SshClone("box", Host("box"), str(away.root), tmp_path / "mirror")
+    assert nothing_to_do(store_of(home), there)
     away.client.set_tag(away.newest("model/model92").info.run_id, "reviewed", "yes")
-    assert moved(third, "pull", where, "--data", **box.ssh)["new"] == len(known(home)["runs"]) - 3
+    travel(there, store_of(third), Choice(), True, False)
     assert known(third) == known(away)
     assert versions(third) == versions(home)
+    assert codes(third) == codes(home)
     assert not [*(away.root / "outputs" / "transfer").glob("*")]
 
 
-def test_refusals(home: Lab, box: Box, tmp_path: Path) -> None:
+def test_refusals(home: Lab, box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is missing is named; so is a host that can't be reached, and a folder of something else."""
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "holiday.jpg").touch()
-    assert "other things" in refused(home, "push", f"box:{tmp_path}/other", **box.ssh)
-    assert "no runs" in refused(home, "pull", f"box:{tmp_path}/none", **box.ssh)
-    line = refused(home, "push", "nowhere:runs", **box.ssh)
-    assert "nowhere can't be reached by ssh" in line
-    assert "~/.ssh/config" in line
+    line = refused(home, "push", f"box:{tmp_path}/other", **box.ssh)
+    assert "other things" in line
+    monkeypatch.setenv("PATH", box.path)
+    with pytest.raises(UserError, match=r"nowhere can't be reached by ssh: .* ~/.ssh/config"):
+        target_place("nowhere:runs")
     for tool in ("ssh", "rsync"):
-        here = box.without(tool, tmp_path / f"no-{tool}")
-        line = refused(home, "push", f"box:{tmp_path}/runs", **here)
-        assert f"{tool} is missing on this machine" in line
+        monkeypatch.setenv("PATH", str(without(tool, tmp_path / f"no-{tool}")))
+        with pytest.raises(UserError, match=f"{tool} is missing on this machine"):
+            target_place("box:runs")
+
+
+def without(tool: str, folder: Path) -> Path:
+    """A folder of programs that lacks one."""
+    folder.mkdir()
+    for program in {"ssh", "rsync"} - {tool}:
+        (folder / program).touch(mode=0o755)  # is not called
+    return folder

@@ -26,7 +26,8 @@ def move_code(source: Place, target: Place, runs: Sequence[PortableRun]) -> list
         with source.repositories(missing) as repositories:
             for repository in repositories:
                 found = [one for one in missing if one not in moved and has_commit(repository, one)]
-                target.add_code(repository, found)
+                if found:
+                    target.add_code(repository, found)
                 moved += found
     except (GitError, Timeout) as error:
         log.warning("the code of these runs stays at %s: %s", source.name, one_line(error))

@@ -7,7 +7,7 @@ been made on another machine.
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,16 +24,18 @@ from src.utils.store.location import (
     tracking_uri,
 )
 from src.utils.store.mlflow import create_store, open_store
+from src.utils.store.record import NOTE
 from src.utils.transfer.artifacts import copy_files
 from src.utils.transfer.lock import writer_lock
 from src.utils.transfer.place import Copied, Report
-from src.utils.transfer.portable import PortableRun
+from src.utils.transfer.portable import STUDY, STUDY_PAGE, PortableRun, note_with_study
 from src.utils.transfer.project import ProjectFiles
 from src.utils.transfer.tables import artifact_uri, read_history, read_run, read_runs, write_run
 
 import mlflow
 from alembic.script import ScriptDirectory
 from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import _get_alembic_config
 from mlflow.tracking import MlflowClient
 from sqlalchemy import Connection, Engine, create_engine, text
@@ -106,10 +108,29 @@ class DatabasePlace(ProjectFiles):
         folder.mkdir(parents=True, exist_ok=True)
         with _one_line(self.name), self._writer.begin() as connection:
             write_run(connection, run, number, str(folder))
+        if STUDY_PAGE.search(run.tags.get(NOTE, "")):
+            self._link_to_dashboard(run.tags.get(STUDY, ""))
 
     def lock(self) -> AbstractContextManager[object]:
         self.root.mkdir(parents=True, exist_ok=True)
         return writer_lock(self.root / ".transfer.lock", self.name)
+
+    def write_study(self, name: str, file: Path) -> bool:
+        changed = super().write_study(name, file)
+        self._link_to_dashboard(name)
+        return changed
+
+    def _link_to_dashboard(self, name: str) -> None:
+        """Let the description of a study's run name the study by the number that it has here."""
+        from src.utils.transfer.study_files import run_and_number  # late: it imports Optuna
+
+        found = run_and_number(self.studies, name)
+        if found is None:
+            return
+        with suppress(MlflowException):  # its run has not come along
+            note = self._client.get_run(found[0]).data.tags.get(NOTE, "")
+            if (new := note_with_study(note, found[1])) != note:
+                self._client.set_tag(found[0], NOTE, new)
 
     def experiment_number(self, name: str) -> str:
         return str(self._experiment(name))

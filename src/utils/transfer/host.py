@@ -16,8 +16,8 @@ from typing import IO
 
 from src.utils.errors import UserError
 
-# `user@host:path` and `host:path`, but no C:\\folder and no http://…
-WHERE = re.compile(r"(?P<host>(?:[^\s/:@]+@)?[^\s/:@]{2,}):(?!//)(?P<path>.*)")
+# `user@host:path` and `host:path`, but no C:\folder, no http://… and no option of ssh
+WHERE = re.compile(r"(?!-)(?P<host>(?:[^\s/:@]+@)?[^\s/:@]{2,}):(?!//)(?P<path>.*)")
 # A lost connection is noticed in a minute; that of a killed process is closed after ten
 OPTIONS = ("-o", "ServerAliveInterval=15", "-o", "ControlPersist=600")
 RSYNC = ("--recursive", "--times", "--copy-links", "--partial-dir=.rsync-partial")
@@ -69,6 +69,7 @@ class Host:
             )
             said.seek(0)
             if done.returncode:
+                self._folder.cleanup()
                 why = _last_line(said.read()) or "no answer"
                 raise UserError(
                     f"{self.name} can't be reached by ssh: {why}; options of ssh belong into ~/.ssh/config"

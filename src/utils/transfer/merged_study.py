@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import update
 
 log = logging.getLogger(__name__)
-RUN_ID = "run_id"  # user attribute of a trial
+RUN_ID = "run_id"  # user attribute of a trial, and of the study
 RETRIES, FAILED = "retry_history", "failed_trial"  # system attributes: numbers of earlier trials
 RANKS = {
     TrialState.WAITING: 0,

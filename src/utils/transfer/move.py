@@ -60,12 +60,12 @@ def move(
     waiting = [run for run in ordered if outcomes[run.id] in (NEW, UPDATED)]
     with target.lock(), TransferProgress(len(waiting)) as progress:
         try:
-            moved.commits = move_code(source, target, ordered)
             for run in waiting:
                 outcome, copied = _move_run(source, target, run, present.get(run.id), progress)
                 moved.runs[run.id] = outcome
                 moved.artifacts = moved.artifacts.plus(copied)
                 progress.advance()
+            moved.commits = move_code(source, target, ordered)
             moved.studies = move_studies(source, target, ordered)
             if with_data:
                 moved.data = move_data(source, target, ordered, progress.report)

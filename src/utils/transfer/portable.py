@@ -5,6 +5,7 @@ place where it lies (`src/utils/transfer/place.py`), and so are not part of it.
 """
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -19,6 +20,8 @@ NAMING_RUNS = (
     *(PARENT, GROUP, BLENDED, "best.run_id"),
     *("warm_start_from", "continued_from", "rerun_of"),
 )
+
+STUDY_PAGE = re.compile(r"(/dashboard/studies/)\d+")
 
 Point = tuple[float, int, int]  # of a metric: value, time in milliseconds, step
 
@@ -164,10 +167,17 @@ def point_order(point: Point) -> tuple[int, int, bool, float]:
 
 
 def note_with_names(note: str, number: object, experiment: str) -> str:
-    """A note whose links to pages of runs name the experiment, not the number that a store gives it."""
-    return note.replace(f"#/experiments/{number}/", f"#/experiments/{experiment}/")
+    """A note whose links to pages of runs name the experiment, not the number that a store gives it; the
+    number of a study, in the link to its page, is 0."""
+    note = note.replace(f"#/experiments/{number}/", f"#/experiments/{experiment}/")
+    return note_with_study(note, 0)
 
 
 def note_with_numbers(note: str, number: object, experiment: str) -> str:
     """The same note for a store: its links lead to the store's own pages."""
     return note.replace(f"#/experiments/{experiment}/", f"#/experiments/{number}/")
+
+
+def note_with_study(note: str, number: int) -> str:
+    """A note with another number of the study in the link to its page in optuna-dashboard."""
+    return STUDY_PAGE.sub(rf"\g<1>{number}", note)

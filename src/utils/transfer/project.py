@@ -20,19 +20,20 @@ class ProjectFiles(Place):
     def read_study(self, name: str, draft: Path) -> bool:
         from src.utils.transfer.study_files import read_study  # late: it imports Optuna
 
-        return read_study(self._studies, name, draft)
+        return read_study(self.studies, name, draft)
 
     def write_study(self, name: str, file: Path) -> bool:
         from src.utils.transfer.study_files import write_study  # late: it imports Optuna
 
-        return write_study(self._studies, name, file, self.experiment_number)
+        return write_study(self.studies, name, file, self.experiment_number)
 
     def experiment_number(self, name: str) -> str:
         """The number of an experiment in the store, as it stands in links to its pages."""
         raise NotImplementedError
 
     @property
-    def _studies(self) -> str:
+    def studies(self) -> str:
+        """The address of the studies, as Optuna takes it."""
         from src.utils.transfer.study_files import study_storage  # late: it imports Optuna
 
         is_own = self.logs == LOGS

@@ -86,7 +86,6 @@ class ServerPlace(Place):
         self._origins: dict[str, str] = {}  # the other way round
         self._tags: dict[str, dict[str, str]] = {}  # as the server has them, by its ids
         self._experiments: dict[str, tuple[str, str]] = {}  # name and lifecycle, by number
-        self._waiting: set[str] = set()  # commits without a run that has them
         self._started: dict[str, int] = {}  # when the artifacts of a run were written
 
     def runs(self) -> list[PortableRun]:
@@ -150,7 +149,6 @@ class ServerPlace(Place):
                 self.client.log_inputs(server_id, server_datasets(run, self._ids))
             self._write_tags(server_id, run)
             self._write_state(server_id, run)
-            self._share_code(server_id)
             stamp = {ORIGIN: run.id, TRANSFERRED: str(self._started.get(run.id, _now()))}
             self._set_tags(server_id, stamp)
 
@@ -167,21 +165,18 @@ class ServerPlace(Place):
         yield [KEPT]
 
     def add_code(self, repository: Path, commits: Sequence[str]) -> None:
-        """A commit without a run waits for the first one that is written."""
+        """The first run of each commit gets it."""
         add_commits(KEPT, repository, commits)
-        self._waiting |= {*commits}
         with _one_line(self.name):
-            for server_id in self._tags:
-                self._share_code(server_id)
+            of_commits = {tags.get(COMMIT): one for one, tags in reversed(self._tags.items())}
+            for commit in commits:
+                self._share_code(of_commits[commit], commit)
 
-    def _share_code(self, server_id: str) -> None:
-        commit = self._tags[server_id].get(COMMIT, "")
-        if commit in self._waiting:
-            with tempfile.TemporaryDirectory() as folder:
-                file = pack_commit(commit, Path(folder))
-                self.client.log_artifact(server_id, str(file), PROVENANCE)
-            self._set_tags(server_id, {PACK: commit})
-            self._waiting.remove(commit)
+    def _share_code(self, server_id: str, commit: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = pack_commit(commit, Path(folder))
+            self.client.log_artifact(server_id, str(file), PROVENANCE)
+        self._set_tags(server_id, {PACK: commit})
 
     # Reading
 

@@ -4,6 +4,7 @@
 through `outputs/transfer` there.
 """
 
+import atexit
 import json
 import shlex
 import shutil
@@ -48,6 +49,12 @@ class SshClone(Place):
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  it is open as long as the process
         script = START.format(path=shlex.quote(path), module=MODULE)
         self._process = host.start(script, self._errors)
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Let the other side end."""
+        self._process.communicate()
+        self._errors.close()
 
     def ask(self, call: str, *arguments: Any) -> Any:
         """Let the other side answer a call.
@@ -140,8 +147,6 @@ class SshClone(Place):
         shutil.rmtree(here, ignore_errors=True)
 
     def add_code(self, repository: Path, commits: Sequence[str]) -> None:
-        if not commits:
-            return
         with tempfile.TemporaryDirectory() as folder:
             few = Path(folder, KEPT.name)
             add_commits(few, repository, commits)

@@ -43,12 +43,7 @@ class SshFolder(Place):
         self.mirror = FolderPlace(name, mirror)
 
     def runs(self) -> list[PortableRun]:
-        if not self._exists:
-            shutil.rmtree(self.mirror.folder, ignore_errors=True)
-        else:
-            rules = [f"--include={rule}" for rule in LISTED]
-            options = [*rules, "--exclude=*", "--delete", "--prune-empty-dirs"]
-            self.host.download(self.path, self.mirror.folder, options=options)
+        self._mirror(self.path, self.mirror.folder, [*_only(LISTED), "--prune-empty-dirs"])
         return self.mirror.runs()
 
     def read(self, run_id: str) -> PortableRun:
@@ -97,28 +92,28 @@ class SshFolder(Place):
             yield known
 
     def add_code(self, repository: Path, commits: Sequence[str]) -> None:
-        if commits:
-            self._code.add_code(repository, commits)
-            self._upload(KEPT.name)
+        self._code.add_code(repository, commits)
+        there, here = self._both(KEPT.name)
+        send(self.host, here, there, options=["--exclude=/refs", "--exclude=/packed-refs"])
+        send(self.host, here, there)  # references come last: where one is, its commit is whole
 
     def versions(self) -> Versions | None:
         there, here = self._both(DATA)
-        if self._is_folder(there):
-            rules = [f"--include={rule}" for rule in MANIFESTS]
-            self.host.download(there, here, options=[*rules, "--exclude=*", "--delete"])
+        self._mirror(there, here, _only(MANIFESTS))
         return SshVersions(self.host, there, here)
-
-    @cached_property
-    def _exists(self) -> bool:
-        return "folder" in self.host.probe(self.path)
 
     @cached_property
     def _code(self) -> FolderPlace:
         """The mirror with the repository of code."""
-        there, here = self._both(KEPT.name)
-        if self._is_folder(there):
-            self.host.download(there, here)
+        self._mirror(*self._both(KEPT.name))
         return self.mirror
+
+    def _mirror(self, there: str, here: Path, options: Sequence[str] = ()) -> None:
+        """Let a folder here be as that there; artifacts that an interrupted pull has left stay."""
+        if self._is_folder(there):
+            self.host.download(there, here, options=[*options, "--delete"])
+        else:
+            shutil.rmtree(here, ignore_errors=True)
 
     def _both(self, name: str) -> tuple[str, Path]:
         return f"{self.path}/{name}", self.mirror.folder / name
@@ -129,6 +124,10 @@ class SshFolder(Place):
     def _upload(self, name: str, files: Sequence[str] | None = None) -> None:
         there, here = self._both(name)
         send(self.host, here, there, files)
+
+
+def _only(rules: Sequence[str]) -> list[str]:
+    return [*(f"--include={rule}" for rule in rules), "--exclude=*"]
 
 
 class SshVersions(Versions):
@@ -154,7 +153,7 @@ class SshVersions(Versions):
         return self.mirror.builds(manifest)
 
     def add(self, manifest: Manifest, source: Path, builds: Builds) -> Iterator[int]:
-        """Files that another version there has by this name become hard links of it."""
+        """Files that another version there has by the same names are not sent."""
         folder = Path(self._folder(manifest))
         draft = f"{self.path}/{folder.parent}/.{folder.name}.draft"
         others = sorted(self.mirror.folder.glob(f"{folder.parent}/[!.]*/{FILE_NAME}"))[

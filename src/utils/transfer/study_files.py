@@ -17,7 +17,7 @@ from src.utils.files import replace_file
 from src.utils.paths import STUDIES
 from src.utils.store.location import SQLITE
 from src.utils.study.storage import open_storage
-from src.utils.transfer.merged_study import Number, find_study, merge_study
+from src.utils.transfer.merged_study import RUN_ID, Number, find_study, merge_study
 
 from filelock import FileLock
 from optuna.storages import RDBStorage
@@ -42,7 +42,7 @@ def read_study(url: str, name: str, draft: Path) -> bool:
     Raises:
         UserError: the storage can't be opened.
     """
-    if url.startswith(SQLITE) and not Path(url.removeprefix(SQLITE)).exists():
+    if _is_missing(url):
         return False
     with _storage(url) as source:
         if find_study(source, name) is None:
@@ -70,6 +70,19 @@ def write_study(url: str, name: str, file: Path, number: Number = str) -> bool:
         return merge_study(name, source, target, number)
 
 
+def run_and_number(url: str, name: str) -> tuple[str, int] | None:
+    """The run of a study, and its number in addresses of optuna-dashboard; None if there is no such study.
+
+    Raises:
+        UserError: the storage can't be opened.
+    """
+    if _is_missing(url):
+        return None
+    with _storage(url) as storage:
+        study = find_study(storage, name)
+        return (str(study.user_attrs.get(RUN_ID, "")), study._study_id) if study else None
+
+
 def read_study_file(folder: Path, name: str, draft: Path) -> bool:
     """Copy the file of a study in a folder; False if there is none."""
     present = study_file(folder, name)
@@ -92,6 +105,10 @@ def write_study_file(folder: Path, name: str, file: Path) -> bool:
             with replace_file(present) as replacement:
                 shutil.copyfile(draft, replacement)
     return changed
+
+
+def _is_missing(url: str) -> bool:
+    return url.startswith(SQLITE) and not Path(url.removeprefix(SQLITE)).exists()
 
 
 @contextmanager
