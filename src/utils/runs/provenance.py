@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -107,13 +108,17 @@ def _head() -> str:
 
 
 def packages() -> list[str]:
-    """`name==version` of every installed package, from the names of the dist-info folders.
+    """`name==version` of every package that this process can import."""
+    return installed(Path(entry) for entry in sys.path if entry.endswith("site-packages"))
+
+
+def installed(folders: Iterable[Path]) -> list[str]:
+    """`name==version` of every package in some folders, from the names of the dist-info folders.
 
     A linked worktree has packages of its own, which come before those of the same name in the main checkout.
     """
-    folders = dict.fromkeys(Path(entry) for entry in sys.path if entry.endswith("site-packages"))
     found: list[str] = []
-    for folder in folders:
+    for folder in dict.fromkeys(folders):
         known = {package.partition("==")[0] for package in found}
         here = [info.stem.replace("-", "==", 1) for info in folder.glob("*.dist-info")]
         found += [package for package in here if package.partition("==")[0] not in known]
