@@ -77,6 +77,11 @@ class Lab:
 
     root: Path
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its commands have beside what they inherit; without a GPU, whatever the machine has."""
+        return {"PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+
     def start(
         self, *command: str | Path, cwd: Path | None = None, **environment: str
     ) -> subprocess.Popen[str]:
@@ -85,7 +90,7 @@ class Lab:
         return subprocess.Popen(
             command,
             cwd=cwd or self.root,
-            env=inherited | {"PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "2"} | environment,
+            env=inherited | self.environment | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

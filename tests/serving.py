@@ -1,5 +1,7 @@
 """A real MLflow tracking server for tests."""
 
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -8,11 +10,11 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from conftest import Lab, free_port
+from conftest import NOT_INHERITED, free_port
 
 
 @contextmanager
-def tracking_server(lab: Lab, store: Path) -> Iterator[str]:
+def tracking_server(store: Path) -> Iterator[str]:
     """The address of a tracking server, which also keeps the artifacts.
 
     Args:
@@ -20,22 +22,28 @@ def tracking_server(lab: Lab, store: Path) -> Iterator[str]:
     """
     port = free_port()
     store.mkdir(exist_ok=True)
-    process = lab.start(
-        *(sys.executable, "-m", "mlflow", "server", f"--port={port}", "--workers=1"),
-        f"--backend-store-uri=sqlite:///{store}/mlflow.db",
-        f"--artifacts-destination={store}/artifacts",
-        "--serve-artifacts",
-        cwd=store,
-        MLFLOW_DISABLE_TELEMETRY="true",
-        MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
-    )
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(NOT_INHERITED)}
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (store / "server.log").open("w") as log:  # it fills a pipe that nobody reads
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "mlflow", "server", f"--port={port}", "--workers=1"),
+                f"--backend-store-uri=sqlite:///{store}/mlflow.db",
+                f"--artifacts-destination={store}/artifacts",
+                "--serve-artifacts",
+            ],
+            cwd=store,
+            env=inherited | quiet,
+            stdout=log,
+            stderr=log,
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         _wait_for(f"{address}/health")
         yield address
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.wait(30)
 
 
 def _wait_for(address: str) -> None:

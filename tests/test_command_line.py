@@ -22,6 +22,7 @@ REFUSALS = {
         *("max_epochs=-1", "greater than 0"),
         *("network=resnet", "'mlp' or 'cnn'"),
     ],
+    (MODEL, "max_epochs=two"): ["error: max_epochs=two"],  # once, not as trainer.max_epochs too
     (DATASET, "source=moon"): ["source=moon", "sample"],
     (DATASET, "force=perhaps"): ["force=perhaps", "boolean"],
     (FEATURE, "val_fraction=1.5 seed=1.5"): [

@@ -1,5 +1,6 @@
 """The second worked example: a tabular competition from its files to a scored submission."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -93,7 +94,9 @@ def test_blend_and_submission(bikes: Lab, tmp_path: Path) -> None:
     """Trees and network are blended by their out-of-fold rows; the blend's submission is scored, and all of
     it is in the notebook."""
     own = bikes.copied(tmp_path / "blended")
-    own.done(MLP, "folds=5", "max_epochs=6", "trainer.accelerator=cpu")
+    on_cpu = "trainer.accelerator=cpu"
+    text = own.done(MLP, "folds=5", "max_epochs=6", on_cpu, CUDA_VISIBLE_DEVICES="0")
+    assert f"{min(len(os.sched_getaffinity(0)), 4)} at a time" in text  # and don't wait for the GPU
     table = said(own, "blend", "model02/latest", "model03/latest", "--method", "ridge")
     assert "the blend" in table
     blend = own.newest("model/blend")

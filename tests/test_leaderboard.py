@@ -115,6 +115,15 @@ def test_several_experiments(clone: Lab, store: Store) -> None:
     assert "model/one" not in one
 
 
+def test_objectives_of_several_experiments(clone: Lab, store: Store) -> None:
+    """A table of several experiments has the objective of each in a column."""
+    store.add("model/one", "first", {"val_acc": 0.9, "test_acc": 0.8}, monitor="val_acc max")
+    store.add("model/two", "second", {"rmse": 0.125, "other": 1.0}, monitor="rmse min")
+    table = said(clone, "runs", MLFLOW_TRACKING_URI=store.uri, COLUMNS="80")
+    assert re.search(r"rmse +val_acc +differs", table)
+    assert "0.1250" in table
+
+
 def test_names_of_trials(clone: Lab, store: Store) -> None:
     """Every study has a `trial 1`: where several runs are meant, they are listed as they can be typed."""
     for number in (1, 2):

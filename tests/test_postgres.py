@@ -111,8 +111,8 @@ def test_resuming(fresh_toys: SweepLab, database: str) -> None:
 
 
 def test_runs(fresh: Lab, database: str, tmp_path: Path) -> None:
-    """With MLFLOW_TRACKING_URI runs are in the database, their artifacts in logs/mlruns; models load, MLflow's
-    page opens on the runs, and runs travel into the database and out of it."""
+    """With MLFLOW_TRACKING_URI runs are in the database, their artifacts in logs/mlruns; models load,
+    MLflow's page opens on the runs, and runs travel into the database and out of it."""
     remote = {"MLFLOW_TRACKING_URI": database}
     fresh.done(MODEL, *QUICK, **remote)
     run = json.loads(said(fresh, "show", "latest", "--json", **remote))

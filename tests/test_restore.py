@@ -129,7 +129,7 @@ def test_what_is_missing(fresh: Lab) -> None:
 
     (raw / made).rename(raw.with_name(made))
     raw.rename(raw.with_name("moved"))
-    assert problem().endswith(f": folder={raw} is no longer there")
+    assert problem().endswith(f" reads {raw}, which is no longer there")
     raw.mkdir()
     arrays = dict(np.load(raw.with_name(made)))
     np.savez(raw / made, **arrays | {"train_images": arrays["train_images"] // 2})

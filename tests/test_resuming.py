@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from unittest.mock import Mock
 
+from src.utils.callbacks.resumable_loader import random_state
 from src.utils.process import deferred_interrupts
 from src.utils.runs import resume
 
@@ -291,3 +292,9 @@ def test_a_copy_resumes_its_own_runs(fresh: Lab) -> None:
     refused = fresh.run(MODEL.replace("model01", "model02"), f"resume_run={run_id}")
     assert refused.returncode == 2
     assert "model/model02" in refused.stderr
+
+
+def test_random_state_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training on the CPU does not begin to use the GPUs of the machine when its state is saved."""
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", Mock(side_effect=AssertionError))
+    assert random_state()["cuda"] == []

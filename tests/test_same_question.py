@@ -33,7 +33,11 @@ def asked(shared: Path, clone: Lab) -> SweepLab:
         add_logistic(lab)
         add_experiment(lab, FOLDS, FOLD_SETTINGS)
         lab.done(PROGRAM, "note=first", "tags=[first]")
-        lab.done(FOLDS, "folds=2")
+        lab.done(FOLDS, "folds=2", "fold=0")
+        said_before = (
+            "1 of 2 members are equal to finished runs: reuse=true takes the results of those"
+        )
+        assert said_before in lab.done(FOLDS, "folds=2")
         assert lab.run(PROGRAM, "rate=0.3", KILL="3").returncode == -signal.SIGKILL
 
     return SweepLab(made_once(shared / "same-question", make).root)
@@ -138,7 +142,8 @@ def test_equal_trials_of_one_sweep(own: SweepLab) -> None:
 
 
 def test_groups_are_reused(own: SweepLab, tmp_path: Path) -> None:
-    """A finished group is returned whole; of another group those members that are finished are reused."""
+    """A finished group is returned whole; of another group those members that are finished are reused. It
+    says how many they are."""
     whole = group(own)
     ((code, text),) = own.run_lines([[FOLDS, "folds=2", "reuse=true"]], tmp_path)
     assert (code, group(own).info.run_id) == (0, whole.info.run_id)
@@ -153,7 +158,7 @@ def test_groups_are_reused(own: SweepLab, tmp_path: Path) -> None:
     ]
     same = [run.data.metrics["val_rmse"] for run in new[::2]]
     assert same == [run.data.metrics["val_rmse"] for run in old]
-    assert len(own.runs(GROUPS)) == 3 + 5
+    assert len(own.runs(GROUPS)) == 1 + 3 + 5
 
 
 def test_lightning(fresh: Lab) -> None:

@@ -82,6 +82,23 @@ def test_killed_before_the_link(fresh: Lab) -> None:
         assert result(fresh, FEATURES)["digits.safetensors"] == before
 
 
+def test_sigterm_while_building(bare: Lab) -> None:
+    """SIGTERM ends the building of an input as well, whose run is killed, and says what was being built."""
+    program = bare.root / DATASET
+    first = "    local = cfg.source"
+    slow = f"    import time\n    print('now', flush=True)\n    time.sleep(100)\n{first}"
+    program.write_text(program.read_text().replace(first, slow, 1))
+    process = bare.start(sys.executable, bare.root / FEATURE)
+    assert process.stdout
+    while process.stdout.readline() != "now\n":
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "SIGTERM: stopped while dataset/dataset01 was being built" in out + err
+    assert bare.newest("dataset/dataset01").info.status == "KILLED"
+
+
 def test_missing_feature(bare: Lab) -> None:
     """A model whose feature is missing builds it and its dataset first, and warns where they are a sample."""
     copy_experiment(bare, "feature/feature01", "feature/feature02")

@@ -569,7 +569,8 @@ def test_refusals(fresh_toys: SweepLab) -> None:
 
 
 def test_gpu_leases(toys: SweepLab) -> None:
-    """Each trial sees one GPU, and no more trials share it than jobs_per_gpu allows."""
+    """Each trial sees one GPU, and no more trials share it than jobs_per_gpu allows; trials that train on the
+    CPU share the cores."""
     gpus = {"CUDA_VISIBLE_DEVICES": "0,1"}
     toys.sweep(TOY, "x=0.1,0.2,0.3,0.4", "seconds=1", "hydra.launcher.jobs_per_gpu=1", **gpus)
     runs = toys.trial_runs(toys.study())
@@ -581,6 +582,9 @@ def test_gpu_leases(toys: SweepLab) -> None:
             if run.data.tags["CUDA_VISIBLE_DEVICES"] == gpu
         ]
         assert first[1] <= second[0]
+    one = {"CUDA_VISIBLE_DEVICES": "0"}
+    said = toys.sweep(TOY, "x=0.1,0.2", "trainer.accelerator=cpu", **one)
+    assert f"{min(len(os.sched_getaffinity(0)), 4)} at a time" in said
 
 
 def test_threads(toys: SweepLab) -> None:

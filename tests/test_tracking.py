@@ -3,16 +3,14 @@
 import shutil
 import sqlite3
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
-from conftest import DATASET, MODEL, QUICK, Lab, copy_experiment, free_port
+from conftest import DATASET, MODEL, QUICK, Lab, copy_experiment
 from mlflow.tracking import MlflowClient
+from serving import tracking_server
 
 TEN_AT_ONCE = """
     import os, sys
@@ -145,37 +143,10 @@ def test_no_such_store(lab: Lab, address: str, reason: str) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path, lab: Lab) -> Iterator[str]:
+def server(tmp_path: Path) -> Iterator[str]:
     """The address of a real tracking server, which also keeps the artifacts."""
-    port = free_port()
-    store = tmp_path / "server"
-    store.mkdir()
-    process = lab.start(
-        *(sys.executable, "-m", "mlflow", "server", f"--port={port}", "--workers=1"),
-        f"--backend-store-uri=sqlite:///{store}/mlflow.db",
-        f"--artifacts-destination={store}/artifacts",
-        "--serve-artifacts",
-        cwd=store,
-        MLFLOW_DISABLE_TELEMETRY="true",
-        MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(f"{address}/health")
+    with tracking_server(tmp_path / "server") as address:
         yield address
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
-
-
-def _wait_for(address: str) -> None:
-    for _ in range(300):
-        try:
-            with urlopen(address):
-                return
-        except URLError:
-            time.sleep(0.2)
-    raise TimeoutError(address)
 
 
 def test_server(fresh: Lab, server: str) -> None:

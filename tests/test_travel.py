@@ -8,14 +8,21 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
+from src.utils.errors import UserError
+from src.utils.lab.travel import Choice, travel
 from src.utils.transfer.artifacts import copy_files
+from src.utils.transfer.database import DatabasePlace
+from src.utils.transfer.folder import FolderPlace
+from src.utils.transfer.place import Place
 from src.utils.transfer.portable import PortableRun
+from src.utils.transfer.where import source_place, target_place
 
 import pytest
-from conftest import Lab, made_once, until
+from conftest import ROOT, Lab, made_once, until
 from laboratory import refused, said
 from test_plain_models import PROGRAM, add_logistic
 
@@ -46,7 +53,7 @@ def a_laboratory(shared: Path, lab: Lab) -> Lab:
         home.done(PROGRAM, "-m", "rate=0.1,0.5", "epochs=2", "note=search")
         home.run(PROGRAM, "note=killed", KILL="4")
 
-    return made_once(shared / "home", make)
+    return made_once(shared / "travels", make)
 
 
 @pytest.fixture(name="away")
@@ -95,30 +102,49 @@ def files(lab: Lab) -> dict[Path, tuple[int, int]]:
     }
 
 
-def moved(lab: Lab, *command: str | Path) -> dict[str, int]:
+def store_of(lab: Lab) -> Place:
+    return DatabasePlace.of_folder(lab.root.name, lab.root / "logs" / "mlruns" / "mlflow.db")
+def moved(lab: Lab, *command: str | Path, **environment: str) -> dict[str, int]:
     """How many runs a transfer has moved, by what became of them."""
-    outcomes = list(json.loads(said(lab, *map(str, command), "--json"))["runs"].values())
+    text = said(lab, *map(str, command), "--json", **environment)
+    outcomes = list(json.loads(text)["runs"].values())
     return {outcome: outcomes.count(outcome) for outcome in outcomes}
 
 
-def test_there_and_back(home: Lab, away: Lab, tmp_path: Path) -> None:
+def bring(source: Lab | Path, target: Lab | Path, choice: Choice | None = None) -> dict[str, int]:
+    """Bring runs without typing it; how many there were, by what became of them."""
+    places = [
+        store_of(one) if isinstance(one, Lab) else FolderPlace(one.name, one)
+        for one in (source, target)
+    ]
+    return Counter(travel(*places, choice or Choice(), False, False).moved.runs.values())
+
+
+@pytest.fixture(scope="module", name="stick")
+def a_folder(home: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to which the runs of the laboratory were pushed. To be read only."""
+    folder = tmp_path_factory.mktemp("stick") / "runs"
+    count = len(known(home)["runs"])
+    assert f"{count} runs" in said(home, "push", folder)
+    return folder
+
+
+def test_there_and_back(home: Lab, away: Lab, stick: Path) -> None:
     """What was pushed to a folder and pulled in another clone is there as if it had run there: every row and
     every file; a second push and a second pull move nothing."""
-    stick = tmp_path / "stick"
-    count = len(known(home)["runs"])
-    assert moved(home, "push", stick) == {"new": count}
-    assert moved(away, "pull", stick) == {"new": count}
+    done = json.loads(said(away, "pull", stick, "--json"))
+    assert set(done["runs"].values()) == {"new"}
     assert known(away) == known(home)
     assert files(away) == files(home)
     listed = (said(lab, "runs", "--limit=0", "--json") for lab in (home, away))
     assert (
         len({text.replace(str(home.root), "").replace(str(away.root), "") for text in listed}) == 1
     )
-    before = {file: file.stat().st_mtime_ns for file in stick.rglob("*") if file.name != ".lock"}
-    assert NOTHING in said(home, "push", str(stick))
-    assert NOTHING in said(away, "pull", str(stick))
-    assert NOTHING in said(away, "pull", str(home.root))  # a clone is read directly, too
-    assert before == {f: f.stat().st_mtime_ns for f in stick.rglob("*") if f.name != ".lock"}
+    before = {file: file.stat().st_mtime_ns for file in stick.rglob("*")}
+    assert NOTHING in said(home, "push", stick)
+    assert NOTHING in said(away, "pull", home.root)  # a clone is read directly, too
+    unlocked = {file: file.stat().st_mtime_ns for file in stick.rglob("*")}
+    assert {file for file in before if before[file] != unlocked[file]} <= {stick / ".lock"}
 
 
 def killed_run(lab: Lab) -> str:
@@ -132,33 +158,32 @@ def status(lab: Lab, run: str) -> str:
 
 
 def test_goes_on_elsewhere(home: Lab, away: Lab, tmp_path: Path) -> None:
-    """A run that was stopped here is resumed in another clone, and comes back with its end and its files; what
-    was tagged here meanwhile stays. The older state never comes in place of the newer one."""
+    """A run that was stopped here is resumed in another clone, and comes back with its end and its files;
+    what was tagged here meanwhile stays. The older state never comes in place of the newer one."""
     home, run = home.copied(tmp_path / "home"), killed_run(home)
-    assert "updated" not in moved(away, "pull", home.root)
+    assert bring(home, away).keys() == {"new"}
     said(away, "resume", run)
     home.client.set_tag(run, "mine", "yes")
-    assert moved(home, "push", away.root)["updated"] == 1  # the tag alone
+    assert bring(home, away)["updated"] == 1  # the tag alone
     assert (status(home, run), status(away, run)) == ("RUNNING", "FINISHED")
-    assert moved(home, "pull", away.root)["updated"] == 1
+    assert bring(away, home)["updated"] == 1
     assert status(home, run) == "FINISHED"
     assert home.client.get_run(run).data.tags["mine"] == "yes"
     assert len(home.client.get_metric_history(run, "val_loss")) == 6
     assert known(home) == known(away)
     assert files(home) == files(away)
-    assert NOTHING in said(home, "pull", str(away.root))
-    assert NOTHING in said(home, "push", str(away.root))
+    assert bring(home, away).keys() == bring(away, home).keys() == {"unchanged"}
 
 
 def test_as_if_it_had_run_here(home: Lab, away: Lab) -> None:
     """Runs of another clone are found, compared, loaded, and repeated bit for bit."""
-    said(away, "pull", str(home.root))
-    for reference in ("model01/latest", "model92/best"):
-        shown = [json.loads(said(lab, "show", reference, "--json")) for lab in (home, away)]
-        assert shown[0]["id"] == shown[1]["id"]
-        assert shown[0]["data"] == shown[1]["data"]
-    assert "rate" in said(away, "diff", "model92/latest", "model92/best")
-    assert "verdict: identical" in said(away, "rerun", "model01/latest")
+    bring(home, away)
+    for command in (["best", "model92"], ["diff", "model01/latest", "model92/best"]):
+        here, there = (json.loads(said(lab, *command, "--json")) for lab in (home, away))
+        assert here.keys() == there.keys()
+        assert here.get("id") == there.get("id")
+        assert here.get("differences") == there.get("differences")
+    assert "verdict: identical" in said(away, "rerun", "model92/best")
     out, _ = away.python(
         """
         from src.utils.tracking import load_model
@@ -169,10 +194,9 @@ def test_as_if_it_had_run_here(home: Lab, away: Lab) -> None:
     assert "(8,)" in out
 
 
-def test_killed_in_the_middle(home: Lab, away: Lab, tmp_path: Path) -> None:
+def test_killed_in_the_middle(home: Lab, away: Lab, stick: Path) -> None:
     """A pull that is killed has brought complete runs only; typed again, it brings the others."""
-    stick, database = tmp_path / "stick", away.root / "logs" / "mlruns" / "mlflow.db"
-    said(home, "push", str(stick))
+    database = away.root / "logs" / "mlruns" / "mlflow.db"
     process = away.start(sys.executable, "-m", "src.utils.lab.cli", "pull", stick)
     until(lambda: database.exists() and query(away, "SELECT 1 FROM runs LIMIT 1"))
     process.send_signal(signal.SIGKILL)
@@ -180,44 +204,30 @@ def test_killed_in_the_middle(home: Lab, away: Lab, tmp_path: Path) -> None:
     arrived = {run for (run,) in query(away, "SELECT run_uuid FROM runs")}
     whole = {file for file in files(home) if file.parts[2] in arrived}
     assert whole <= files(away).keys()
-    said(away, "pull", str(stick))
+    said(away, "pull", stick)
     assert known(away) == known(home)
     assert files(away) == files(home)
 
 
 def test_choice(home: Lab, tmp_path: Path) -> None:
-    """`--experiment`, `--where`, `--since` and references choose runs; what belongs to them comes along."""
-    study = "study=" + query(home, "SELECT value FROM tags WHERE key = 'optuna.study'")[0][0]
-    choices = {
-        ("--experiment=feature01",): {"feature/feature01": 1, "dataset/dataset01": 1},
-        ("model01/latest",): {"model/model01": 1, "feature/feature01": 1, "dataset/dataset01": 1},
-        ("--where=rate=0.1",): {
-            "model/model92": 3
-        },  # a trial: with it the study, and its other trial
-        (f"--where={study}", "--experiment=model92"): {"model/model92": 3},
-        ("--where=group.seed=1",): {"model/model92": 3},  # a member: with it its group
-        ("--since=1h",): dict.fromkeys(("dataset/dataset01", "feature/feature01"), 1)
-        | {"model/model01": 1, "model/model92": 7},
-    }
-    names = dict(query(home, "SELECT run_uuid, name FROM runs"))
-    for options, expected in choices.items():
-        done = json.loads(
-            said(home, "push", str(tmp_path / "new"), *options, "--dry-run", "--json")
-        )
-        experiments = [experiment_of(home, run) for run in done["runs"]]
-        assert {one: experiments.count(one) for one in experiments} == expected, (options, names)
-    assert not (tmp_path / "new").exists()
-    assert "no run" in refused(home, "push", str(tmp_path / "new"), "--since=2999-01-01")
-    assert "2026-11-01" in refused(home, "push", str(tmp_path / "new"), "--since=yesterday")
-
-
-def experiment_of(lab: Lab, run: str) -> str:
-    ((name,),) = query(
-        lab,
-        f"SELECT experiments.name FROM runs JOIN experiments USING (experiment_id) "
-        f"WHERE run_uuid = '{run}'",
+    """Runs are chosen by experiment, filter, time and reference; what belongs to them comes along."""
+    data = {"dataset/dataset01": 1, "feature/feature01": 1}
+    choices = (
+        (Choice(experiment="feature01"), data),
+        (Choice(["model01/latest"]), data | {"model/model01": 1}),
+        (Choice(where=["rate=0.1"]), {"model/model92": 3}),  # with a trial its study, and the other
+        (Choice(where=["group.seed=1"]), {"model/model92": 3}),  # with a member its group
+        (Choice(since="1h"), data | {"model/model01": 1, "model/model92": 7}),
     )
-    return str(name)
+    runs = store_of(home).runs()
+    for choice, expected in choices:
+        assert Counter(run.experiment for run in choice.among(runs)) == expected
+    folder = tmp_path / "new"
+    assert "3 runs" in said(home, "push", folder, "-w", "rate=0.1", "--dry-run")
+    assert "no run" in refused(home, "push", folder, "--since=2999-01-01")
+    assert not folder.exists()
+    with pytest.raises(UserError, match="2026-11-01"):
+        Choice(since="yesterday").among(runs)
 
 
 def test_only_logs(home: Lab, away: Lab, tmp_path: Path) -> None:
@@ -232,13 +242,13 @@ def test_only_logs(home: Lab, away: Lab, tmp_path: Path) -> None:
             store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, '/no')", (old,))
     output = tmp_path / "output"
     shutil.move(home.root / "logs", output / "logs")
-    assert moved(away, "pull", output) == {"new": len(others)}
+    there = Lab(output)
+    assert bring(there, away) == {"new": len(others)}
     assert {run for (run,) in query(away, "SELECT run_uuid FROM runs")} == {*others}
-    present = files(away)
-    assert {file.parts[2] for file in present} == {*others}
+    assert {file.parts[2] for file in files(away)} == {*others}
     away.client.delete_run(others[0])
-    assert moved(away, "pull", output) == {"unchanged": len(others) - 1, "deleted": 1}
-    assert "stay deleted" in said(away, "pull", str(output))
+    assert bring(there, away) == {"unchanged": len(others) - 1, "deleted": 1}
+    assert "stay deleted" in said(away, "pull", output)
 
 
 def test_refusals(home: Lab, away: Lab, tmp_path: Path) -> None:
@@ -252,13 +262,24 @@ def test_refusals(home: Lab, away: Lab, tmp_path: Path) -> None:
     for version, advice in (("451aebb31d03", "mlflow db upgrade"), ("future", "upgrade mlflow")):
         with closing(sqlite3.connect(database)) as store, store:
             store.execute("UPDATE alembic_version SET version_num = ?", (version,))
-        assert advice in refused(home, "pull", str(old))
+        with pytest.raises(UserError, match=advice):
+            source_place(str(old))
+    for place, refusal in (
+        (other, "no runs"),
+        (tmp_path / "nowhere", "not exist"),
+        (ROOT, "itself"),
+    ):
+        with pytest.raises(UserError, match=refusal):
+            source_place(str(place))
+    for place, refusal in (
+        (other, "other things"),
+        (tmp_path / "nowhere" / "deep", "not exist"),
+        (other / "holiday.jpg", "a file"),
+    ):
+        with pytest.raises(UserError, match=refusal):
+            target_place(str(place))
     assert "itself" in refused(home, "push", ".")
-    assert "no runs" in refused(home, "pull", str(other))
-    assert "not exist" in refused(home, "pull", str(tmp_path / "nowhere"))
-    assert "other things" in refused(home, "push", str(other))
-    assert "not exist" in refused(home, "push", str(tmp_path / "nowhere" / "deep"))
-    assert "no runs" in refused(away, "push", str(tmp_path / "new"))
+    assert "no runs" in refused(away, "push", tmp_path / "new")
     assert [file.name for file in other.iterdir()] == ["holiday.jpg"]
 
 
@@ -271,9 +292,9 @@ def test_full_disk(home: Lab, away: Lab, tmp_path: Path) -> None:
     assert (process.returncode, err.count("\n")) == (2, 1), err
     assert "too large" in err
     assert "of 10 runs have arrived; type it again to go on" in err
-    outcomes = moved(home, "push", stick)
+    outcomes = bring(home, stick)
     assert outcomes["unchanged"] > 0 < outcomes["new"]
-    said(away, "pull", str(stick))
+    bring(stick, away)
     assert files(away) == files(home)
 
 

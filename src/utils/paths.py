@@ -39,6 +39,7 @@ def find_main_checkout(root: Path) -> Path:
 ROOT = Path(__file__).resolve().parents[2]
 MAIN_CHECKOUT = find_main_checkout(ROOT)
 DATA = ROOT / "_data"
+VERSIONS = MAIN_CHECKOUT / "_data" / "versions"  # of all data, by the digest of their content
 DATASETS = "data"  # the folder in _data of the stage `dataset`; any other has the stage's name
 STAGES = ("dataset", "feature", "model")  # that every project has, empty or not
 NO_STAGES = {"utils", DATASETS, "sample", "versions"}  # folders of src and _data for other purposes

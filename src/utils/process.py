@@ -6,6 +6,7 @@ A process is recorded as `host pid start-time`, which no later process can have.
 import os
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,3 +81,27 @@ def deferred_interrupts() -> Iterator[dict[signal.Signals, Any]]:
             signal.signal(one, handler)
         for number in dict.fromkeys(received):  # the first may be one that is ignored
             signal.raise_signal(number)
+
+
+@contextmanager
+def passed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Pass SIGTERM on to another process, for which the block waits; where a handler is set, do nothing.
+
+    Yields:
+        The signals that were passed on.
+    """
+    received: list[int] = []
+
+    def pass_on(number: int, _: Any) -> None:
+        received.append(number)
+        process.send_signal(number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield received
+        return
+    signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

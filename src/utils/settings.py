@@ -37,6 +37,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic_core import ErrorDetails
 
 LARGEST_INT = 2**63 - 1  # what torch, NumPy and every database accept
 LONGEST_VALUE = 100  # letters of a value in a message
@@ -134,6 +135,11 @@ class TrainingSettings(ModelSettings):
         return value
 
 
+def trains_on_cpu(settings: Settings) -> bool:
+    """Whether a training is said to need no GPU: `trainer.accelerator=cpu`."""
+    return getattr(settings, "trainer", {}).get("accelerator") == "cpu"
+
+
 TRAINING_ONLY = {*TrainingSettings.model_fields} - {*ModelSettings.model_fields}
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -150,7 +156,7 @@ def validate_config(settings_class: type[AnySettings], cfg: DictConfig) -> AnySe
     try:
         settings = settings_class.model_validate(values)
     except ValidationError as invalid:
-        problems = [_problem(dict(error), settings_class) for error in invalid.errors()]
+        problems = [_problem(dict(error), settings_class) for error in _once(invalid)]
         raise UserError("; ".join(problems)) from None
     for name, value in flatten(settings.model_dump()):
         if isinstance(value, int) and abs(value) > LARGEST_INT:
@@ -158,6 +164,13 @@ def validate_config(settings_class: type[AnySettings], cfg: DictConfig) -> AnySe
     if isinstance(settings, TrainingSettings):
         check_argument_names(settings.trainer)
     return settings
+
+
+def _once(invalid: ValidationError) -> list[ErrorDetails]:
+    """Its errors without those of Trainer arguments that take a setting's value: `trainer.max_epochs`."""
+    errors = invalid.errors()
+    refused = {("trainer", *error["loc"]) for error in errors}
+    return [error for error in errors if error["loc"] not in refused]
 
 
 def _problem(error: dict[str, Any], settings_class: type[Settings]) -> str:

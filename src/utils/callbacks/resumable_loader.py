@@ -178,10 +178,11 @@ def inexact_reason(loader: Any) -> str | None:
 
 
 def random_state() -> dict[str, Any]:
-    """The global random states of torch, its GPUs, NumPy and Python."""
+    """The global random states of torch, its GPUs if they are in use, NumPy and Python."""
+    is_used: Any = torch.cuda.is_initialized  # it has no types
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all(),
+        "cuda": torch.cuda.get_rng_state_all() if is_used() else [],
         "numpy": _to_tensors(np.random.get_state(legacy=False)),  # noqa: NPY002  # libraries use it
         "python": random.getstate(),
     }

@@ -19,7 +19,7 @@ from src.utils.config.overrides import override_key
 from src.utils.pipeline.pins import pins_override, read_pins
 from src.utils.process import INPUTS, SHARED_RUN
 from src.utils.runs.member import Member, MemberLink
-from src.utils.settings import ModelSettings, flatten
+from src.utils.settings import ModelSettings, flatten, trains_on_cpu
 from src.utils.study.trial import TRIAL
 from src.utils.sweep.job import convert_result, failure_reason
 from src.utils.sweep.launcher import ForkLauncher, start_fork_server
@@ -58,7 +58,7 @@ class MemberLauncher:
         self.overrides = [*_task_overrides(), *_differences(settings, typed)]
         self.overrides.append(f"folds={settings.folds}")
         with _no_link():
-            self.launcher = self._create_launcher(task)
+            self.launcher = self._create_launcher(task, trains_on_cpu(settings))
 
     @property
     def at_a_time(self) -> int:
@@ -79,7 +79,7 @@ class MemberLauncher:
                 results = self.launcher.launch(list(jobs.values()), 1)
                 yield from (_ended(*pair) for pair in zip(jobs, results, strict=True))
 
-    def _create_launcher(self, task: TaskFunction) -> Launcher:
+    def _create_launcher(self, task: TaskFunction, on_cpu: bool) -> Launcher:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         context = HydraContext(hydra.config_loader, Callbacks())
@@ -90,6 +90,8 @@ class MemberLauncher:
             )
             if isinstance(launcher, ForkLauncher):
                 start_fork_server()
+                if on_cpu:
+                    launcher.share_cores()
             return launcher
         launcher = ForkLauncher(n_jobs=1, jobs_per_gpu=1)
         launcher.setup(hydra_context=context, task_function=task, config=self.config)

@@ -18,9 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.utils.paths import DATA, ENVIRONMENTS, LOGS, MAIN_CHECKOUT, ROOT, Experiment, display_path
+from src.utils.paths import (
+    DATA,
+    ENVIRONMENTS,
+    LOGS,
+    MAIN_CHECKOUT,
+    ROOT,
+    VERSIONS,
+    Experiment,
+    display_path,
+)
 from src.utils.pipeline.manifest import FILE_NAME, Manifest
-from src.utils.pipeline.versions import BUILDS, LENGTH, VERSIONS, list_versions, version_folder
+from src.utils.pipeline.versions import BUILDS, LENGTH, list_versions, version_folder
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader
 from src.utils.store.record import GROUP, RunRecord

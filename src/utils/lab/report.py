@@ -12,7 +12,7 @@ report_page.html      the page, a template of Jinja, which escapes all that peop
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,6 +25,7 @@ from src.utils.lab.report_curves import draw_curves
 from src.utils.lab.report_origin import read_code, read_commands, read_data, read_machines
 from src.utils.lab.report_pictures import Picture, read_pictures
 from src.utils.lab.report_question import (
+    MOST_VERDICTS,
     StudyQuestion,
     read_differences,
     read_questions,
@@ -124,9 +125,6 @@ def _content(reader: RunReader, subject: Subject) -> dict[str, Any]:
     charts = {study.id: draw_study(subject, study) for study in subject.studies}
     drawn = [study for study, some in charts.items() if some and some[-1].title == "importances"]
     pictures = read_pictures(subject, drawn)
-    more = [f"{subject.left_out} more runs, the last in the order of the table"] * bool(
-        subject.left_out
-    )
     return {
         "title": ", ".join(subject.experiments),
         "headline": _headline(subject),
@@ -152,8 +150,15 @@ def _content(reader: RunReader, subject: Subject) -> dict[str, Any]:
         "code": read_code(subject),
         "machines": read_machines(subject),
         "commands": read_commands(subject),
-        "left_out": [*more, *curves.left_out, *pictures.left_out],
+        "left_out": [*_left_out(subject), *curves.left_out, *pictures.left_out],
     }
+
+
+def _left_out(subject: Subject) -> Iterator[str]:
+    if subject.left_out:
+        yield f"{subject.left_out} more runs, the last in the order of the table"
+    if len(subject.groups) > MOST_VERDICTS + 1:
+        yield f"verdicts on {len(subject.groups) - MOST_VERDICTS - 1} more groups: lab diff RUN OTHER"
 
 
 def _headline(subject: Subject) -> Headline | None:
@@ -194,16 +199,10 @@ def _render(subject: Subject, content: dict[str, Any]) -> str:
         "objective": subject.objective,
         "colours": COLOURS,
         "colour": colour,
-        "label": label,
+        "label": subject.label,
         "number": subject.number,
     }
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(content)
-
-
-def label(run: RunRecord) -> str:
-    """The name of a run, of a trial its number: its settings are beside it."""
-    trial = run.tags.get("optuna.trial")
-    return f"trial {trial}" if trial else run.name
 
 
 def print_report(report: Report) -> None:

@@ -139,18 +139,19 @@ def bar_chart(name: str, values: Mapping[str, float]) -> str:
     return _svg(figure, name)
 
 
-def member_chart(name: str, groups: Mapping[str, Sequence[Point]]) -> str:
+def member_chart(name: str, groups: Sequence[tuple[str, Sequence[Point]]]) -> str:
     """The values of the members of each group, a line for each group; the tick is the mean."""
     figure, axes = _figure(ROW * len(groups) + 44)
-    for row, points in enumerate([*groups.values()][::-1]):
+    rows = groups[::-1]
+    for row, (_, points) in enumerate(rows):
         colour = _colour(points[0].colour)
         values = [point.y for point in points]
         mean = sum(values) / len(values)
         axes.plot([min(values), max(values)], [row, row], color=colour, alpha=0.35, linewidth=1)
         axes.plot(values, [row] * len(values), "o", color=colour, markersize=5, alpha=0.7)
         axes.plot([mean, mean], [row - 0.32, row + 0.32], color=colour, linewidth=2.2)
-    axes.set_yticks(range(len(groups)), list(map(_tick, [*groups][::-1])))
-    axes.set_ylim(-0.6, len(groups) - 0.4)
+    axes.set_yticks(range(len(rows)), [_tick(label) for label, _ in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     return _svg(figure, name)

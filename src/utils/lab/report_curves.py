@@ -57,7 +57,7 @@ def draw_curves(reader: RunReader, subject: Subject) -> CurveCharts:
     left_out = []
     if any(one.is_thinned for one in shown):
         left_out.append(
-            f"points of long curves: of each stretch the least and the greatest value are drawn, "
+            "most points of long curves: of each stretch the least and the greatest value are drawn, "
             f"{MOST_POINTS:,} points a chart"
         )
     if len(found) > len(shown):

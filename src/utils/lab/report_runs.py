@@ -56,6 +56,13 @@ class Subject:
         number = self.number(run)
         return number if number is not None and number < COLOURS else None
 
+    def label(self, run: RunRecord) -> str:
+        """The name of a run; of a trial its number, and of trials of several studies their ids."""
+        trial = run.tags.get("optuna.trial")
+        if trial is None:
+            return run.name
+        return f"trial {trial}" if len(self.studies) < 2 else f"trial {trial} ({run.short})"
+
     def trials(self, study: RunRecord) -> list[RunRecord]:
         """The trials of a study, by number."""
         found = [run for run in self.runs if run.tags.get(PARENT) == study.id]

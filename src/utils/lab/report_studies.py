@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 
+from src.utils.errors import UserError
 from src.utils.lab.filter import to_number
 from src.utils.lab.report_charts import (
     Chart,
@@ -22,6 +23,7 @@ from src.utils.store.reader import find_artifact
 from src.utils.store.record import RunRecord
 
 MOST_PARAMS = 8  # of a study
+MOST_GROUPS = 20  # in a chart
 IMPORTANCES = "param_importances"  # the plot that a sweep draws from enough trials
 
 
@@ -79,21 +81,25 @@ def _importances(study: RunRecord) -> Iterator[Chart]:
     import optuna
 
     try:
-        stored = optuna.load_study(study_name=study.name, storage=open_storage(storage))
+        stored = optuna.load_study(
+            study_name=study.name, storage=open_storage(storage, tables_exist=True)
+        )
         found = optuna.importance.get_param_importances(stored)
-    except (KeyError, RuntimeError, ValueError):  # it is in another storage, or has changed since
+    except (UserError, KeyError, RuntimeError, ValueError):  # it is elsewhere, or has changed since
         return
     values = {name.lstrip("+"): float(value) for name, value in found.items()}
     yield Chart("importances", bar_chart(f"{study.name}: importances", values))
 
 
 def draw_groups(subject: Subject) -> list[Chart]:
-    """The objective of the members of all groups."""
+    """The objective of the members of the best groups."""
     metric = subject.objective.metric if subject.objective else ""
-    rows: dict[str, list[Point]] = {}
-    for run in subject.groups:
-        for one in subject.members[run.id]:
-            if is_finite(one.metrics.get(metric, math.nan)):
-                point = Point(0, one.metrics[metric], subject.colour(run), subject.number(run))
-                rows.setdefault(run.name, []).append(point)
+    rows = []
+    for run in subject.groups[:MOST_GROUPS]:
+        points = [
+            Point(0, member.metrics[metric], subject.colour(run), subject.number(run))
+            for member in subject.members[run.id]
+            if is_finite(member.metrics.get(metric, math.nan))
+        ]
+        rows += [(subject.label(run), points)] if points else []
     return [Chart(metric, member_chart(f"{metric} of members", rows))] if rows else []

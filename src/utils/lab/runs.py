@@ -23,7 +23,7 @@ from src.utils.store.objective import (
     SCORES,
     SPREAD,
     Objective,
-    find_objective,
+    list_objectives,
     objective_by,
     result_metrics,
 )
@@ -166,11 +166,13 @@ def _differences(records: Sequence[RunRecord]) -> dict[str, str]:
 
 
 def _metric_columns(selection: Selection, query: Query, width: int) -> dict[str, list[str]]:
-    """The metric of --sort, the objective, the same on test data, then others, as many as fit."""
+    """The metric of --sort, the objectives, the same on test data, then others, as many as fit."""
     records = selection.records
     known = {name for run in records for name in run.metrics}
-    objective, sort = find_objective(records), (query.sort or "").removeprefix("-")
-    names = [sort, *(objective.metrics if objective else []), *SCORES, *result_metrics(known)]
+    objectives, sort = list_objectives(records), (query.sort or "").removeprefix("-")
+    names = [sort, *(one.metric for one in objectives)]
+    names += [name for one in objectives for name in one.metrics]
+    names += [*SCORES, *result_metrics(known)]
     names = [name for name in dict.fromkeys(names) if name in known]
     columns = {
         name: [_metric_cell(run, name, selection, sort, width) for run in records]

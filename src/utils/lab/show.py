@@ -3,13 +3,13 @@
 Its note, related runs, metrics, settings, data, code, machine and files, and the commands to type next.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from src.utils.lab.runs import as_dicts, data_metadata, format_result, varying_params
-from src.utils.paths import PREDICTIONS, SAVED, Experiment, display_path
-from src.utils.pipeline.pins import find_pinned
+from src.utils.paths import PREDICTIONS, SAVED, VERSIONS, Experiment, display_path
 from src.utils.runs.provenance import read_metadata
 from src.utils.store.objective import Objective, result_metrics
 from src.utils.store.reader import RunReader, find_artifact, trace_lineage
@@ -164,8 +164,17 @@ def _data(reader: RunReader, record: RunRecord) -> Iterator[str]:
 
 
 def _presence(used: DatasetUse) -> str:
-    found = find_pinned(Experiment.named(used.name), used.digest)
-    return "present" if found else "gone: lab rerun rebuilds it"
+    return "present" if _is_present(used) else "gone: lab rerun rebuilds it"
+
+
+def _is_present(used: DatasetUse) -> bool:
+    """Whether a version is there, or a plain folder by earlier code; the pipeline would import Hydra."""
+    if (VERSIONS / used.name / used.digest).is_dir():
+        return True
+    manifest = Experiment.named(used.name).data / "manifest.json"
+    return manifest.exists() and str(json.loads(manifest.read_text())["digest"]).startswith(
+        used.digest
+    )
 
 
 def _code(record: RunRecord) -> Iterator[str]:
@@ -278,7 +287,7 @@ def as_dict(reader: RunReader, record: RunRecord) -> dict[str, Any]:
             "digest": used.digest,
             "context": used.context,
             "run": used.run_id,
-            "present": find_pinned(Experiment.named(used.name), used.digest) is not None,
+            "present": _is_present(used),
         }
         for used in reader.datasets(record.id)
     ]

@@ -8,6 +8,7 @@ A missing input is built before the experiment runs. One that is out of date is 
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -23,7 +24,7 @@ from src.utils.pipeline.manifest import FILE_NAME, Manifest
 from src.utils.pipeline.pins import find_pinned, read_pins
 from src.utils.pipeline.recipe import Recipe, reasons_to_rebuild
 from src.utils.pipeline.versions import version_in_use
-from src.utils.process import BUILDING, INPUTS, RERUN, is_rank_zero
+from src.utils.process import BUILDING, INPUTS, RERUN, is_rank_zero, passed_on
 from src.utils.settings import Settings, format_override_value
 from src.utils.study.trial import TRIAL
 
@@ -179,7 +180,15 @@ def _build(experiment: Experiment, recipe: Recipe | None, failure: str) -> Manif
     environment[BUILDING] = " ".join(chain)
     command = [sys.executable, str(experiment.program()), *(recipe.arguments if recipe else [])]
     folder = recipe.working_folder if recipe else None
-    if subprocess.run(command, check=False, env=environment, cwd=folder).returncode != 0:
+    with (
+        subprocess.Popen(command, env=environment, cwd=folder) as process,
+        passed_on(process) as ended,
+    ):
+        code = process.wait()
+    if ended:
+        log.warning("SIGTERM: stopped while %s was being built", experiment)
+        sys.exit(128 + signal.SIGTERM)
+    if code != 0:
         raise UserError(f"{experiment} {failure}")
     manifest = Manifest.read(experiment)
     assert manifest is not None

@@ -20,14 +20,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from src.utils.files import link_or_copy, replace_file, share_file
-from src.utils.paths import MAIN_CHECKOUT, ROOT, Experiment
+from src.utils.paths import MAIN_CHECKOUT, ROOT, VERSIONS, Experiment
 from src.utils.pipeline.manifest import FILE_NAME, Manifest, file_digests, json_digest, known_fields
 from src.utils.pipeline.recipe import Recipe, file_states
 
 from filelock import FileLock
 
 log = logging.getLogger(__name__)
-VERSIONS = MAIN_CHECKOUT / "_data" / "versions"
 LENGTH = 32  # characters of a digest in names, as in MLflow
 BUILDS = "builds"
 
@@ -98,7 +97,7 @@ def add_version(folder: Path, manifest: Manifest, recipe: Recipe | None) -> Mani
     experiment = Experiment.named(manifest.experiment)
     version = version_folder(experiment, manifest.digest)
     version.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(version.parent / ".lock"):
+    with _lock_of_all(experiment):
         if manifest.fingerprint:
             _save_build(manifest, recipe)
         if _has_same_files(version, folder, manifest):
@@ -136,7 +135,8 @@ def use_version(experiment: Experiment, manifest: Manifest, recipe: Recipe | Non
     recipe = recipe or _recipe_of_build(manifest)
     with _link_lock(experiment.data):
         if Manifest.of_folder(manifest.folder) not in (None, manifest):
-            manifest.write(manifest.folder)  # it is that of another build with the same content
+            with _lock_of_all(experiment):
+                manifest.write(manifest.folder)  # it is that of another build with the same content
         _link(experiment.data, manifest.folder)
         if recipe is not None:
             recipe.save(experiment, manifest)
@@ -233,6 +233,10 @@ def _remove(path: Path) -> None:
 
 def _versions_of(experiment: Experiment) -> Path:
     return VERSIONS / experiment.stage / experiment.name
+
+
+def _lock_of_all(experiment: Experiment) -> FileLock:
+    return FileLock(_versions_of(experiment) / ".lock")
 
 
 def _read_versions(folder: Path) -> Iterator[Manifest]:

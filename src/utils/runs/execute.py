@@ -80,7 +80,7 @@ def _train(experiment: Experiment, main: Main, run_group: GroupMain, typed: Sett
     with pinned(pins_of(start.check(experiment)) if start is not None else {}):
         inputs = prepare_inputs(settings, check=not _is_checked(start))
     own_signature = signature(experiment, settings, inputs, start)
-    earlier = find_earlier(own_signature, settings, start)
+    earlier = find_earlier(experiment, settings, inputs, start, own_signature)
     if earlier is not None and not is_one_of_many():
         return return_earlier(earlier, settings)
     with pinned(pins_of(inputs)), tracked(experiment, settings, inputs, start) as run:

@@ -25,10 +25,14 @@ class Member:
     name: str  # of its run in MLflow: `fold 2`, `seed 1`, `fold 2 seed 1`
 
     @property
-    def overrides(self) -> list[str]:
+    def settings(self) -> dict[str, int | None]:
         """The settings that make a run this member."""
-        fold = "null" if self.fold is None else self.fold
-        return [f"fold={fold}", f"seed={self.seed}", "seeds=1"]
+        return {"fold": self.fold, "seed": self.seed, "seeds": 1}
+
+    @property
+    def overrides(self) -> list[str]:
+        """The same as overrides."""
+        return [f"{name}={'null' if it is None else it}" for name, it in self.settings.items()]
 
     @property
     def tags(self) -> dict[str, str]:

@@ -10,14 +10,15 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from src.utils.config.settings_class import read_settings_class
 from src.utils.errors import UserError
-from src.utils.paths import DATA, ROOT, Experiment
-from src.utils.pipeline.manifest import NO_EFFECT_ON_DATA, Manifest, known_fields
+from src.utils.paths import DATA, ROOT, VERSIONS, Experiment
+from src.utils.pipeline.manifest import Manifest, known_fields
 from src.utils.pipeline.pins import find_pinned
 from src.utils.pipeline.recipe import Recipe, recipe_file
-from src.utils.pipeline.versions import LENGTH, VERSIONS, add_version, version_in_use
+from src.utils.pipeline.versions import LENGTH, add_version, version_in_use
 from src.utils.store.reader import open_reader
 
 from rich import get_console
@@ -96,22 +97,24 @@ def _repeat(
     past: "PastRun", checkout: Path, inputs: list[Manifest], experiment: Experiment, digest: str
 ) -> Manifest:
     link_data(checkout, past, experiment, inputs)
+    paths = _paths_read(past, checkout)
     try:
         past.repeat(checkout, forced(past))
     except UserError as error:
-        gone = ", ".join(_missing_paths(past, checkout))
-        raise UserError(f"{gone} is no longer there" if gone else str(error)) from None
-    made, recipe = adopt(checkout, experiment), _recipe(checkout, experiment)
+        gone = [str(path) for path in paths if not (checkout / path.expanduser()).exists()]
+        paths_gone = f"run {past.short} reads {', '.join(gone)}, which is no longer there"
+        raise UserError(paths_gone if gone else str(error)) from None
+    made = adopt(checkout, experiment)
     if made is not None and made.digest.startswith(digest):
         return made
-    paths = ", ".join(recipe.read) if recipe else ""
-    cause = f": have the files of {paths} changed?" if paths else ""
+    cause = f": have the files of {', '.join(map(str, paths))} changed?" if paths else ""
     raise UserError(f"run {past.short} makes other data now{cause}")
 
 
 def forced(past: "PastRun") -> list[str]:
     """The override by which a stage makes its data again, also where they are there."""
-    return ["force=true"] if "force" in past.stored.data.params else []
+    is_stage = "force" in past.stored.data.params
+    return ["force=true"] if is_stage and "force=true" not in past.overrides else []
 
 
 def link_data(
@@ -129,7 +132,7 @@ def link_data(
     from src.utils.runs.repeat import link_inputs  # late: it imports MLflow
 
     link_inputs(checkout, {Experiment.named(one.experiment): one.folder for one in inputs})
-    for path in [*_present_data(experiment), *_relative_paths(past)]:
+    for path in [*_present_data(experiment), *_relative_paths(past, checkout)]:
         link = checkout / path.relative_to(ROOT)
         if not os.path.lexists(link):
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -145,26 +148,20 @@ def _present_data(experiment: Experiment) -> Iterator[Path]:
             yield path
 
 
-def _relative_paths(past: "PastRun") -> Iterator[Path]:
-    """Files and folders of this repository that the settings name."""
-    for value in _settings(past).values():
-        if value and not Path(value).is_absolute() and ".." not in value:
-            path = ROOT / value
-            if os.path.exists(path):  # noqa: PTH110  a text may be too long for Path.exists
-                yield path
+def _relative_paths(past: "PastRun", checkout: Path) -> Iterator[Path]:
+    for path in _paths_read(past, checkout):
+        is_inside = not path.is_absolute() and ".." not in path.parts
+        if is_inside and (ROOT / path).exists():
+            yield ROOT / path
 
 
-def _missing_paths(past: "PastRun", checkout: Path) -> Iterator[str]:
-    """The settings that name a path which is gone."""
-    for name, value in _settings(past).items():
-        path = checkout / Path(value).expanduser()
-        if "/" in value and not os.path.exists(path):  # noqa: PTH110  the same
-            yield f"{name}={value}"
-
-
-def _settings(past: "PastRun") -> dict[str, str]:
-    params = past.stored.data.params.items()
-    return {name: value for name, value in params if name not in NO_EFFECT_ON_DATA}
+def _paths_read(past: "PastRun", checkout: Path) -> list[Path]:
+    """The settings of a run that are paths, by their types; none if these can't be read."""
+    params = past.stored.data.params
+    settings_class = read_settings_class(checkout / past.stored.data.tags["mlflow.source.name"])
+    fields = settings_class.model_fields.items() if settings_class else ()
+    names = [name for name, one in fields if Path in (one.annotation, *get_args(one.annotation))]
+    return [Path(params[name]) for name in names if params.get(name, "None") != "None"]
 
 
 def adopt(checkout: Path, experiment: Experiment) -> Manifest | None:

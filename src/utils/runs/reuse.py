@@ -20,13 +20,16 @@ from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.notification import notifier
+from src.utils.paths import Experiment
+from src.utils.pipeline.manifest import Manifest
 from src.utils.process import RERUN, is_rank_zero
 from src.utils.run import Run
-from src.utils.runs.member import is_one_of_many, returned_by
+from src.utils.runs.kept_code import PACK
+from src.utils.runs.member import is_one_of_many, members_of, returned_by
 from src.utils.runs.outcome import format_result
 from src.utils.runs.provenance import METADATA, read_metadata
 from src.utils.runs.resume import ResumePoint, artifact_folder
-from src.utils.runs.signature import BEGINNINGS
+from src.utils.runs.signature import BEGINNINGS, signature
 from src.utils.runs.summary import print_earlier
 from src.utils.settings import ModelSettings, Settings
 from src.utils.store.objective import MONITOR, OBJECTIVE, Objective
@@ -38,12 +41,18 @@ from src.utils.terminal import format_age, lab_command
 log = logging.getLogger(__name__)
 # What each run has of its own: folders of artifacts, files in provenance/, tags and the prefixes of tags
 OWN_FOLDERS = {"config", "source", "logs", "provenance"}
-CODE_FILES = {"changes.patch", "code.pack"}
-OWN_TAGS = {MONITOR, RETURNED, REASON, REUSED, "rerun_of", *BEGINNINGS}
+CODE_FILES = {"changes.patch", PACK}
+OWN_TAGS = {MONITOR, RETURNED, REASON, REUSED, PACK, "rerun_of", *BEGINNINGS}
 OWN_PREFIXES = ("mlflow.", "optuna.", "group.", "best.", "origin.", "tag.")
 
 
-def find_earlier(signature: str, settings: Settings, start: ResumePoint | None) -> RunRecord | None:
+def find_earlier(
+    experiment: Experiment,
+    settings: Settings,
+    inputs: list[Manifest],
+    start: ResumePoint | None,
+    own_signature: str,
+) -> RunRecord | None:
     """The finished run whose results are used in place of running. With `reuse=false` it is only named.
 
     Neither a rerun nor a run that is resumed looks for one. A group in a study leaves that to its members,
@@ -52,13 +61,15 @@ def find_earlier(signature: str, settings: Settings, start: ResumePoint | None) 
     resumes = start is not None and not start.new_run
     if not is_rank_zero() or RERUN in os.environ or resumes:
         return None
-    equal = find_equal(signature)
+    equal, reuses = find_equal(own_signature), getattr(settings, "reuse", False)
+    group = settings if isinstance(settings, ModelSettings) and settings.is_group else None
     if equal is None:
+        if group and start is None and not reuses and not is_one_of_many():
+            _count_equal_members(experiment, group, inputs)
         return None
-    trial, reuses = TrialLink.current(), getattr(settings, "reuse", False)
-    is_group = isinstance(settings, ModelSettings) and settings.is_group and is_one_of_many()
+    trial = TrialLink.current()
     is_known = trial is None or returned_by(equal.tags) != "null"
-    if reuses and (is_group or not is_known):
+    if reuses and ((group and is_one_of_many()) or not is_known):
         return None
     log.info(describe_equal(equal, reuses))
     if trial is not None:
@@ -66,11 +77,23 @@ def find_earlier(signature: str, settings: Settings, start: ResumePoint | None) 
     return equal if reuses else None
 
 
-def find_equal(signature: str) -> RunRecord | None:
+def _count_equal_members(
+    experiment: Experiment, settings: ModelSettings, inputs: list[Manifest]
+) -> None:
+    """Say how many members of a group that is about to start are equal to finished runs."""
+    members = [settings.model_copy(update=one.settings) for one in members_of(settings)]
+    signatures = [signature(experiment, one, inputs, None) for one in members]
+    equal = sum(find_equal(one) is not None for one in signatures)
+    if equal:
+        line = "%d of %d members are equal to finished runs: reuse=true takes the results of those"
+        log.info(line, equal, len(members))
+
+
+def find_equal(own_signature: str) -> RunRecord | None:
     """The newest finished run with a signature. Those that reuse or repeat another come after all others."""
     found: list[RunRecord] = []
     with suppress(UserError):  # there is no store yet
-        found = open_reader().tagged(SIGNATURE, signature) if signature else []
+        found = open_reader().tagged(SIGNATURE, own_signature) if own_signature else []
     usable = list(filter(_is_usable, found))
     return min(usable, key=lambda run: bool({REUSED, "rerun_of"} & {*run.tags}), default=None)
 

@@ -114,6 +114,14 @@ def find_objective(records: Sequence[RunRecord]) -> Objective | None:
     return Objective.from_name(names[0]) if names else None
 
 
+def list_objectives(records: Sequence[RunRecord]) -> list[Objective]:
+    """The objectives of the experiments of some runs; that of the newest run comes first."""
+    by_experiment: dict[str, list[RunRecord]] = {}
+    for record in records:
+        by_experiment.setdefault(record.experiment, []).append(record)
+    return [found for runs in by_experiment.values() if (found := find_objective(runs))]
+
+
 def is_resource(metric: str) -> bool:
     """Whether a metric is of time or hardware, of a run or of a part of one."""
     return metric.startswith(RESOURCE_METRICS) or bool(RESOURCE_OF_PART.fullmatch(metric))

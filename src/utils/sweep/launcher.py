@@ -1,7 +1,8 @@
 """`hydra/launcher=fork`: runs every job in a fresh process, forked from a server that has the imports.
 
 A job that crashes, is killed or runs out of memory ends alone, and its process costs a fork instead of
-seconds of imports. Each job gets its share of the cores and, with GPUs, the lease of one.
+seconds of imports. Each job gets its share of the cores and, with GPUs, the lease of one; with
+`trainer.accelerator=cpu` no GPU is leased.
 
 The server (`src/utils/sweep/fork_server.py`) starts no thread and touches no GPU.
 What happens inside a job is in `src/utils/sweep/job.py`.
@@ -50,8 +51,7 @@ STOPPED = "stopped before it ended"
 class Slots:
     """The slots in which jobs run at the same time: each has its share of the cores, and may lease a GPU."""
 
-    def __init__(self, n_jobs: int | None, jobs_per_gpu: int) -> None:
-        leases = visible_gpus() * jobs_per_gpu
+    def __init__(self, n_jobs: int | None, leases: list[str]) -> None:
         self.count = n_jobs or len(leases) or min(count_cores(), MAX_JOBS)
         self.has_gpus = bool(leases)
         self.free_gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -101,7 +101,7 @@ class ForkLauncher(Launcher):
     timeout: float | None = None  # seconds; a job that takes longer is killed
 
     def __init__(self, n_jobs: int | None, jobs_per_gpu: int) -> None:
-        self.slots = Slots(n_jobs, jobs_per_gpu)
+        self.n_jobs, self.slots = n_jobs, Slots(n_jobs, visible_gpus() * jobs_per_gpu)
         self.context: Any = FORK
         self.processes: set[BaseProcess] = set()
         self.stopped = threading.Event()
@@ -112,6 +112,10 @@ class ForkLauncher(Launcher):
         self.runner_arguments = (task_function, hydra_context, config)
         # Jobs know the program's file by this name; so do the exceptions that they send.
         sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
+
+    def share_cores(self) -> None:
+        """Lease no GPUs: the jobs train on the CPU, as many at a time as on a machine without a GPU."""
+        self.slots = Slots(self.n_jobs, [])
 
     @cached_property
     def _runner(self) -> bytes:

@@ -75,6 +75,7 @@ class Optimization:
         self.custom_search_space = custom_search_space
         self.settings: DictConfig = config.hydra.sweeper
         self.n_trials = n_trials_of(study)
+        self.pins = pins_override(pinned_inputs(study))
         self.failures: list[FrozenTrial] = []  # trials that have failed for good
         self.refusal = ""  # why every trial of this study must fail
         self.interrupts = 0  # Ctrl-C, and SIGTERM as two of them
@@ -187,8 +188,7 @@ class Optimization:
         n_objectives = len(self.study.directions)
         name, trial_id = self.study.study_name, trial._trial_id
         link = TrialLink(name, trial.number, trial_id, self.parent_run, n_objectives)
-        pins = pins_override(pinned_inputs(self.study))
-        overrides = [*self.space.trial_overrides(trial.params), link.to_override(), pins]
+        overrides = [*self.space.trial_overrides(trial.params), link.to_override(), self.pins]
         (result,) = self.launcher.launch([overrides], initial_job_idx=trial.number)
         return result
 

@@ -147,12 +147,16 @@ class StudyRun:
 
     def _close_trial_runs(self) -> None:
         """Close the runs that a killed sweep left open or without the state of their trial."""
-        ended = {str(one.number): one for one in self.study.get_trials() if one.state.is_finished()}
+        ended = {  # by run: a trial from another machine may have another number than its run says
+            one.user_attrs.get(RUN_ID, str(one.number)): one
+            for one in self.study.get_trials()
+            if one.state.is_finished()
+        }
         for run in search_children(self.client, self.run.id):
             is_open = run.info.status == "RUNNING" or "optuna.state" not in run.data.tags
-            number = run.data.tags["optuna.trial"]
-            if is_open and number in ended:
-                self._close_trial_run(run.info.run_id, ended[number])
+            trial = ended.get(run.info.run_id) or ended.get(run.data.tags["optuna.trial"])
+            if is_open and trial:
+                self._close_trial_run(run.info.run_id, trial)
 
     def _refresh(self) -> None:
         """Update the best value, the table of trials and the plots.

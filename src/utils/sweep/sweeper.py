@@ -25,7 +25,7 @@ from src.utils.pipeline.inputs import prepare_inputs_of_sweep
 from src.utils.pipeline.manifest import code_digests, json_digest
 from src.utils.pipeline.pins import pinned, pins_of
 from src.utils.runs.restore import ensure_version
-from src.utils.settings import Settings
+from src.utils.settings import Settings, trains_on_cpu
 from src.utils.study.samplers import (
     create_pruner,
     create_sampler,
@@ -115,6 +115,9 @@ class SearchSweeper(Sweeper):
         if space.is_grid and is_default_pruner(self.cfg):
             self._recompose([*self.hydra_overrides, NO_PRUNER], overrides if resumed else arguments)
         checked = self._check_points(space)
+        if isinstance(self.launcher, ForkLauncher) and all(map(trains_on_cpu, checked)):
+            self.launcher.share_cores()
+            self._share_machine(self.launcher)
         custom_name = self.settings.custom_search_space
         custom_search_space = load_custom_search_space(custom_name, self.program, experiment)
         options = self._study_options(space)
@@ -189,13 +192,16 @@ class SearchSweeper(Sweeper):
         )
         if isinstance(self.launcher, ForkLauncher):
             self.launcher.timeout = self.settings.trial_timeout
-            self.n_jobs = self.settings.n_jobs or self.launcher.slots.count
-            self.launcher.slots.count = self.n_jobs
+            self._share_machine(self.launcher)
             return
         if self.settings.trial_timeout:
             raise UserError("hydra.sweeper.trial_timeout needs hydra/launcher=fork")
         is_serial = isinstance(self.launcher, BasicLauncher)  # it runs jobs in this process
         self.n_jobs = 1 if is_serial else self.settings.n_jobs or 1
+
+    def _share_machine(self, launcher: ForkLauncher) -> None:
+        self.n_jobs = self.settings.n_jobs or launcher.slots.count
+        launcher.slots.count = self.n_jobs
 
     def _search_space(self, overrides: list[str], resumed: FrozenStudy | None) -> SearchSpace:
         if resumed is not None:

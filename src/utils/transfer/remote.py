@@ -10,12 +10,14 @@ import json
 import shutil
 import sys
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from src.utils.errors import format_error
 from src.utils.paths import ROOT, Experiment
 from src.utils.pipeline.manifest import Manifest
-from src.utils.runs.kept_code import add_commits
+from src.utils.runs.kept_code import KEPT, add_commits
 from src.utils.transfer.code import has_commit
 from src.utils.transfer.host import MARK
 from src.utils.transfer.portable import PortableRun
@@ -32,6 +34,7 @@ class Served:
     def __init__(self) -> None:
         self.place = own_place()
         self.opened = ExitStack()  # what the last call has given a folder of
+        self.locked = ExitStack()
 
     def answer(self, call: str, *arguments: Any) -> Any:
         """The answer to one call."""
@@ -56,16 +59,19 @@ class Served:
         self.place.write_artifacts(PortableRun.from_dict(run), INBOX / name, lambda _: None)
         shutil.rmtree(INBOX / name, ignore_errors=True)
 
+    def lock(self) -> None:
+        self.locked.enter_context(self.place.lock())
+
+    def unlock(self) -> None:
+        self.locked.close()
+
     def write(self, run: dict[str, Any]) -> None:
         self.place.write(PortableRun.from_dict(run))
 
     def read_study(self, name: str) -> str | None:
         """The folder with the file of a study."""
-        INBOX.mkdir(parents=True, exist_ok=True)
-        draft = INBOX / "study" / STUDY_FILE
-        shutil.rmtree(draft.parent, ignore_errors=True)
-        draft.parent.mkdir()
-        return str(draft.parent) if self.place.read_study(name, draft) else None
+        folder = self._temporary_folder()
+        return str(folder) if self.place.read_study(name, folder / STUDY_FILE) else None
 
     def write_study(self, name: str, folder: str) -> bool:
         changed = self.place.write_study(name, INBOX / folder / STUDY_FILE)
@@ -77,8 +83,7 @@ class Served:
 
     def repository(self, commits: list[str]) -> str:
         """A repository with those of some commits that are here."""
-        repository = INBOX / "code.git"
-        shutil.rmtree(repository, ignore_errors=True)
+        repository = self._temporary_folder() / KEPT.name
         with self.place.repositories(commits) as known:
             for one in known:
                 found = [commit for commit in commits if has_commit(one, commit)]
@@ -107,6 +112,9 @@ class Served:
         for _ in self._versions.add(Manifest.from_json(manifest), INBOX / name, builds):
             pass
         shutil.rmtree(INBOX / name, ignore_errors=True)
+
+    def _temporary_folder(self) -> Path:
+        return Path(self.opened.enter_context(TemporaryDirectory()))
 
     @property
     def _versions(self) -> Versions:

@@ -108,6 +108,13 @@ class SshClone(Place):
     def write(self, run: PortableRun) -> None:
         self.ask("write", run.as_dict())
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """As long as this process lives: the other side ends with it."""
+        self.ask("lock")
+        yield
+        self.ask("unlock")
+
     def read_study(self, name: str, draft: Path) -> bool:
         there = self.ask("read_study", name)
         if there is not None:

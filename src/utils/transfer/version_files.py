@@ -121,9 +121,11 @@ class VersionFolder(Versions):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)
         for other in self._with_digest(digest, Experiment.named(manifest.experiment)):
-            with suppress(OSError):  # no hard links here, or not so many
+            try:
                 file.hardlink_to(other)
-                return 0
+            except OSError:  # no hard links here, or not so many
+                return _copy_file(other, file, digest)
+            return 0
         return _copy_file(source, file, digest)
 
     def _with_digest(self, digest: str, experiment: Experiment) -> Iterator[Path]:
