@@ -129,12 +129,11 @@ def test_a_kept_commit_costs_nothing(
 ) -> None:
     """A run whose commit is there starts no git process."""
     monkeypatch.setattr(kept_code, "KEPT", project.parent / "code.git")
-    monkeypatch.setattr(kept_code, "ROOT", project)
     newest = head(project)
-    keep_code(newest)
+    keep_code(newest, project)
     assert is_kept(newest, kept_code.KEPT)
     monkeypatch.setenv("PATH", "/nowhere")
-    keep_code(newest)
+    keep_code(newest, project)
     assert caplog.messages == []
 
 
@@ -143,12 +142,11 @@ def test_a_failure_is_a_warning(
 ) -> None:
     """What can't be kept is a warning of one line, and the run goes on; the repository stays usable."""
     monkeypatch.setattr(kept_code, "KEPT", project.parent / "code.git")
-    monkeypatch.setattr(kept_code, "ROOT", project)
-    keep_code("1" * 40)
+    keep_code("1" * 40, project)
     assert caplog.messages == [
         f"commit 11111111 is not kept for reruns: git rev-list: fatal: bad object {'1' * 40}"
     ]
-    keep_code(head(project))
+    keep_code(head(project), project)
     assert is_kept(head(project), kept_code.KEPT)
 
 

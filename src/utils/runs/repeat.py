@@ -100,6 +100,7 @@ class PastRun:
             try:
                 _check_out(folder, self.client, self.metadata["git"]["commit"])
                 _apply(folder, self.provenance / "changes.patch")
+                _check_out_submodules(folder, self.metadata["git"].get("submodules", {}))
                 yield folder
             finally:
                 if not keep:
@@ -167,6 +168,14 @@ def _check_out(folder: Path, client: MlflowClient, commit: str) -> None:
         f"commit {commit[:12]} is not in this repository, nor in {display_path(KEPT)}, nor with a run of "
         f"{mask_password(tracking_uri())}: git fetch, or copy logs/code.git from where the run was made"
     )
+
+
+def _check_out_submodules(folder: Path, commits: Mapping[str, str]) -> None:
+    for path, commit in commits.items():
+        try:
+            git(KEPT, "worktree", "add", "--quiet", "--detach", str(folder / path), commit)
+        except GitError as error:
+            raise UserError(f"the submodule {path} can't be checked out: {error}") from None
 
 
 def _has_commit(commit: str) -> bool:
