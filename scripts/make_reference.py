@@ -62,9 +62,9 @@ ENVIRONMENT = {
     "OPTUNA_STORAGE": "Where studies are kept, so that several machines share one: `postgresql://…`. "
     "Without it, in `logs/optuna/optuna.db`.",
     "JIKKEN_NOTIFY": "The setting `notify` of all runs and searches that you start.",
-    "PIP_INDEX_URL": "Where `scripts/setup.sh` and `lab upgrade` look for packages, where pip has no "
-    "setting of its own.",
-    "POETRY_PYPI_MIRROR_URL": "The same, for Poetry alone.",
+    "PIP_INDEX_URL": "Where `scripts/setup.sh`, `lab upgrade` and `lab rerun --packages` look for "
+    "packages, where pip has no setting of its own.",
+    "POETRY_PYPI_MIRROR_URL": "The same, in place of it.",
     "CUDA_VISIBLE_DEVICES": "The GPUs that may be used: `0,1`. The jobs of a search lease one each.",
     "OMP_NUM_THREADS": "Threads of each process. Without it, jobs that run at the same time share "
     "the cores.",
@@ -74,7 +74,7 @@ ENVIRONMENT = {
 }
 # Variables that the engine sets for its own processes, or that belong to Python, git and libraries
 NOT_FOR_USERS = re.compile(
-    "JIKKEN_(?!NOTIFY$)|HYDRA_|GIT_|LOCAL_RANK|PYTHONPATH|MLFLOW_(MAX_TRACES|SUPPRESS|ENABLE)"
+    "JIKKEN_(?!NOTIFY$)|HYDRA_|GIT_|PATH$|PIP_USER|LOCAL_RANK|PYTHONPATH|MLFLOW_(MAX_TRACES|SUPPRESS|ENABLE)"
 )
 # What is code in a comment: names with _ . = or /, numbers below zero, options, null
 CODE = re.compile(

@@ -46,6 +46,7 @@ NO_STAGES = {"utils", DATASETS, "sample", "versions"}  # folders of src and _dat
 SAVED = "model"  # the artifact folder of what `run.save` writes
 PREDICTIONS = "predictions"  # … and of `run.predictions`
 LOGS = MAIN_CHECKOUT / "logs"
+ENVIRONMENTS = MAIN_CHECKOUT / "outputs" / "environments"  # of `lab rerun --packages`
 STUDIES = LOGS / "optuna" / "optuna.db"  # Optuna's default storage here
 
 

@@ -18,7 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.utils.paths import DATA, LOGS, MAIN_CHECKOUT, ROOT, VERSIONS, Experiment, display_path
+from src.utils.paths import (
+    DATA,
+    ENVIRONMENTS,
+    LOGS,
+    MAIN_CHECKOUT,
+    ROOT,
+    VERSIONS,
+    Experiment,
+    display_path,
+)
 from src.utils.pipeline.manifest import FILE_NAME, Manifest
 from src.utils.pipeline.versions import BUILDS, LENGTH, list_versions, version_folder
 from src.utils.store.location import local_database
@@ -77,6 +86,7 @@ def find_unused(reader: RunReader) -> list[UnusedFile]:
         *_output_folders(reader, {run.id for run in runs}),
         *_checkpoints([run for run in runs if run.id not in kept]),
         *_versions(reader),
+        *_environments(),
     ]
 
 
@@ -175,6 +185,13 @@ def _worktrees() -> list[Path]:
     except (OSError, subprocess.CalledProcessError):  # no git, or no repository
         return []
     return [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")]
+
+
+def _environments() -> Iterator[UnusedFile]:
+    """The packages that `lab rerun --packages` has made: it makes them again."""
+    for folder in sorted(ENVIRONMENTS.glob("[!.]*/")):
+        if not _is_recent(folder):
+            yield UnusedFile("environments of reruns", folder, _freed(folder, Counter()))
 
 
 def _in_store(path: Path) -> bool:

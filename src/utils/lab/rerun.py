@@ -5,15 +5,18 @@ what differs from then, and the weights are compared, of a group member by membe
 weights and data is in `rerun_result.py`.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.lab.rerun_result import RerunResult
 from src.utils.paths import SAVED, Experiment
 from src.utils.pipeline.manifest import Manifest
-from src.utils.runs.provenance import packages
+from src.utils.runs.environment import differing_packages, environment_of
 from src.utils.runs.repeat import PastRun
 from src.utils.runs.restore import adopt, ensure_inputs, forced, link_data
 from src.utils.store.mlflow import get_artifact, open_store
@@ -36,6 +39,7 @@ def rerun(
     tolerance: float,
     keep: bool,
     other_data: bool = False,
+    with_packages: bool = False,
 ) -> RerunResult:
     """Repeat a run in a checkout of its code and compare the results.
 
@@ -45,10 +49,11 @@ def rerun(
         tolerance: Of each metric, relative.
         keep: Whether the checkout is left in outputs/reruns.
         other_data: Whether today's inputs are read, in place of the versions that the run has read.
+        with_packages: Whether it runs in an environment with the versions of packages that the run had.
 
     Raises:
         UserError: there is no such run, it is a study or a blend, it was made outside git, its inputs are
-            gone and can't be rebuilt, its commit is missing, or the program fails.
+            gone and can't be rebuilt, its commit or its packages are missing, or the program fails.
     """
     record = find_record(reference)
     if record.is_study:
@@ -60,13 +65,18 @@ def rerun(
     client, experiment = open_store(), Experiment.named(record.experiment)
     past = PastRun.read(client, record.id)
     _print_differences(_other_inputs(record.id) if other_data else ())
-    _print_differences(_changed_environment(past))
+    _print_differences(_unlike_then(past, with_packages))
+    differing = differing_packages(past)
+    if not with_packages:
+        _print_differences(_changed_packages(differing))
     inputs = {} if other_data else ensure_inputs(record.id)
     with past.checked_out(keep) as checkout:
         link_data(checkout, past, experiment, inputs)
-        past.repeat(checkout, [*forced(past), *overrides])
+        python = environment_of(past, checkout) if with_packages else Path(sys.executable)
+        past.repeat(checkout, [*forced(past), *overrides], python)
         adopt(checkout, experiment)
-    return _compare(client, past.stored, _find_rerun(client, past.stored), tolerance)
+    result = _compare(client, past.stored, _find_rerun(client, past.stored), tolerance)
+    return replace(result, with_packages=with_packages, packages=differing)
 
 
 def _compare(client: MlflowClient, old: StoredRun, new: StoredRun, tolerance: float) -> RerunResult:
@@ -98,15 +108,23 @@ def _other_inputs(run_id: str) -> Iterator[str]:
             yield f"data {used.name}: {used.digest[:8]} then, {manifest.digest[:8]} now"
 
 
-def _changed_environment(past: PastRun) -> Iterator[str]:
-    """Files that are not saved with the run, and packages that have changed."""
+def _unlike_then(past: PastRun, with_packages: bool) -> Iterator[str]:
+    """Files that are not saved with the run, and another Python than the one it is repeated with."""
     for name in past.metadata["git"]["left_out"]:
         yield f"{name} was too large to be saved with the run"
-    old = set((past.provenance / "packages.txt").read_text().split())
-    changed = sorted(old ^ set(packages()))
-    if changed:
-        more = " …" if len(changed) > MOST_PACKAGES else ""
-        yield f"packages: {', '.join(changed[:MOST_PACKAGES])}{more}"
+    then, now = past.metadata["hardware"]["python"], python_version()
+    is_found = with_packages and then.split(".")[:2] != now.split(".")[:2]
+    if then != now and not is_found:
+        yield f"Python {then} then, {now} now"
+
+
+def _changed_packages(differing: dict[str, tuple[str, str]]) -> Iterator[str]:
+    """The packages that are others today, in one line."""
+    if differing:
+        pairs = list(differing.items())[:MOST_PACKAGES]
+        words = (f"{name} {then or 'none'}, now {now or 'none'}" for name, (then, now) in pairs)
+        more = f"; and {len(differing) - len(pairs)} more" if len(differing) > len(pairs) else ""
+        yield f"packages: {'; '.join(words)}{more}"
 
 
 def _find_rerun(client: MlflowClient, old: StoredRun) -> StoredRun:

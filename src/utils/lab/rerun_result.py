@@ -22,6 +22,8 @@ class RerunResult:
     tolerance: float  # of each metric, relative
     # The digests of what a stage makes, then and now
     data: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    with_packages: bool = False  # whether it ran with the packages of then
+    packages: dict[str, tuple[str, str]] = field(default_factory=dict)  # that are others today
 
     @property
     def same_data(self) -> bool | None:
@@ -66,6 +68,11 @@ class RerunResult:
             "metrics": metrics,
             "same_weights": self.same_weights,
             "same_data": self.same_data,
+            "packages": "then" if self.with_packages else "today",
+            "packages_differ": {
+                name: {"then": then or None, "now": now or None}
+                for name, (then, now) in self.packages.items()
+            },
             "members": {place: same for place, same in self.weights.items() if place},
         }
 
@@ -85,7 +92,16 @@ def print_result(result: RerunResult) -> None:
         get_console().print(table)
     for line in _data_in_words(result) or [f"weights: {_weights_in_words(result)}"]:
         get_console().print(line, highlight=False)
-    get_console().print(f"verdict: [bold]{result.verdict}[/]")
+    verdict = f"verdict: [bold]{result.verdict}[/], with {_packages_in_words(result)}"
+    get_console().print(verdict, highlight=False)
+
+
+def _packages_in_words(result: RerunResult) -> str:
+    if result.with_packages:
+        return "the packages of then"
+    number = len(result.packages)
+    differ = f" ({number} {'differs' if number == 1 else 'differ'})"
+    return f"today's packages{differ}" if number else "the same packages"
 
 
 def _data_in_words(result: RerunResult) -> list[str]:

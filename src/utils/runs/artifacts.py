@@ -83,6 +83,8 @@ def save_provenance(folder: Path) -> dict[str, str]:
         metadata["git"] = values | {"dirty": git.dirty}
         _warn_of_left_out(git.left_out)
         keep_code(git.commit)
+        for path, commit in git.submodules.items():
+            keep_code(commit, ROOT / path)
         tags |= {
             COMMIT: git.commit,
             "mlflow.source.git.branch": git.branch,

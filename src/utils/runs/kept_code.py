@@ -36,16 +36,17 @@ LEFT_BEHIND = ("*.lock", f"{COMMITS}/*.lock", "objects/pack/tmp_*")
 LONGEST_WAIT = 60.0  # seconds, for another process
 
 
-def keep_code(commit: str) -> None:
+def keep_code(commit: str, source: Path = ROOT) -> None:
     """Keep a commit of this project. What goes wrong is a warning: the run goes on.
 
     Args:
         commit: empty in a repository without commits, where the run's patch has everything.
+        source: the repository that has it: this one, or a submodule.
     """
-    if not commit or is_kept(commit):
+    if not commit or is_kept(commit, KEPT):
         return
     try:
-        add_commits(KEPT, ROOT, [commit])
+        add_commits(KEPT, source, [commit])
     except (GitError, OSError, Timeout) as error:
         _warn(commit, error)
 

@@ -10,7 +10,8 @@ import shlex
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ MAX_FILE = 5 * 2**20  # bytes of an untracked file; a larger one is only named
 MAX_UNTRACKED = 20 * 2**20  # bytes of all untracked files; the smallest come first
 # Options that make a patch that applies, whatever the user's git configuration says
 PLAIN_DIFF = ("--binary", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
+SHOW_SUBMODULE = 'echo "$(git rev-parse HEAD) $displaypath"'
 # Git's own id of the empty tree, for a repository without commits
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
@@ -48,6 +50,7 @@ class GitState:
     branch: str
     patch: bytes
     left_out: list[str]  # untracked files that are too large, and repositories inside this one
+    submodules: dict[str, str] = field(default_factory=dict)  # the commit of each, by its path
 
     @property
     def dirty(self) -> bool:
@@ -66,7 +69,20 @@ def git_state() -> GitState | None:
     included, left_out = _split_by_size(untracked)
     commit = _head()
     branch = _git("branch", "--show-current").decode().strip() or DETACHED
-    return GitState(commit, branch, _patch(commit or EMPTY_TREE, included), left_out)
+    patch = _patch(commit or EMPTY_TREE, included)
+    return GitState(commit, branch, patch, left_out, _submodules())
+
+
+def _submodules() -> dict[str, str]:
+    """Those that are checked out. Their uncommitted changes are not kept."""
+    if not (ROOT / ".gitmodules").exists():
+        return {}
+    command = ("submodule", "--quiet", "foreach", "--recursive", SHOW_SUBMODULE)
+    try:
+        lines = _git(*command).decode().splitlines()
+    except GitError:
+        return {}
+    return {path: commit for commit, _, path in (line.partition(" ") for line in lines)}
 
 
 def _split_by_size(untracked: list[str]) -> tuple[list[str], list[str]]:
@@ -109,13 +125,17 @@ def _head() -> str:
 
 
 def packages() -> list[str]:
-    """`name==version` of every installed package, from the names of the dist-info folders.
+    """`name==version` of every package that this process can import."""
+    return installed(Path(entry) for entry in sys.path if entry.endswith("site-packages"))
+
+
+def installed(folders: Iterable[Path]) -> list[str]:
+    """`name==version` of every package in some folders, from the names of the dist-info folders.
 
     A linked worktree has packages of its own, which come before those of the same name in the main checkout.
     """
-    folders = dict.fromkeys(Path(entry) for entry in sys.path if entry.endswith("site-packages"))
     found: list[str] = []
-    for folder in folders:
+    for folder in dict.fromkeys(folders):
         known = {package.partition("==")[0] for package in found}
         here = [info.stem.replace("-", "==", 1) for info in folder.glob("*.dist-info")]
         found += [package for package in here if package.partition("==")[0] not in known]

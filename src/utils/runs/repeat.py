@@ -9,6 +9,7 @@ The code is checked out in `outputs/reruns/<id>`, with the changes that were not
 is not touched. What a stage makes lies in `_data/<stage>/<name>` of the checkout until the block ends.
 """
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -99,26 +100,31 @@ class PastRun:
             try:
                 _check_out(folder, self.client, self.metadata["git"]["commit"])
                 _apply(folder, self.provenance / "changes.patch")
+                _check_out_submodules(folder, self.metadata["git"].get("submodules", {}))
                 yield folder
             finally:
                 if not keep:
                     _remove(folder)
 
-    def repeat(self, checkout: Path, overrides: Sequence[str] = ()) -> None:
+    def repeat(
+        self, checkout: Path, overrides: Sequence[str] = (), python: Path = Path(sys.executable)
+    ) -> None:
         """Run the program of the run once more, as a new run with the tag `rerun_of`.
 
         Args:
             checkout: where its code is.
             overrides: Hydra overrides in addition to those of the run.
+            python: of the environment in which it runs.
 
         Raises:
             UserError: the program fails.
         """
         program = checkout / self.stored.data.tags["mlflow.source.name"]
-        command = [sys.executable, str(program), *self.overrides, *overrides]
+        command = [str(python), str(program), *self.overrides, *overrides]
         shown = escape(shlex.join(without_typed(command)))
         get_console().print(f"[bold]rerun[/]   {shown}", soft_wrap=True)
         environment = self._environment(checkout)
+        environment["PATH"] = os.pathsep.join((str(python.parent), environment.get("PATH", "")))
         if subprocess.run(command, env=environment, cwd=checkout, check=False).returncode != 0:
             raise UserError("the rerun failed: the lines above say why")
 
@@ -162,6 +168,14 @@ def _check_out(folder: Path, client: MlflowClient, commit: str) -> None:
         f"commit {commit[:12]} is not in this repository, nor in {display_path(KEPT)}, nor with a run of "
         f"{mask_password(tracking_uri())}: git fetch, or copy logs/code.git from where the run was made"
     )
+
+
+def _check_out_submodules(folder: Path, commits: Mapping[str, str]) -> None:
+    for path, commit in commits.items():
+        try:
+            git(KEPT, "worktree", "add", "--quiet", "--detach", str(folder / path), commit)
+        except GitError as error:
+            raise UserError(f"the submodule {path} can't be checked out: {error}") from None
 
 
 def _has_commit(commit: str) -> bool:

@@ -121,9 +121,12 @@ def rerun(
         list[str] | None, typer.Argument(help="Settings to change: learning_rate=0.002.")
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Of each metric, relative.")] = 0.01,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the worktree.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the folder of its code.")] = False,
     other_data: Annotated[
         bool, typer.Option("--other-data", help="Read the data of today, not those of the run.")
+    ] = False,
+    packages: Annotated[
+        bool, typer.Option("--packages", help="Use the versions of packages that the run had.")
     ] = False,
 ) -> Result:
     """Repeat a run from its code, settings and data, and compare the results.
@@ -133,7 +136,7 @@ def rerun(
     from src.utils.lab.rerun import rerun as repeat_run
     from src.utils.lab.rerun_result import print_result
 
-    result = repeat_run(run, overrides or (), tolerance, keep, other_data)
+    result = repeat_run(run, overrides or (), tolerance, keep, other_data, packages)
     is_bad = result.verdict == "different" and not overrides
     return Result(lambda: print_result(result), result.as_dict, status=int(is_bad))
 
