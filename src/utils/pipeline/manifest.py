@@ -114,15 +114,15 @@ def _absolute(path: Path) -> Path:
 def code_digests(experiment: Experiment) -> dict[str, str]:
     """SHA-256 of each Python file of an experiment, by relative path."""
     files = sorted(experiment.source.rglob("*.py"))
-    return {str(file.relative_to(experiment.source)): _sha256(file) for file in files}
+    return {str(file.relative_to(experiment.source)): file_digest(file) for file in files}
 
 
 def file_digests(path: Path) -> dict[str, str]:
     """SHA-256 of each file in a folder, except the manifest, by relative path; or of a single file."""
     if path.is_file():
-        return {path.name: _sha256(path)}
+        return {path.name: file_digest(path)}
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != FILE_NAME)
-    return {str(file.relative_to(path)): _sha256(file) for file in files}
+    return {str(file.relative_to(path)): file_digest(file) for file in files}
 
 
 def json_digest(value: Any) -> str:
@@ -130,6 +130,7 @@ def json_digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """SHA-256 of the content of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -10,7 +10,8 @@ manifest says. After an interruption the next transfer goes on with the files th
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +19,7 @@ from typing import Protocol
 from src.utils.errors import UserError
 from src.utils.files import replace_file
 from src.utils.paths import Experiment
-from src.utils.pipeline.manifest import FILE_NAME, Manifest
+from src.utils.pipeline.manifest import FILE_NAME, Manifest, file_digest
 from src.utils.pipeline.versions import BUILDS, LENGTH
 
 from filelock import FileLock
@@ -69,11 +70,11 @@ class VersionFolder(Versions):
         return manifest
 
     def missing(self, manifest: Manifest) -> list[str]:
-        experiment = Experiment.named(manifest.experiment)
+        known = self._known_files(manifest)
         return [
             name
             for name, digest in manifest.files.items()
-            if next(self._with_digest(digest, experiment), None) is None
+            if next(_intact(known[digest], digest), None) is None
         ]
 
     def open(self, manifest: Manifest, names: Sequence[str]) -> AbstractContextManager[Path]:
@@ -93,9 +94,9 @@ class VersionFolder(Versions):
         digest = manifest.digest[:LENGTH]
         own.mkdir(parents=True, exist_ok=True)
         with FileLock(own / f".{digest}.lock"):
-            draft = own / f".{digest}.draft"
+            draft, known = own / f".{digest}.draft", self._known_files(manifest)
             for name, expected in manifest.files.items():
-                yield self._add_file(draft / name, source / name, expected, manifest)
+                yield _add_file(draft / name, source / name, expected, known[expected])
             manifest.write(draft)
             with FileLock(own / ".lock"):
                 shutil.rmtree(own / digest, ignore_errors=True)  # incomplete: `find` found none
@@ -114,28 +115,34 @@ class VersionFolder(Versions):
         """The folder of the versions of an experiment."""
         return self.folder / experiment.stage / experiment.name
 
-    def _add_file(self, file: Path, source: Path, digest: str, manifest: Manifest) -> int:
-        """Bytes that were written: none if the draft or another version has the file."""
-        if file.exists() and _digest(file) == digest:
-            return 0
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.unlink(missing_ok=True)
-        for other in self._with_digest(digest, Experiment.named(manifest.experiment)):
-            try:
-                file.hardlink_to(other)
-            except OSError:  # no hard links here, or not so many
-                return _copy_file(other, file, digest)
-            return 0
-        return _copy_file(source, file, digest)
+    def _known_files(self, manifest: Manifest) -> defaultdict[str, list[Path]]:
+        """The files of all versions of the experiment, by the digests in their manifests."""
+        known: defaultdict[str, list[Path]] = defaultdict(list)
+        for file in self.of(Experiment.named(manifest.experiment)).glob(f"[!.]*/{FILE_NAME}"):
+            other = Manifest.of_folder(file.parent)
+            for name, digest in other.files.items() if other else ():
+                known[digest].append(file.parent / name)
+        return known
 
-    def _with_digest(self, digest: str, experiment: Experiment) -> Iterator[Path]:
-        """The file in other versions; its bytes are read, since somebody may have edited it."""
-        for other in self.of(experiment).glob(f"[!.]*/{FILE_NAME}"):
-            manifest = Manifest.of_folder(other.parent)
-            for name, known in manifest.files.items() if manifest else ():
-                file = other.parent / name
-                if known == digest and file.is_file() and _digest(file) == digest:
-                    yield file
+
+def _intact(files: Iterable[Path], digest: str) -> Iterator[Path]:
+    """Those whose content has the digest: somebody may have edited a file."""
+    return (file for file in files if file.is_file() and file_digest(file) == digest)
+
+
+def _add_file(file: Path, source: Path, digest: str, known: Iterable[Path]) -> int:
+    """Bytes that were written: none if the draft or another version has the file."""
+    if file.exists() and file_digest(file) == digest:
+        return 0
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    for other in _intact(known, digest):
+        try:
+            file.hardlink_to(other)
+        except OSError:  # no hard links here, or not so many
+            return _copy_file(other, file, digest)
+        return 0
+    return _copy_file(source, file, digest)
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
@@ -145,13 +152,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         UserError: a file is not what the manifest says.
     """
     for name, digest in manifest.files.items():
-        if _digest(folder / name) != digest:
+        if file_digest(folder / name) != digest:
             raise _damaged(folder / name)
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _copy_file(source: Path, file: Path, digest: str) -> int:
