@@ -59,6 +59,15 @@ def git(
     return done.stdout or b""
 
 
+def has_commit(repository: Path, commit: str) -> bool:
+    """Whether a repository has a commit with its files; False if it is none."""
+    try:
+        git(repository, "cat-file", "-e", f"{commit}^{{tree}}")
+    except GitError:
+        return False
+    return True
+
+
 def git_environment() -> dict[str, str]:
     """The environment of this process without what names one repository."""
     return {name: value for name, value in os.environ.items() if name not in LOCAL}

@@ -18,9 +18,8 @@ from src.utils.errors import one_line
 from src.utils.files import replace_file
 from src.utils.paths import LOGS, ROOT
 from src.utils.runs.git import GitError, git
-from src.utils.runs.member import MemberLink
+from src.utils.runs.member import is_one_of_many
 from src.utils.store.location import DEFAULT_DATABASE, local_database
-from src.utils.study.trial import TrialLink
 
 from filelock import FileLock, Timeout
 from mlflow.entities import ViewType
@@ -85,8 +84,7 @@ def share_code(client: MlflowClient, run_id: str, commit: str) -> None:
     A trial or member never does: its study or group has done so. What goes wrong is a warning.
     """
     is_here = local_database() == DEFAULT_DATABASE.resolve()
-    is_one_of_many = TrialLink.current() is not None or MemberLink.current() is not None
-    if is_here or is_one_of_many or not commit or not is_kept(commit):
+    if is_here or is_one_of_many() or not commit or not is_kept(commit):
         return
     try:
         if _find_holder(client, commit, ViewType.ACTIVE_ONLY) is None:

@@ -25,7 +25,7 @@ from src.utils.errors import UserError, first_line
 from src.utils.notification import without_typed
 from src.utils.paths import ROOT, Experiment, display_path
 from src.utils.process import RERUN, is_of_one_run
-from src.utils.runs.git import GitError, git, git_environment
+from src.utils.runs.git import GitError, git, git_environment, has_commit
 from src.utils.runs.kept_code import KEPT, fetch_code
 from src.utils.runs.provenance import read_metadata
 from src.utils.store.location import mask_password, tracking_uri
@@ -158,7 +158,9 @@ def _check_out(folder: Path, client: MlflowClient, commit: str) -> None:
         if not commit:  # the run is older than the first commit: its patch holds everything
             git(folder.parent, "init", "--quiet", folder.name)
             return
-        repository = ROOT if _has_commit(commit) else KEPT if fetch_code(client, commit) else None
+        repository = (
+            ROOT if has_commit(ROOT, commit) else KEPT if fetch_code(client, commit) else None
+        )
         if repository is not None:
             git(repository, "worktree", "add", "--quiet", "--detach", str(folder), commit)
             return
@@ -176,14 +178,6 @@ def _check_out_submodules(folder: Path, commits: Mapping[str, str]) -> None:
             git(KEPT, "worktree", "add", "--quiet", "--detach", str(folder / path), commit)
         except GitError as error:
             raise UserError(f"the submodule {path} can't be checked out: {error}") from None
-
-
-def _has_commit(commit: str) -> bool:
-    try:
-        git(ROOT, "cat-file", "-e", f"{commit}^{{tree}}")
-    except GitError:
-        return False
-    return True
 
 
 def _apply(folder: Path, patch: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError
+from src.utils.files import link_or_copy
 from src.utils.notification import notifier
 from src.utils.paths import Experiment
 from src.utils.pipeline.manifest import Manifest
@@ -150,14 +151,7 @@ def _link_artifacts(old: Path, new: Path) -> None:
         name = file.relative_to(old)
         if name.parts[0] not in OWN_FOLDERS:
             (new / name).parent.mkdir(parents=True, exist_ok=True)
-            _link(file, new / name)
-
-
-def _link(file: Path, copy: Path) -> None:
-    try:
-        os.link(file, copy)
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(file, copy)
+            link_or_copy(file, new / name)
 
 
 def _copy_provenance(old: Path, new: Path) -> None:

@@ -2,10 +2,9 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from src.utils.errors import one_line
-from src.utils.runs.git import GitError, git
+from src.utils.runs.git import GitError, has_commit
 from src.utils.transfer.place import Place
 from src.utils.transfer.portable import COMMIT, PortableRun
 
@@ -32,12 +31,3 @@ def move_code(source: Place, target: Place, runs: Sequence[PortableRun]) -> list
     except (GitError, Timeout) as error:
         log.warning("the code of these runs stays at %s: %s", source.name, one_line(error))
     return moved
-
-
-def has_commit(repository: Path, commit: str) -> bool:
-    """Whether a git repository has a commit; False if it is none."""
-    try:
-        git(repository, "cat-file", "-e", f"{commit}^{{commit}}")
-    except (GitError, OSError):
-        return False
-    return True

@@ -17,8 +17,8 @@ from typing import Any
 from src.utils.errors import format_error
 from src.utils.paths import ROOT, Experiment
 from src.utils.pipeline.manifest import Manifest
+from src.utils.runs.git import has_commit
 from src.utils.runs.kept_code import KEPT, add_commits
-from src.utils.transfer.code import has_commit
 from src.utils.transfer.host import MARK
 from src.utils.transfer.portable import PortableRun
 from src.utils.transfer.studies import STUDY_FILE

@@ -25,7 +25,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
-from src.utils.lab.commands.completion import complete_run
+from src.utils.lab.commands.completion import complete_experiment, complete_run
 from src.utils.paths import display_path
 
 import typer
@@ -36,6 +36,15 @@ Reference = Annotated[
         metavar="RUN",
         help="A run's id or its start, a run's or study's name, latest, best.",
         autocompletion=complete_run,
+    ),
+]
+Experiment = Annotated[
+    str | None,
+    typer.Option(
+        "--experiment",
+        "-e",
+        help="model01, or a stage: feature.",
+        autocompletion=complete_experiment,
     ),
 ]
 TrustSource = Annotated[

@@ -2,8 +2,8 @@
 
 from typing import Annotated
 
-from src.utils.lab.commands.completion import complete_experiment, complete_run
-from src.utils.lab.commands.declaration import Commands, Result
+from src.utils.lab.commands.completion import complete_run
+from src.utils.lab.commands.declaration import Commands, Experiment, Result
 
 import typer
 
@@ -20,15 +20,6 @@ Runs = Annotated[
     typer.Argument(metavar="RUN", help="These alone.", autocompletion=complete_run),
 ]
 RunsThere = Annotated[list[str] | None, typer.Argument(metavar="RUN", help="These alone.")]
-Experiment = Annotated[
-    str | None,
-    typer.Option(
-        "--experiment",
-        "-e",
-        help="model01, or a stage: feature.",
-        autocompletion=complete_experiment,
-    ),
-]
 Conditions = Annotated[
     list[str] | None,
     typer.Option("--where", "-w", help="As in lab runs: 'val_acc>0.98'. May be repeated."),

@@ -3,21 +3,18 @@
 from pathlib import Path
 from typing import Annotated
 
-from src.utils.lab.commands.completion import complete_experiment, complete_run
-from src.utils.lab.commands.declaration import Commands, Reference, Result, TrustSource
+from src.utils.lab.commands.completion import complete_run
+from src.utils.lab.commands.declaration import (
+    Commands,
+    Experiment,
+    Reference,
+    Result,
+    TrustSource,
+)
 
 import typer
 
 commands = Commands("Runs")
-Experiment = Annotated[
-    str | None,
-    typer.Option(
-        "--experiment",
-        "-e",
-        help="model01, or a stage: feature.",
-        autocompletion=complete_experiment,
-    ),
-]
 Limit = Annotated[int, typer.Option(min=0, help="Number of runs; 0 lists all.")]
 
 
