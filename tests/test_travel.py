@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from src.utils.errors import UserError
-from src.utils.lab.travel import Choice, travel
+from src.utils.lab.transfer import Choice, transfer
 from src.utils.transfer.artifacts import copy_files
 from src.utils.transfer.database import DatabasePlace
 from src.utils.transfer.folder import FolderPlace
@@ -121,7 +121,7 @@ def bring(source: Lab | Path, target: Lab | Path, choice: Choice | None = None) 
         store_of(one) if isinstance(one, Lab) else FolderPlace(one.name, one)
         for one in (source, target)
     ]
-    return Counter(travel(*places, choice or Choice(), False, False).moved.runs.values())
+    return Counter(transfer(*places, choice or Choice(), False, False).moved.runs.values())
 
 
 @pytest.fixture(scope="module", name="stick")

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 from src.utils.errors import UserError
-from src.utils.lab.travel import Choice, travel
+from src.utils.lab.transfer import Choice, transfer
 from src.utils.runs.kept_code import is_kept
 from src.utils.transfer.place import Place
 from src.utils.transfer.portable import note_with_study
@@ -60,7 +60,7 @@ def as_travelled(rows: dict[str, list[tuple]]) -> dict[str, list[tuple]]:
 
 
 def nothing_to_do(source: Place, target: Place) -> bool:
-    moved = travel(source, target, Choice(), False, False).moved
+    moved = transfer(source, target, Choice(), False, False).moved
     return {*moved.runs.values()} == {"unchanged"} and not moved.commits
 
 
@@ -139,7 +139,7 @@ def test_goes_on(home: Lab, away: Lab, server: str, tmp_path: Path) -> None:
 def brought(run: str, source: Place | str, target: Place | str) -> str:
     """What becomes of a run that is brought from one place to another."""
     places = [ServerPlace(one, one) if isinstance(one, str) else one for one in (source, target)]
-    return travel(*places, Choice([run]), False, False).moved.runs[run]
+    return transfer(*places, Choice([run]), False, False).moved.runs[run]
 
 
 def test_the_own_store_is_a_server(home: Lab, server: str, tmp_path: Path) -> None:

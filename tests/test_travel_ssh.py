@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.utils.errors import UserError
-from src.utils.lab.travel import Choice, travel
+from src.utils.lab.transfer import Choice, transfer
 from src.utils.transfer.host import Host
 from src.utils.transfer.place import Place
 from src.utils.transfer.ssh_clone import SshClone
@@ -138,7 +138,7 @@ def test_a_folder(
 
 def nothing_to_do(source: Place, target: Place) -> bool:
     """Whether a transfer of all that there is, data included, moves nothing."""
-    moved = travel(source, target, Choice(), True, False).moved
+    moved = transfer(source, target, Choice(), True, False).moved
     return {*moved.runs.values()} == {"unchanged"} and not (
         moved.studies or moved.data or moved.commits
     )
@@ -164,7 +164,7 @@ def test_a_clone(
     there = SshClone("box", Host("box"), str(away.root), tmp_path / "mirror")
     assert nothing_to_do(store_of(home), there)
     away.client.set_tag(away.newest("model/model92").info.run_id, "reviewed", "yes")
-    travel(there, store_of(third), Choice(), True, False)
+    transfer(there, store_of(third), Choice(), True, False)
     assert known(third) == known(away)
     assert versions(third) == versions(home)
     assert codes(third) == codes(home)

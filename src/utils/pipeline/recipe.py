@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from src.utils.config.composition import compose_values
 from src.utils.config.overrides import override_key
@@ -62,6 +63,17 @@ class Recipe:
         )
 
     @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Recipe":
+        """The recipe that a file holds; a later version may have stored more."""
+        return cls(**known_fields(cls, values))
+
+    @classmethod
+    def of_folder(cls, data: Path) -> "Recipe | None":
+        """The recipe beside a folder of data, whatever that holds now; None if there is none."""
+        file = recipe_file(data)
+        return cls.from_json(json.loads(file.read_text())) if file.exists() else None
+
+    @classmethod
     def load(
         cls, experiment: Experiment, manifest: Manifest, data: Path | None = None
     ) -> "Recipe | None":
@@ -70,10 +82,9 @@ class Recipe:
         Args:
             data: the folder, if it is that of another checkout.
         """
-        file = recipe_file(data or experiment.data)
-        if not file.exists():
+        recipe = cls.of_folder(data or experiment.data)
+        if recipe is None:
             return None
-        recipe = cls(**known_fields(cls, json.loads(file.read_text())))
         if recipe.digest:
             return recipe if recipe.digest == manifest.digest else None
         return recipe if recipe.run_id == manifest.run_id else None

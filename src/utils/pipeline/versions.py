@@ -21,7 +21,7 @@ from pathlib import Path
 
 from src.utils.files import link_or_copy, replace_file, share_file
 from src.utils.paths import MAIN_CHECKOUT, ROOT, VERSIONS, Experiment
-from src.utils.pipeline.manifest import FILE_NAME, Manifest, file_digests, json_digest, known_fields
+from src.utils.pipeline.manifest import FILE_NAME, Manifest, file_digests, json_digest
 from src.utils.pipeline.recipe import Recipe, file_states
 
 from filelock import FileLock
@@ -263,7 +263,7 @@ def _save_build(manifest: Manifest, recipe: Recipe | None) -> None:
 def _recipe_of_build(manifest: Manifest) -> Recipe | None:
     file = _build_file(Experiment.named(manifest.experiment), manifest.fingerprint)
     values = json.loads(file.read_text())["recipe"] if file.exists() else None
-    return Recipe(**known_fields(Recipe, values)) if values else None
+    return Recipe.from_json(values) if values else None
 
 
 def _has_same_files(version: Path, folder: Path, manifest: Manifest) -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError, first_line
+from src.utils.files import link_or_copy
 from src.utils.paths import ENVIRONMENTS, MAIN_CHECKOUT, ROOT, display_path
 from src.utils.runs.provenance import installed, packages
 from src.utils.runs.repeat import PastRun
@@ -176,12 +177,8 @@ def _link(distribution: Distribution, site: Path, folder: Path) -> None:
 def _link_file(origin: Path, copy: Path) -> None:
     """Hard links take no space; on another file system it is a copy."""
     copy.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(origin, copy)
-    except (FileExistsError, FileNotFoundError):  # two packages have it, or it is gone
-        return
-    except OSError:
-        shutil.copy2(origin, copy)
+    if origin.exists() and not os.path.lexists(copy):  # else it is gone, or two packages have it
+        link_or_copy(origin, copy)
 
 
 def _readdress(program: Path, folder: Path) -> None:

@@ -6,7 +6,6 @@ The run gets the code and settings that it had, and its inputs, which are restor
 the raw files. What it makes must have the digest of what is gone.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, get_args
 from src.utils.config.settings_class import read_settings_class
 from src.utils.errors import UserError
 from src.utils.paths import DATA, ROOT, VERSIONS, Experiment
-from src.utils.pipeline.manifest import Manifest, known_fields
+from src.utils.pipeline.manifest import Manifest
 from src.utils.pipeline.pins import find_pinned
-from src.utils.pipeline.recipe import Recipe, recipe_file
+from src.utils.pipeline.recipe import Recipe
 from src.utils.pipeline.versions import LENGTH, add_version, version_in_use
 from src.utils.store.reader import open_reader
 
@@ -169,12 +168,8 @@ def adopt(checkout: Path, experiment: Experiment) -> Manifest | None:
     Returns:
         None if it has made nothing.
     """
-    manifest = Manifest.of_folder(checkout / experiment.data.relative_to(ROOT))
+    data = checkout / experiment.data.relative_to(ROOT)
+    manifest = Manifest.of_folder(data)
     if manifest is None or manifest.folder.is_relative_to(VERSIONS.resolve()):
         return manifest  # the engine of that time knew the versions
-    return add_version(manifest.folder, manifest, _recipe(checkout, experiment))
-
-
-def _recipe(checkout: Path, experiment: Experiment) -> Recipe | None:
-    file = recipe_file(checkout / experiment.data.relative_to(ROOT))
-    return Recipe(**known_fields(Recipe, json.loads(file.read_text()))) if file.exists() else None
+    return add_version(manifest.folder, manifest, Recipe.of_folder(data))

@@ -43,7 +43,7 @@ def push(
 ) -> Result:
     """Bring runs of this project to another place; what is there already is left out."""
     from src.utils.lab.push import push as push_runs
-    from src.utils.lab.travel import Choice, print_moved
+    from src.utils.lab.transfer import Choice, print_moved
 
     choice = Choice(runs or (), experiment, conditions or (), since)
     done = push_runs(where, choice, data, dry_run)
@@ -62,7 +62,7 @@ def pull(
 ) -> Result:
     """Bring runs of another place to this project; what is here already is left out."""
     from src.utils.lab.pull import pull as pull_runs
-    from src.utils.lab.travel import Choice, print_moved
+    from src.utils.lab.transfer import Choice, print_moved
 
     choice = Choice(runs or (), experiment, conditions or (), since)
     done = pull_runs(where, choice, data, dry_run)

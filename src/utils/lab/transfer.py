@@ -31,7 +31,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """Which runs are to travel; all if nothing is given."""
+    """Which runs are transferred; all if nothing is given."""
 
     references: Sequence[str] = ()
     experiment: str | None = None
@@ -39,7 +39,7 @@ class Choice:
     since: str | None = None
 
     def among(self, runs: Sequence[PortableRun]) -> list[PortableRun]:
-        """The chosen runs, and those that belong to them; deleted runs don't travel.
+        """The chosen runs, and those that belong to them; deleted runs are left out.
 
         Raises:
             UserError: a reference, filter, experiment or date means nothing, or none of the runs is chosen.
@@ -81,7 +81,7 @@ def parse_since(text: str) -> datetime:
 
 
 @dataclass(frozen=True)
-class Travelled:
+class Transferred:
     """What a transfer has done, and from where to where."""
 
     source: str
@@ -106,9 +106,9 @@ class Travelled:
         }
 
 
-def travel(
+def transfer(
     source: Place, target: Place, choice: Choice, with_data: bool, dry_run: bool
-) -> Travelled:
+) -> Transferred:
     """Bring the chosen runs of one place to another.
 
     Raises:
@@ -121,10 +121,10 @@ def travel(
     moved = move(source, target, chosen, with_data, dry_run)
     kinds = {"studies": any(STUDY in run.tags for run in chosen), "data": with_data}
     left = [] if source.keeps_files and target.keeps_files else [one for one in kinds if kinds[one]]
-    return Travelled(source.name, target.name, moved, dry_run, left)
+    return Transferred(source.name, target.name, moved, dry_run, left)
 
 
-def print_moved(done: Travelled) -> None:
+def print_moved(done: Transferred) -> None:
     """Print what was moved, or that nothing was to be done."""
     console, rows = get_console(), _rows(done)
     if [name for name, _ in rows] == [WORDS[UNCHANGED]]:
@@ -146,7 +146,7 @@ def print_moved(done: Travelled) -> None:
         console.print(hint, style="dim", highlight=False, soft_wrap=True)
 
 
-def _rows(done: Travelled) -> list[tuple[str, str]]:
+def _rows(done: Transferred) -> list[tuple[str, str]]:
     moved = done.moved
     rows = [(word, _count(moved.count(kind), "run")) for kind, word in WORDS.items()]
     if moved.artifacts.files:
