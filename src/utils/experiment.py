@@ -39,6 +39,7 @@ from src.utils.errors import UserError, exit_on_user_error, library_error_line, 
 from src.utils.notification import SETTING as NOTIFY
 from src.utils.notification import check_targets, notifier
 from src.utils.paths import NO_STAGES, ROOT, Experiment, display_path, find_other_project
+from src.utils.runs.join import enter_launch, keep_no_log, refuse_launch
 from src.utils.runs.outcome import notified
 from src.utils.runs.source_code import reads_attribute
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
@@ -197,8 +198,10 @@ class CheckSettings(Callback):
             return
         with exit_on_user_error():
             try:
-                program.check(config)
+                settings = program.check(config)
                 check_single_run(config)
+                enter_launch(program.experiment, settings, config)
+                keep_no_log(config)
                 notifier.configure(config.get(NOTIFY))
                 make_output_folder(config.hydra.run.dir)
                 refresh_schema(program.experiment, program.settings_class)
@@ -211,6 +214,7 @@ class CheckSettings(Callback):
         if program is None:
             return
         with exit_on_user_error():
+            refuse_launch("-m")
             check_is_searchable(program.experiment, program.settings_class)
             notifier.configure(config.get(NOTIFY))
             # A resumed study has its directions already

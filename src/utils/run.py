@@ -17,6 +17,7 @@ from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.predictions import save_predictions
 from src.utils.process import SHARED_RUN, deferred_interrupts, is_rank_zero, this_process
 from src.utils.runs.artifacts import log_dataset, record_run, record_settings, save_traceback
+from src.utils.runs.join import following, launch_tags
 from src.utils.runs.member import MemberLink
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.runs.part import Fit
@@ -246,7 +247,8 @@ def tracked(
     """
     if not is_rank_zero():
         run = Run(open_store(), os.environ[SHARED_RUN], experiment, inputs)
-        yield _prepared(run, settings, start)
+        with following(run):
+            yield _prepared(run, settings, start)
         return
     with _opened(experiment, inputs, start) as run:
         if start is None or start.new_run:
@@ -296,7 +298,7 @@ def _create_or_reopen(
     trial = TrialLink.current()
     link = trial or MemberLink.current()
     tags, name = (link.tags(), link.name) if link else ({}, None)
-    run = create_run(experiment, tags, inputs, name)
+    run = create_run(experiment, tags | launch_tags(), inputs, name)
     if trial is not None:
         trial.set_user_attr("run_id", run.id)
     return run
@@ -322,7 +324,7 @@ def _reopen(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint"
     client = open_store()
     reopen_run(client, start.run.info.run_id)
     run = Run(client, start.run.info.run_id, experiment, inputs)
-    run.tag({"process": this_process()})
+    run.tag({"process": this_process()} | launch_tags())
     return run
 
 
