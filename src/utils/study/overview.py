@@ -2,7 +2,7 @@
 
     storage = open_storage()
     for overview in read_overviews(storage, list_studies(storage)[:20]):
-        print(overview.name, overview.finished, overview.hosts)
+        print(overview.name, overview.finished, overview.running)
 
 It reads few trials of each study: those that run or have failed, and the best one.
 """
@@ -22,10 +22,10 @@ from src.utils.study.study import (
     N_TRIALS,
     PROCESS,
     REDUNDANT,
-    host_of,
 )
 
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages._rdb.models import TrialModel
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
@@ -67,15 +67,8 @@ class Overview:
         return names[0] if len(names) == 1 else ""
 
     @property
-    def hosts(self) -> list[str]:
-        """The machines on which its trials run."""
-        return sorted({host_of(trial) for trial in self.running} - {""})
-
-    @property
-    def state(self) -> str:
-        if self.running:
-            return "running"
-        return "finished" if 0 < self.n_trials <= self.finished else "stopped"
+    def is_finished(self) -> bool:
+        return 0 < self.n_trials <= self.finished
 
 
 def list_studies(storage: RDBStorage) -> list[FrozenStudy]:
@@ -103,6 +96,20 @@ def read_overviews(storage: RDBStorage, studies: Sequence[FrozenStudy]) -> list[
     return [_read(storage, study, counts.get(study._study_id, {})) for study in studies]
 
 
+def living_trials(
+    storage: BaseStorage, study_id: int, running: Sequence[FrozenTrial]
+) -> list[FrozenTrial]:
+    """Those of the running trials whose process lives; of one on another machine its heartbeat tells."""
+    assert isinstance(storage, BaseHeartbeat)  # there are no others
+    lost = set(storage._get_stale_trial_ids(study_id)) if running else set()
+    return [one for one in running if one._trial_id not in lost and not _is_gone(one)]
+
+
+def _is_gone(trial: FrozenTrial) -> bool:
+    process = trial.user_attrs.get(PROCESS)  # one that has just started has none
+    return process is not None and is_gone(process)
+
+
 def _count_trials(storage: RDBStorage, study_ids: list[int]) -> dict[int, Counts]:
     """By study and state, how many trials there are, and when the first of them started."""
     columns = (TrialModel.study_id, TrialModel.state)
@@ -125,13 +132,13 @@ def _read(
     unsettled = storage.get_all_trials(
         study._study_id, deepcopy=False, states=(TrialState.RUNNING, TrialState.FAIL)
     )
-    lost = set(storage._get_stale_trial_ids(study._study_id))
+    running = [trial for trial in unsettled if trial.state is TrialState.RUNNING]
     return Overview(
         study,
         started=min(starts, default=None),
         finished=sum(count for state, (count, _) in counts.items() if state in FINISHED),
         failed=sum(map(_has_failed, unsettled)),
-        running=[one for one in unsettled if _is_living(one) and one._trial_id not in lost],
+        running=living_trials(storage, study._study_id, running),
         best=storage.get_best_trial(study._study_id) if has_best else None,
     )
 
@@ -139,8 +146,3 @@ def _read(
 def _has_failed(trial: FrozenTrial) -> bool:
     reason = trial.user_attrs.get(REASON, INTERRUPTED)  # it lacks where its machine was lost
     return trial.state is TrialState.FAIL and reason not in (INTERRUPTED, REDUNDANT)
-
-
-def _is_living(trial: FrozenTrial) -> bool:
-    process = trial.user_attrs.get(PROCESS)
-    return trial.state is TrialState.RUNNING and not (process and is_gone(process))
