@@ -21,6 +21,7 @@ INPUTS = (
     "JIKKEN_INPUTS"  # the versions of data that a run is to read, as JSON: {experiment: digest}
 )
 SHARED_RUN = "JIKKEN_RUN"  # the run that the processes of one distributed training share
+WORKER = "JIKKEN_WORKER"  # the job that this worker belongs to (`src/utils/workers`)
 # What a person sets; all other variables of this name say which run a process belongs to
 SET_BY_PERSONS = ("JIKKEN_NOTIFY", "JIKKEN_VENV")
 

@@ -20,6 +20,7 @@ from src.utils.config.trainer_arguments import (
     check_argument_names,
     has_other_limit,
 )
+from src.utils.config.worker_settings import LocalWorkers, Workers
 from src.utils.errors import UserError
 from src.utils.notification import SETTING, is_url
 
@@ -97,6 +98,8 @@ class ModelSettings(Settings):
     resume_run: str | None
     warm_start: str | None
     reuse: bool  # the results of an equal run (`src/utils/runs/reuse.py`)
+    # Where it is executed (`src/utils/workers`); it is no part of the run, and recorded nowhere
+    workers: Annotated[Workers, Field(exclude=True)] = LocalWorkers()
 
     @property
     def is_group(self) -> bool:

@@ -169,12 +169,24 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     return study.best_trials if len(study.directions) > 1 else [study.best_trial]
 
 
+def host_of(trial: FrozenTrial) -> str:
+    """Return the machine that runs a trial, or has run it; empty for one that has just started."""
+    return str(trial.user_attrs.get(PROCESS, "")).partition(" ")[0]
+
+
 def remaining_trials(study: optuna.Study) -> int:
     """Return how many trials are still to be started."""
     if study.user_attrs[GRID]:
         started = sum(not _earlier_attempts(one) for one in study.get_trials(deepcopy=False))
         return max(0, n_trials_of(study) - started) + count_trials(study, TrialState.WAITING)
     return n_trials_of(study) - count_trials(study, *FINISHED, TrialState.RUNNING)
+
+
+def is_complete(study: optuna.Study) -> bool:
+    """Whether the study has all its trials. Of a grid, points that have failed for good count, too."""
+    if study.user_attrs[GRID]:
+        return remaining_trials(study) <= 0 and count_trials(study, TrialState.RUNNING) == 0
+    return count_trials(study, *FINISHED) >= n_trials_of(study)
 
 
 def grid_index(trial: optuna.Trial) -> int:

@@ -20,6 +20,7 @@ from typing import Any
 import src.utils.startup  # noqa: F401  before Optuna imports torch
 from src.utils.config.overrides import override_key
 from src.utils.config.sweep_settings import check_limits
+from src.utils.config.worker_settings import remote_workers
 from src.utils.errors import UserError
 from src.utils.paths import STUDIES, Experiment
 from src.utils.pipeline.inputs import prepare_inputs_of_sweep
@@ -51,6 +52,7 @@ from src.utils.sweep.launcher import ForkLauncher
 from src.utils.sweep.live_table import LiveTable
 from src.utils.sweep.optimize import Optimization
 from src.utils.sweep.study_run import StudyRun
+from src.utils.workers.submit import check_stores
 
 import optuna
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -119,6 +121,9 @@ class SearchSweeper(Sweeper):
         if isinstance(self.launcher, ForkLauncher) and all(map(trains_on_cpu, checked)):
             self.launcher.share_cores()
             self._share_machine(self.launcher)
+        if any(map(remote_workers, checked)):
+            check_stores(self.settings.storage or "")
+            raise UserError("not implemented yet")
         custom_name = self.settings.custom_search_space
         custom_search_space = load_custom_search_space(custom_name, self.program, experiment)
         options = self._study_options(space)
