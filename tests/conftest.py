@@ -22,6 +22,8 @@ from mlflow.tracking import MlflowClient
 # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+pytest_plugins = ["scale.fixtures"]
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = ROOT / "tests" / "project"
 NO_CACHE = shutil.ignore_patterns("__pycache__")

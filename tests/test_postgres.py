@@ -2,11 +2,9 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,52 +19,17 @@ from src.utils.transfer.study_files import read_study, write_study
 import optuna
 import psycopg
 import pytest
-from conftest import MODEL, QUICK, Lab, free_port, until
+from conftest import MODEL, QUICK, Lab, until
 from laboratory import said
+from scale.postgres import create_database
 from sweeps import TOY, SweepLab, create_fresh_toys, states  # noqa: F401  a fixture
 from test_pages import served
 
-PLACES = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
-INITDB = shutil.which("initdb", path=os.pathsep.join([os.environ["PATH"], *PLACES]))
-THEIRS = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}  # root may not
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of a PostgreSQL server of our own."""
-    if INITDB is None:
-        pytest.skip("PostgreSQL is not installed")
-    with tempfile.TemporaryDirectory() as folder:
-        if THEIRS:
-            shutil.chown(folder, **THEIRS)
-        port = free_port()
-        make = [INITDB, "-D", folder, "--auth=trust", "--username=postgres", "--no-sync"]
-        subprocess.run(make, check=True, capture_output=True, cwd="/", **THEIRS)
-        run = [Path(INITDB).with_name("postgres"), "-D", folder, "-k", folder, "-p", str(port)]
-        process = subprocess.Popen(run, stderr=subprocess.DEVNULL, cwd="/", **THEIRS)
-        address = f"postgresql://postgres@127.0.0.1:{port}"
-        try:
-            until(lambda: answers(address))
-            yield address
-        finally:
-            process.send_signal(signal.SIGINT)  # without waiting for whoever is still connected
-            process.wait(30)
-
-
-def answers(address: str) -> bool:
-    try:
-        psycopg.connect(address).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
 
 @pytest.fixture
-def database(server: str, request: pytest.FixtureRequest) -> str:
+def database(postgres_server: str, request: pytest.FixtureRequest) -> str:
     """The address of an empty database."""
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {request.node.name}")
-    return f"{server}/{request.node.name}"
+    return create_database(postgres_server, request.node.name)
 
 
 @contextmanager
@@ -164,12 +127,12 @@ def test_lock(clone: Lab, database: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_a_server_that_restarts(server: str, database: str) -> None:
+def test_a_server_that_restarts(postgres_server: str, database: str) -> None:
     """A storage outlives a restart of its server, which ends all connections and refuses new ones for a
     while."""
     name = database.rpartition("/")[2]
     storage = open_storage(database)
-    with psycopg.connect(server, autocommit=True) as connection:
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
