@@ -135,7 +135,7 @@ def print_studies(states: Sequence[StudyState], total: int) -> None:
     for state in states:
         one = state.overview
         cells = (
-            f"{one.name}\n{one.experiment}, {format_age(_local(one.started))}",
+            f"{one.name}\n{one.experiment}, {format_age(one.started)}",
             "\n".join(_counts(state)),
             f"{_best_value(one)}\n{one.metric}",
             "\n".join(filter(None, [", ".join(state.hosts), *map(str, state.workers)])),
@@ -177,7 +177,7 @@ def print_study(state: StudyState) -> None:
 
 def _sections(state: StudyState) -> Iterator[tuple[str, list[str]]]:
     one = state.overview
-    yield "started", [f"{format_time(one.started)}, {format_age(_local(one.started))}"]
+    yield "started", [f"{format_time(one.started)}, {format_age(one.started)}"]
     yield "trials", [", ".join(_counts(state))]
     if one.best:
         settings = format_settings(one.best.params)
@@ -188,7 +188,7 @@ def _sections(state: StudyState) -> Iterator[tuple[str, list[str]]]:
 
 def _running_table(trials: Sequence[FrozenTrial]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("trial", "host", "run", "reported", "for"):
+    for column in ("trial", "host", "run", "reported", "time"):
         table.add_column(column, no_wrap=True)
     table.add_column("settings", overflow="fold")
     for trial in trials:
@@ -240,7 +240,7 @@ def as_dict(state: StudyState) -> dict[str, Any]:
         "name": one.name,
         "experiment": one.experiment,
         "state": state.state,
-        "started": _local(one.started),
+        "started": one.started,
         "n_trials": one.n_trials,
         "finished": one.finished,
         "failed": one.failed,

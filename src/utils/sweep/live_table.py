@@ -14,6 +14,7 @@ import shlex
 import socket
 import threading
 from collections import Counter
+from contextlib import suppress
 from datetime import datetime, timedelta
 from types import TracebackType
 
@@ -40,6 +41,7 @@ from src.utils.terminal import (
 )
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from rich import get_console
 from rich.console import Group, RenderableType
@@ -126,7 +128,8 @@ class LiveTable:
 
     def _refresh(self) -> None:
         while not self._closed.wait(REFRESH):
-            self.live.update(self._render(), refresh=True)
+            with suppress(StorageInternalError):  # a database that is away for a moment
+                self.live.update(self._render(), refresh=True)
 
     def _render(self) -> RenderableType:
         trials = self.study.get_trials(deepcopy=False)
