@@ -11,13 +11,12 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 
 from src.utils.errors import UserError
-from src.utils.paths import STUDIES, Experiment
+from src.utils.paths import Experiment
 from src.utils.process import is_gone
 from src.utils.store.record import NO_EFFECT
 from src.utils.study.search_space import SearchSpace
 
 import optuna
-from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study._frozen import FrozenStudy
@@ -66,12 +65,6 @@ def find_study(storage: BaseStorage, reference: str, experiment: Experiment) -> 
     raise UserError(
         f"there is no study {reference!r} of {experiment} to resume; there are: {known}"
     )
-
-
-def study_lock(study_name: str) -> FileLock:
-    """Return the lock of a study: of the processes that share it, one at a time writes about it."""
-    STUDIES.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(STUDIES.with_name(f".{study_name.replace('/', '-')}.lock"))
 
 
 def initialize_study(
