@@ -44,6 +44,8 @@ from sqlalchemy.exc import SQLAlchemyError
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
+# Of a database server; MLflow would keep five in each process. It opens more for as long as threads need them
+KEEP_ONE_CONNECTION = ("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "1")
 MAX_RUNS = 50_000  # MLflow's limit for one search
 # The columns that hold absolute paths, by table
 PATH_COLUMNS = {
@@ -68,6 +70,7 @@ def open_store() -> MlflowClient:
                 _update_paths(database)
     uri = tracking_uri()
     shown = mask_password(uri)
+    os.environ.setdefault(*KEEP_ONE_CONNECTION)
     mlflow.set_tracking_uri(uri)
     check_server(uri)
     try:

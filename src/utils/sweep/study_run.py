@@ -21,13 +21,13 @@ from src.utils.runs.artifacts import log_inputs_of, record_run
 from src.utils.store.mlflow import open_store, reopen_run, search_children
 from src.utils.store.objective import MONITOR, Objective
 from src.utils.store.record import REASON
+from src.utils.study.lock import study_lock
 from src.utils.study.study import (
     FINISHED,
     INTERRUPTED,
     best_trials,
     count_trials,
     n_trials_of,
-    study_lock,
 )
 from src.utils.sweep.live_table import print_study_summary
 from src.utils.sweep.plots import draw_plots
@@ -97,7 +97,7 @@ class StudyRun:
     ) -> None:
         self._ended_trials.put(None)
         self._writer.join()
-        with study_lock(self.study.study_name):
+        with study_lock(self.study.study_name, self.study._storage):
             self._close_trial_runs()
             self._refresh()
         self._save_results()
@@ -114,11 +114,11 @@ class StudyRun:
         due = time.monotonic() + REFRESH
         while (trial := self._ended_trials.get()) is not None:
             if RUN_ID in trial.user_attrs:
-                with study_lock(self.study.study_name):
+                with study_lock(self.study.study_name, self.study._storage):
                     self._close_trial_run(trial.user_attrs[RUN_ID], trial)
             start = time.monotonic()
             if start > due:
-                with study_lock(self.study.study_name):
+                with study_lock(self.study.study_name, self.study._storage):
                     self._refresh()
                 duration = time.monotonic() - start
                 due = time.monotonic() + max(REFRESH, duration / MAX_REFRESH_SHARE)

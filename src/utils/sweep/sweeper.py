@@ -12,6 +12,7 @@ name. `src/utils/sweep/optimize.py` runs the trials.
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -26,6 +27,7 @@ from src.utils.pipeline.manifest import code_digests, json_digest
 from src.utils.pipeline.pins import pinned, pins_of
 from src.utils.runs.restore import ensure_version
 from src.utils.settings import Settings, trains_on_cpu
+from src.utils.study.lock import study_lock
 from src.utils.study.samplers import (
     create_pruner,
     create_sampler,
@@ -44,7 +46,6 @@ from src.utils.study.study import (
     initialize_study,
     pin_inputs,
     pinned_inputs,
-    study_lock,
 )
 from src.utils.sweep.launcher import ForkLauncher
 from src.utils.sweep.live_table import LiveTable
@@ -126,20 +127,19 @@ class SearchSweeper(Sweeper):
         custom_search_space = load_custom_search_space(custom_name, self.program, experiment)
         options = self._study_options(space)
         check_folder(self.cfg.hydra.sweep.dir)
-        storage = open_storage(self.settings.storage)
-        name = resumed.study_name if resumed else self._new_name(experiment, storage, space)
+        name = resumed.study_name if resumed else self._new_name(experiment, space)
         if submission is not None and submission.workers.dry_run:
             submission.print_study(name, resumed is not None)
             return
-        known = [one for one in storage.get_all_studies() if one.study_name == name]
+        known = [one for one in self.storage.get_all_studies() if one.study_name == name]
         pins = pinned_inputs(known[0]) if known else {}
         for data, digest in pins.items():
             ensure_version(data, digest)
         with pinned(pins):
             inputs = prepare_inputs_of_sweep(checked)
-        with study_lock(name):
+        with study_lock(name, self.storage):
             study = optuna.create_study(
-                storage=storage, study_name=name, load_if_exists=True, **options
+                storage=self.storage, study_name=name, load_if_exists=True, **options
             )
             self._initialize(study, experiment, overrides, space, resumed is not None)
             pin_inputs(study, pins_of(inputs))
@@ -156,6 +156,11 @@ class SearchSweeper(Sweeper):
             optimization.run(self.n_jobs, callbacks, live_table.on_interrupt)
             optimization.exit_unless_successful()
 
+    @cached_property
+    def storage(self) -> BaseStorage:
+        """The study store, which is opened when it is first needed."""
+        return open_storage(self.settings.storage)
+
     def _experiment(self) -> Experiment:
         program = self.program
         return program.experiment if program else Experiment.named(self.cfg.hydra.job.name)
@@ -166,7 +171,7 @@ class SearchSweeper(Sweeper):
             return None
         if self.settings.storage is None and not STUDIES.exists():
             raise UserError(f"there is no study of {experiment} to resume yet")
-        return find_study(open_storage(self.settings.storage), str(reference), experiment)
+        return find_study(self.storage, str(reference), experiment)
 
     def _compose(self, arguments: list[str], resumed: FrozenStudy | None) -> list[str]:
         """The overrides of the experiment; on resume, all overrides that the study stores are applied."""
@@ -243,13 +248,13 @@ class SearchSweeper(Sweeper):
             "directions": space.directions,
         }
 
-    def _new_name(self, experiment: Experiment, storage: BaseStorage, space: SearchSpace) -> str:
+    def _new_name(self, experiment: Experiment, space: SearchSpace) -> str:
         """The setting study_name, which processes that share a study have in common, or a free name."""
         if self.settings.study_name:
             return str(self.settings.study_name)
         folder = Path(self.cfg.hydra.sweep.dir)
         name = default = default_study_name(experiment, folder, space.distributions)
-        used, number = {study.study_name for study in storage.get_all_studies()}, 1
+        used, number = {study.study_name for study in self.storage.get_all_studies()}, 1
         while name in used:
             number += 1
             name = f"{default}-{number}"

@@ -1,0 +1,125 @@
+"""A Slurm cluster of two nodes on this host, for tests.
+
+Each node is a set of namespaces: it has a host name, processes and mounts of its own, and dies all at once.
+That needs root. Slurm is Debian's packages slurm-wlm, slurm-client and munge.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from scale.service import WAIT, free_ports, need, service, wait_for
+
+import pytest
+from conftest import until
+
+PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"])
+NODES = ("n1", "n2")
+# bash is the first process of a node, and reaps what is left over there.
+NODE = 'hostname "$0" && mount --bind "$1" /etc/hosts && slurmd -D -N "$0" & wait'
+
+
+class Slurm:
+    """A running cluster."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
+        self.nodes: dict[str, ExitStack] = {}
+
+    def ask(self, *command: str, **environment: str) -> str:
+        """What a command of Slurm prints; it must succeed."""
+        done = subprocess.run(
+            command,
+            env=os.environ | {"PATH": PATH} | self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=WAIT,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
+
+    def jobs(self) -> dict[str, str]:
+        """The state of each job that is queued or runs; `17_2` is task 2 of an array."""
+        return dict(line.split() for line in self.ask("squeue", "-hr", "-o%i %T").splitlines())
+
+    def places(self) -> dict[str, str]:
+        """The node of each running job."""
+        lines = self.ask("squeue", "-hr", "-tRUNNING", "-o%i %N").splitlines()
+        return dict(line.split() for line in lines)
+
+    def start(self, node: str) -> None:
+        """Start a node, or start it again; returns when jobs can run there."""
+        with ExitStack() as stack:
+            spaces = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+            command = [*spaces, "bash", "-c", NODE, node, f"{self.folder}/hosts"]
+            folder = self.folder / node
+            folder.mkdir(exist_ok=True)
+            environment = {"PATH": PATH} | self.environment
+            # The first process of a PID namespace takes all others with it.
+            process = stack.enter_context(service(command, folder, environment, signal.SIGKILL))
+            wait_for(process, lambda: self.ask("sinfo", "-hn", node, "-o%T") in ("idle", "mixed"))
+            self.nodes[node] = stack.pop_all()
+
+    def kill(self, node: str) -> None:
+        """Kill a node with all that runs there, as by pulling its plug."""
+        self.nodes.pop(node).close()
+
+    def clear(self) -> None:
+        """Cancel all jobs, and wait until none is left."""
+        self.ask("scancel", "--user=root")
+        until(lambda: not self.jobs())
+
+
+@contextmanager
+def slurm(folder: Path) -> Iterator[Slurm]:
+    """Start a cluster, which ends with the block.
+
+    Args:
+        folder: what it keeps; short, for it holds a socket.
+    """
+    need(shutil.which("slurmctld", path=PATH) and shutil.which("munged", path=PATH), "Slurm")
+    if os.geteuid() != 0:
+        pytest.skip("only root can start a Slurm cluster")
+    write_settings(folder)
+    cluster = Slurm(folder)
+    environment = {"PATH": PATH} | cluster.environment
+    with ExitStack() as stack:
+        munge = stack.enter_context(service(munged(folder), folder, environment))
+        wait_for(munge, (folder / "munge.sock").exists)
+        stack.enter_context(service(["slurmctld", "-D"], folder, environment))
+        stack.callback(lambda: [cluster.kill(node) for node in [*cluster.nodes]])
+        for node in NODES:
+            cluster.start(node)
+        yield cluster
+
+
+def munged(folder: Path) -> list[str]:
+    """The service by which the daemons know each other, with a key of its own."""
+    files = {"key-file": "key", "socket": "munge.sock", "pid-file": "pid", "seed-file": "seed"}
+    places = [f"--{option}={folder / file}" for option, file in files.items()]
+    return ["munged", "--foreground", "--force", "--num-threads=2", *places]
+
+
+def write_settings(folder: Path) -> None:
+    """Write the settings of a cluster: its ports, its key, and the names of its nodes."""
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+    (folder / "state").mkdir()
+    key = folder / "key"
+    key.touch(mode=0o600)
+    key.write_bytes(secrets.token_bytes(1024))
+    (folder / "hosts").write_text(f"127.0.0.1 localhost {' '.join(NODES)}\n")
+    text = Path(__file__).with_name("slurm.conf").read_text()
+    host = socket.gethostname().partition(".")[0]
+    ports = dict(zip(("@PORT@", "@PORT1@", "@PORT2@"), map(str, free_ports(3)), strict=True))
+    for name, value in {"@HOST@": host, "@FOLDER@": str(folder), **ports}.items():
+        text = text.replace(name, value)
+    (folder / "slurm.conf").write_text(text)
