@@ -74,9 +74,7 @@ def study_store() -> RDBStorage:
     url = os.environ.get(STORAGE)
     if not url and not STUDIES.exists():
         raise UserError("there are no studies yet: a program with -m and a range makes the first")
-    storage = open_storage(url)
-    assert isinstance(storage, RDBStorage)  # there are no others
-    return storage
+    return open_storage(url)
 
 
 def read_studies(limit: int) -> tuple[list[StudyState], int]:

@@ -54,6 +54,7 @@ from rich.text import Text
 
 log = logging.getLogger(__name__)
 REFRESH = 1.0  # seconds
+CLOSING = 5.0  # seconds; a database that is away is waited for longer
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARKLINE = 20  # values of a trial: the last ones that it has reported
 SUMMARY_TRIALS = 5
@@ -93,7 +94,7 @@ class LiveTable:
     ) -> None:
         self._closed.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(CLOSING)
             self.live.stop()
 
     def on_trial_end(self, trial: FrozenTrial) -> None:
