@@ -29,6 +29,9 @@ WITH_SLURM = """
             assert job.id == "1234"
             return json.loads(Path("slurm.json").read_text())
 
+        def follow(self, job):
+            return f"tail -F {{job.logs}}/*.out"
+
         def cancel(self, job):
             Path("slurm.json").write_text("{{}}")
 
@@ -130,11 +133,12 @@ def test_workers(toys: SweepLab) -> None:
     """Of a study with workers it is said what they do, and where what they print is."""
     status, text = with_slurm(toys, {"running": 3, "pending": 1}, "studies", "far")
     assert status == 0
-    assert "slurm 1234, 4 workers: 3 running, 1 pending; logs/workers/far" in text
+    assert "slurm 1234, 4 workers: 3 running, 1 pending" in text
     assert "1/3, waiting" in text
     listed = json.loads(with_slurm(toys, {"running": 4}, "studies", "--limit", "0", "--json")[1])
     (workers,) = next(one for one in listed if one["name"] == "far")["workers"]
     assert (workers["count"], workers["states"]) == (4, {"running": 4})
+    assert "workers/far/*.out" in text
     assert "lab stop far" in text
 
 

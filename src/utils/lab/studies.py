@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.paths import STUDIES, Experiment, display_path
+from src.utils.paths import STUDIES, Experiment
 from src.utils.study.overview import Overview, find_study_named, list_studies, read_overviews
 from src.utils.study.storage import open_storage
 from src.utils.study.study import host_of
@@ -29,6 +29,7 @@ from src.utils.terminal import (
     print_hints,
     run_command,
 )
+from src.utils.workers.engine import find_engine
 from src.utils.workers.job import jobs_of
 from src.utils.workers.states import WorkerStates, ask_engines
 
@@ -181,7 +182,7 @@ def _sections(state: StudyState) -> Iterator[tuple[str, list[str]]]:
         settings = format_settings(one.best.params)
         value = f"{one.metric} {_best_value(one)}".strip()
         yield "best", [f"{value} in trial {one.best.number}: {settings}"]
-    yield "workers", [f"{its}; {display_path(its.job.logs)}" for its in state.workers]
+    yield "workers", list(map(str, state.workers))
 
 
 def _running_table(trials: Sequence[FrozenTrial]) -> Table:
@@ -219,7 +220,8 @@ def _next_commands(state: StudyState) -> dict[str, str]:
     commands = {"show": f"{lab} show {name}"}
     if state.state in ("running", "waiting"):
         commands["follow"] = f"{lab} studies {name} --follow"
-    if state.workers:
+    for its in state.workers[-1:]:
+        commands["output"] = find_engine(its.job.engine).follow(its.job)
         commands["stop"] = f"{lab} stop {name}"
     if state.state == "stopped":
         commands["resume"] = _resume_command(state)
