@@ -153,6 +153,6 @@ class Board:
 
 def _print_how_to_return(study: optuna.Study, jobs: Sequence[Submitted]) -> None:
     lab, name = lab_command(), shlex.quote(study.study_name)
-    log.info("the workers go on" if jobs else "whatever works on %s goes on", study.study_name)
+    log.info("%s goes on without this table", study.study_name)
     commands = {"return": f"{lab} studies {name} --follow", "list": f"{lab} studies"}
     print_hints(commands | ({"stop": f"{lab} stop {name}"} if jobs else {}))

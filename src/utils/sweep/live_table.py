@@ -147,7 +147,8 @@ class LiveTable:
             lines.append(Text(self.workers))
         if self.interrupts:
             lines.append(Text(_interrupt_message(self.interrupts), style="yellow"))
-        return Group("", _trial_table(running, width), "", progress, *lines)
+        table = ["", _trial_table(running, width)] if running else []
+        return Group(*table, "", progress, *lines)
 
     def _format_counts(self, trials: list[FrozenTrial], finished: int) -> str:
         counts = _count_states(trials)
