@@ -134,7 +134,7 @@ def print_studies(states: Sequence[StudyState], total: int) -> None:
     for state in states:
         one = state.overview
         cells = (
-            f"{one.name}\n{one.experiment}, {format_age(one.started)}",
+            f"{one.name}\n{one.experiment}{', ' + format_age(one.started) if one.started else ''}",
             "\n".join(_counts(state)),
             f"{_best_value(one)}\n{one.metric}",
             "\n".join(filter(None, [", ".join(state.hosts), *map(str, state.workers)])),
@@ -176,7 +176,7 @@ def print_study(state: StudyState) -> None:
 
 def _sections(state: StudyState) -> Iterator[tuple[str, list[str]]]:
     one = state.overview
-    yield "started", [f"{format_time(one.started)}, {format_age(one.started)}"]
+    yield "started", [f"{format_time(one.started)}, {format_age(one.started)}"] * bool(one.started)
     yield "trials", [", ".join(_counts(state))]
     if one.best:
         settings = format_settings(one.best.params)

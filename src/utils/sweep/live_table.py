@@ -147,8 +147,8 @@ class LiveTable:
             lines.append(Text(self.workers))
         if self.interrupts:
             lines.append(Text(_interrupt_message(self.interrupts), style="yellow"))
-        table = ["", _trial_table(running, width)] if running else []
-        return Group(*table, "", progress, *lines)
+        table = Group("", _trial_table(running, width)) if running else ""
+        return Group(table, "", progress, *lines)
 
     def _format_counts(self, trials: list[FrozenTrial], finished: int) -> str:
         counts = _count_states(trials)
