@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 from conftest import MODEL, QUICK, Lab, until
 from laboratory import said
-from scale.lab import STEPS, ClusterLab
+from scale.lab import STEPS, ClusterLab, expected
 from scale.slurm import Slurm
-from steps import next_state
 from sweeps import states
 
 pytestmark = [
@@ -26,7 +25,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
 ]
 TRIALS, LENGTH, HOLD = 12, 12, 4
-SLURM = ["workers=slurm", "workers.cpus=1", "workers.partition=low", "hydra.sweeper.n_jobs=1"]
+SLURM = ["workers=slurm", "workers.cpus=1", "workers.partition=low"]
+SEARCH = ["x=interval(0,1)", "hydra.sweeper.n_jobs=1", "hydra/sweeper/pruner=none", *SLURM]
 LOAD = """
     from src.utils.tracking import load_model
 
@@ -92,9 +92,7 @@ def search(cluster_lab: ClusterLab, slurm_cluster: Slurm) -> Iterator[Search]:
     found = Search(cluster_lab, "eventful")
     asked = [f"steps={LENGTH}", f"hold={HOLD}", f"hydra.sweeper.n_trials={TRIALS}"]
     name = f"hydra.sweeper.study_name={found.name}"
-    board = cluster_lab.start_sweep(
-        STEPS, "x=interval(0,1)", *asked, name, *SLURM, "workers.count=4"
-    )
+    board = cluster_lab.start_sweep(STEPS, *SEARCH, *asked, name, "workers.count=4")
     try:
         befall(found, slurm_cluster, board)
         found.output = "".join(board.communicate(timeout=300))
@@ -155,10 +153,7 @@ def test_values(search: Search) -> None:
     with search.lab.opened(search.name) as study:
         done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     for trial in done:
-        state = {"step": 0, "value": 1.0}
-        for _ in range(LENGTH):
-            state = next_state(trial.params["x"], state)
-        assert trial.value == state["value"]
+        assert trial.value == expected(trial.params["x"], LENGTH)
         assert sorted(trial.intermediate_values) == list(range(1, LENGTH + 1))
 
 
@@ -195,9 +190,7 @@ def test_the_best_model(search: Search, clone: Lab, tmp_path: Path) -> None:
 def test_detaching_and_stopping(cluster_lab: ClusterLab, slurm_cluster: Slurm) -> None:
     """After Ctrl-C the workers go on; `lab stop` ends them, and leaves nothing that is running."""
     name = "hydra.sweeper.study_name=stopped"
-    board = cluster_lab.start_sweep(
-        STEPS, "x=interval(0,1)", "steps=10000", name, *SLURM, "workers.count=2"
-    )
+    board = cluster_lab.start_sweep(STEPS, *SEARCH, "steps=10000", name, "workers.count=2")
     found = Search(cluster_lab, "stopped")
     eventually(lambda: board.poll() is not None or len(found_running(found)) == 2)
     board.send_signal(signal.SIGINT)

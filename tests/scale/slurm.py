@@ -1,4 +1,4 @@
-"""A Slurm cluster of two nodes on this host, for tests.
+"""A Slurm cluster on this host, for tests.
 
 Each node is a set of namespaces: it has a host name, processes and mounts of its own, and dies all at once.
 That needs root. Slurm is Debian's packages slurm-wlm, slurm-client and munge.
@@ -20,7 +20,6 @@ import pytest
 from conftest import until
 
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"])
-NODES = ("n1", "n2")
 # bash is the first process of a node, and reaps what is left over there.
 NODE = """
 hostname "$1" && mount --bind "$2" /etc/hosts || exit
@@ -86,7 +85,7 @@ class Slurm:
         """Give each node a folder of its own in place of one that they share; the nodes start anew."""
         folder.mkdir(parents=True, exist_ok=True)
         self.own.append(folder)
-        for node in NODES:
+        for node in self.ports:
             self.kill(node)
             self.start(node)
 
@@ -101,23 +100,25 @@ class Slurm:
 
 
 @contextmanager
-def slurm(folder: Path) -> Iterator[Slurm]:
-    """Start a cluster, which ends with the block.
+def slurm(folder: Path, nodes: int = 2, cpus: int = 2) -> Iterator[Slurm]:
+    """Start a cluster, which ends with the block. Its nodes are n1, n2 …
 
     Args:
         folder: what it keeps; short, for it holds a socket.
+        nodes: how many.
+        cpus: of each node.
     """
     need(shutil.which("slurmctld", path=PATH) and shutil.which("munged", path=PATH), "Slurm")
     if os.geteuid() != 0:
         pytest.skip("only root can start a Slurm cluster")
-    cluster = Slurm(folder, write_settings(folder))
+    cluster = Slurm(folder, write_settings(folder, nodes, cpus))
     environment = {"PATH": PATH} | cluster.environment
     with ExitStack() as stack:
         munge = stack.enter_context(service(munged(folder), folder, environment))
         wait_for(munge, (folder / "munge.sock").exists)
         stack.enter_context(service(["slurmctld", "-D"], folder, environment))
         stack.callback(lambda: [cluster.kill(node) for node in [*cluster.nodes]])
-        for node in NODES:
+        for node in cluster.ports:
             cluster.start(node)
         yield cluster
 
@@ -129,7 +130,7 @@ def munged(folder: Path) -> list[str]:
     return ["munged", "--foreground", "--force", "--num-threads=2", *places]
 
 
-def write_settings(folder: Path) -> dict[str, int]:
+def write_settings(folder: Path, nodes: int, cpus: int) -> dict[str, int]:
     """Write the settings of a cluster, its key, and the names of its nodes; returns the port of each node."""
     folder.mkdir(parents=True)
     folder.chmod(0o755)
@@ -137,12 +138,16 @@ def write_settings(folder: Path) -> dict[str, int]:
     key = folder / "key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(1024))
-    (folder / "hosts").write_text(f"127.0.0.1 localhost {' '.join(NODES)}\n")
-    first, *ports = free_ports(1 + len(NODES))
-    values = {"FOLDER": folder, "HOST": socket.gethostname().partition(".")[0], "PORT": first}
-    values |= {f"PORT{number}": port for number, port in enumerate(ports, 1)}
+    first, *others = free_ports(1 + nodes)
+    ports = {f"n{number}": port for number, port in enumerate(others, 1)}
+    (folder / "hosts").write_text(f"127.0.0.1 localhost {' '.join(ports)}\n")
+    host = socket.gethostname().partition(".")[0]
     text = Path(__file__).with_name("slurm.conf").read_text()
-    for name, value in values.items():
+    for name, value in {"FOLDER": folder, "HOST": host, "PORT": first}.items():
         text = text.replace(f"@{name}@", str(value))
-    (folder / "slurm.conf").write_text(text)
-    return dict(zip(NODES, ports, strict=True))
+    lines = [
+        f"NodeName={node} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=4000\n"
+        for node, port in ports.items()
+    ]
+    (folder / "slurm.conf").write_text(text + "".join(lines))
+    return ports
