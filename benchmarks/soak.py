@@ -1,9 +1,9 @@
-"""A search on Slurm of which a worker is killed or preempted every 20 seconds: what is lost, and what it costs.
+"""A search whose workers are killed and preempted, one every 20 seconds: what is lost, what it costs.
 
     python benchmarks/soak.py [TRIALS] [SECONDS] [SEED]
 
-Four nodes of one worker each, with PostgreSQL, an MLflow server and S3 (tests/scale; as root). A node dies with
-all that runs there, or a job of higher priority takes it. The README has the result.
+Four nodes of Slurm with a worker each, PostgreSQL, an MLflow server and S3 (tests/scale; as root). A node dies
+with its worker, or a job of higher priority takes it. The README has the result.
 """
 
 import shutil
