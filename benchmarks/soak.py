@@ -2,8 +2,8 @@
 
     python benchmarks/soak.py [TRIALS] [SECONDS] [SEED]
 
-Four nodes of Slurm with a worker each, PostgreSQL, an MLflow server and S3 (tests/scale; as root). A node dies
-with its worker, or a job of higher priority takes it. The README has the result.
+Four nodes of Slurm with a worker each, PostgreSQL, an MLflow server and S3 (tests/scale; as root). A node
+dies with its worker, or a job of higher priority takes it. The README has the result.
 """
 
 import shutil
