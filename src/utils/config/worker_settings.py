@@ -9,14 +9,31 @@ They have no effect on results, and are not recorded with runs. What they are us
 """
 
 import os
+import re
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from src.utils.process import WORKER
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
-Memory = Annotated[str, Field(pattern=r"^\d+[KMGT]$")]
-TimeLimit = Annotated[str, Field(pattern=r"^(\d+-)?\d+:[0-5]\d:[0-5]\d$")]
+WORKERS = "workers"  # the setting
+
+
+def _like(pattern: str, expected: str) -> AfterValidator:
+    """A check of text; in a YAML file it may have been read as a number."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"should be {expected}; in a YAML file in quotes")
+        return text
+
+    return AfterValidator(check)
+
+
+Memory = Annotated[str, _like(r"\d+[KMGT]", "a number with K, M, G or T, as in 16G")]
+TIME = r"(\d+-)?\d+:[0-5]\d:[0-5]\d"
+TimeLimit = Annotated[str, _like(TIME, "hours:minutes:seconds, as in 4:00:00 or 1-12:00:00")]
 
 
 class LocalWorkers(BaseModel):
@@ -30,8 +47,9 @@ class LocalWorkers(BaseModel):
 class RemoteWorkers(BaseModel):
     """What the workers of every engine have in common."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
+    engine: str
     count: PositiveInt
     cpus: PositiveInt | None  # of each worker, as all that follows
     gpus: NonNegativeInt
@@ -49,7 +67,7 @@ class SlurmWorkers(RemoteWorkers):
 
 
 class RayWorkers(RemoteWorkers):
-    """`workers=ray`: tasks of a Ray cluster."""
+    """`workers=ray`: actors of a Ray cluster."""
 
     engine: Literal["ray"]
     address: str | None
@@ -65,6 +83,7 @@ class KubernetesWorkers(RemoteWorkers):
     secret: str | None
 
 
+ENGINES = (SlurmWorkers, RayWorkers, KubernetesWorkers)
 Workers = Annotated[
     LocalWorkers | SlurmWorkers | RayWorkers | KubernetesWorkers, Field(discriminator="engine")
 ]
@@ -78,6 +97,21 @@ def remote_workers(settings: Any) -> RemoteWorkers | None:
     workers = getattr(settings, "workers", None)
     is_elsewhere = isinstance(workers, RemoteWorkers) and WORKER not in os.environ
     return workers if is_elsewhere else None
+
+
+def unknown_worker_setting(key: str) -> str:
+    """The message for `workers` where there is no such setting, or for one that the chosen workers lack."""
+    name = key.partition(".")[2]
+    if not name:
+        return f"{key}= is for models: what makes data is made here, before workers begin"
+    choices = {kind.__name__.removesuffix("Workers").lower(): kind.model_fields for kind in ENGINES}
+    having = [f"{key.partition('.')[0]}={choice}" for choice in choices if name in choices[choice]]
+    if having:
+        return f"{key} belongs to {' and '.join(having)}: type that, too"
+    known = sorted({name for fields in choices.values() for name in fields} - {"engine"})
+    similar = get_close_matches(name, known, n=1)
+    hint = f"did you mean {similar[0]}?" if similar else f"there are {', '.join(known)}"
+    return f"{key} is not a setting: {hint}"
 
 
 def seconds(limit: str) -> int:

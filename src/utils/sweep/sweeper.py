@@ -18,9 +18,8 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import src.utils.startup  # noqa: F401  before Optuna imports torch
-from src.utils.config.overrides import override_key
+from src.utils.config.overrides import merge_overrides, override_key
 from src.utils.config.sweep_settings import check_limits
-from src.utils.config.worker_settings import remote_workers
 from src.utils.errors import UserError
 from src.utils.paths import STUDIES, Experiment
 from src.utils.pipeline.inputs import prepare_inputs_of_sweep
@@ -48,11 +47,13 @@ from src.utils.study.study import (
     pin_inputs,
     pinned_inputs,
 )
+from src.utils.sweep.board import show_board
 from src.utils.sweep.launcher import ForkLauncher
 from src.utils.sweep.live_table import LiveTable
 from src.utils.sweep.optimize import Optimization
 from src.utils.sweep.study_run import StudyRun
-from src.utils.workers.submit import check_stores
+from src.utils.workers.job import jobs_of
+from src.utils.workers.submit import search_submission, split_workers
 
 import optuna
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -112,23 +113,26 @@ class SearchSweeper(Sweeper):
         configure_log(self.cfg.hydra.hydra_logging, self.cfg.hydra.verbose)
         experiment = self._experiment()
         resumed = self._find_resumed_study(experiment)
+        arguments, of_workers = split_workers(arguments, self.cfg)
         overrides = self._compose(arguments, resumed)
         space = self._search_space(overrides, resumed)
         warn_of_luck(space)
         if space.is_grid and is_default_pruner(self.cfg):
             self._recompose([*self.hydra_overrides, NO_PRUNER], overrides if resumed else arguments)
-        checked = self._check_points(space)
+        checked = self._check_points(space, of_workers)
         if isinstance(self.launcher, ForkLauncher) and all(map(trains_on_cpu, checked)):
             self.launcher.share_cores()
             self._share_machine(self.launcher)
-        if any(map(remote_workers, checked)):
-            check_stores(self.settings.storage or "")
-            raise UserError("not implemented yet")
+        is_forked = isinstance(self.launcher, ForkLauncher)
+        submission = search_submission(experiment, checked, self.settings.storage, is_forked)
         custom_name = self.settings.custom_search_space
         custom_search_space = load_custom_search_space(custom_name, self.program, experiment)
         options = self._study_options(space)
         check_folder(self.cfg.hydra.sweep.dir)
         name = resumed.study_name if resumed else self._new_name(experiment, space)
+        if submission is not None and submission.workers.dry_run:
+            submission.print_study(name, resumed is not None)
+            return
         known = [one for one in self.storage.get_all_studies() if one.study_name == name]
         pins = pinned_inputs(known[0]) if known else {}
         for data, digest in pins.items():
@@ -141,8 +145,14 @@ class SearchSweeper(Sweeper):
             )
             self._initialize(study, experiment, overrides, space, resumed is not None)
             pin_inputs(study, pins_of(inputs))
-            live_table = LiveTable(study, self.n_jobs)
-            study_run = StudyRun(study, experiment, self.cfg)
+            if submission is None:
+                live_table = LiveTable(study, self.n_jobs)
+                study_run = StudyRun(study, experiment, self.cfg)
+            else:
+                submission.submit_study(study, is_resumed=resumed is not None, is_new=not known)
+        if submission is not None:
+            show_board(study, jobs_of(study.user_attrs), self.hydra_overrides)
+            return
         with study_run, live_table:
             optimization = Optimization(
                 study, space, self.launcher, study_run.run.id, self.cfg, custom_search_space
@@ -225,11 +235,11 @@ class SearchSweeper(Sweeper):
         """Whether an override of Hydra sets it."""
         return any(override_key(one) == key for one in self.hydra_overrides)
 
-    def _check_points(self, space: SearchSpace) -> list[Settings]:
-        """Compose and check points of the search space; returns their settings."""
+    def _check_points(self, space: SearchSpace, more: Sequence[str]) -> list[Settings]:
+        """Compose and check points of the search space, with more overrides; returns their settings."""
         checked = []
         for point in list(space.points_to_check()) or [{}]:
-            overrides = space.trial_overrides(point)
+            overrides = [*space.trial_overrides(point), *more]
             config = self.context.config_loader.load_sweep_config(self.cfg, overrides)
             if self.program is not None:
                 with space.integer_hints():
@@ -330,14 +340,3 @@ def default_study_name(experiment: Experiment, folder: Path, params: Iterable[st
 def stored_overrides(hydra_overrides: Sequence[str]) -> list[str]:
     """Return those overrides of Hydra that are stored with a study."""
     return [one for one in hydra_overrides if override_key(one) not in NOT_STORED]
-
-
-def merge_overrides(stored: Sequence[str], new: Sequence[str]) -> list[str]:
-    """Return the stored overrides and the new ones.
-
-    A new override replaces the stored ones of its key, and of all keys below it: another sampler does not get
-    the settings of the one before.
-    """
-    new_keys = tuple(f"{override_key(one)}." for one in new)
-    remaining = [one for one in stored if not f"{override_key(one)}.".startswith(new_keys)]
-    return [*remaining, *new]

@@ -37,8 +37,11 @@ class Snapshot:
     tree: str  # with changes and untracked files
 
 
-def fix_code() -> Path:
+def fix_code(is_dry: bool = False) -> Path:
     """Copy the working tree to the folder of its content, unless it is there.
+
+    Args:
+        is_dry: say only where it would be.
 
     Returns:
         The folder of this project in the copy.
@@ -56,7 +59,7 @@ def fix_code() -> Path:
         ) from None
     with tempfile.TemporaryDirectory() as drafts:
         try:
-            return _fix(top, Path(drafts)) / ROOT.relative_to(top.resolve())
+            return _fix(top, Path(drafts), is_dry) / ROOT.relative_to(top.resolve())
         except GitError as error:
             raise UserError(f"the code can't be copied for the workers: {error}") from None
 
@@ -67,10 +70,12 @@ def remove_code(folder: Path) -> None:
         _remove(folder)
 
 
-def _fix(top: Path, drafts: Path) -> Path:
+def _fix(top: Path, drafts: Path, is_dry: bool) -> Path:
     snapshots = list(_take_all(top, "", drafts))
     content = json.dumps([asdict(one) for one in snapshots])
     folder = CODE / hashlib.sha256(content.encode()).hexdigest()[:16]
+    if is_dry:
+        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _lock(folder):
         if not _ready(folder).exists():
@@ -125,12 +130,12 @@ def _untracked(repository: Path) -> list[str]:
 
 def _check_out(repository: Path, snapshot: Snapshot, folder: Path, drafts: Path) -> None:
     """Make a linked worktree in which what was not committed is not committed."""
-    add = ("worktree", "add", "--quiet", "--detach", "--no-checkout")
+    add = ("worktree", "add", "--force", "--quiet", "--detach", "--no-checkout")
     git(repository, *add, str(folder), snapshot.commit)
     environment = _environment(repository, drafts)
     git(folder, "read-tree", snapshot.tree, environment=environment)
     git(folder, "checkout-index", "--all", environment=environment)
-    git(folder, "reset", "--quiet", "--mixed")
+    git(folder, "read-tree", "HEAD")
 
 
 def _environment(repository: Path, drafts: Path) -> dict[str, str]:

@@ -51,6 +51,9 @@ class Engine(Protocol):
             UserError: the engine can't be asked.
         """
 
+    def follow(self, job: Submitted) -> str:
+        """The command that shows what the workers print: `tail -f …`."""
+
     def cancel(self, job: Submitted) -> None:
         """End all workers of a job, which save what they are running; none is started again.
 

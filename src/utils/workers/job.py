@@ -10,9 +10,11 @@ from typing import Any
 from src.utils.config.worker_settings import RemoteWorkers, seconds
 from src.utils.files import replace_file
 from src.utils.paths import LOGS
+from src.utils.store.location import mask_password
 
 JOBS = LOGS / "workers"
 WORKERS = "workers"  # user attribute of a study: what was submitted for it, the first one first
+SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL|NOTIFY")  # in the name of a variable
 GRACE = 120  # seconds in which a worker saves what it is running
 SUBMITTED = "job.json"  # the same of one job, in its folder
 
@@ -76,6 +78,14 @@ class Submitted:
 def job_folder(name: str) -> Path:
     """The folder of a job."""
     return JOBS / re.sub(r"[^\w.+-]", "-", name)
+
+
+def masked(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment as it may be printed: without passwords, tokens and keys."""
+    return {
+        name: "***" if SECRET.search(name) else mask_password(value)
+        for name, value in sorted(environment.items())
+    }
 
 
 def jobs_of(user_attrs: Mapping[str, Any]) -> list[Submitted]:

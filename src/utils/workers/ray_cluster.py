@@ -1,7 +1,7 @@
 """Workers on Ray: each is a detached actor (`src/utils/workers/ray_worker.py`), which outlives this process.
 
-Ray starts an actor again when its node is lost, and when its worker has saved all and asks for it. All nodes need
-the project and its packages at the same path: a shared file system. Each job has a namespace of its own.
+Ray starts an actor again when its node is lost, and when its worker has saved all and asks for it. All nodes
+need the project and its packages at the same path: a shared file system. Each job has a namespace of its own.
 """
 
 import os
@@ -17,7 +17,8 @@ from typing import Any
 
 from src.utils.config.worker_settings import RemoteWorkers
 from src.utils.errors import UserError, first_line
-from src.utils.workers.job import GRACE, Submitted, WorkerJob
+from src.utils.paths import display_path
+from src.utils.workers.job import GRACE, Submitted, WorkerJob, masked
 
 ANSWER = 3  # seconds in which a cluster, and an actor that runs, answers
 START = 10  # seconds in which an actor starts, and answers for certain
@@ -39,17 +40,21 @@ class RayCluster:
             pass
 
     def render(self, job: WorkerJob) -> str:
-        """What the actors are made of. Of the environment only the names are shown."""
+        """What the actors are made of, and the environment without passwords."""
         options = " ".join(f"{name}={value}" for name, value in _options(job.settings).items())
         lines = {
             "cluster": _address(job.settings),
             "actors": f"{job.settings.count}, each with {options}",
             "folder": job.folder,
             "command": shlex.join(job.limited_command),
-            "environment": " ".join(sorted(job.environment)),
-            "output": job.logs,
+            "output": job.logs / "*.out",
         }
-        return "\n".join(f"{name:<11} {value}" for name, value in lines.items())
+        values = [f"{name}={value}" for name, value in masked(_environment(job)).items()]
+        environment = "".join(f"\n    {value}" for value in values)
+        return (
+            "\n".join(f"{name:<8} {value}" for name, value in lines.items())
+            + f"\nenvironment{environment}"
+        )
 
     def submit(self, job: WorkerJob) -> Submitted:
         """Make the actors.
@@ -81,6 +86,10 @@ class RayCluster:
             running, pending = _call(ray, "ready", ANSWER)
         states = {"running": len(running), "pending": len(pending)}
         return {state: count for state, count in states.items() if count}
+
+    def follow(self, job: Submitted) -> str:
+        """The command that shows what the workers print."""
+        return f"tail -F {shlex.quote(str(display_path(job.logs)))}/*.out"
 
     def cancel(self, job: Submitted) -> None:
         """Have the workers save what they are running, and end; no actor is started again.
@@ -173,11 +182,15 @@ def _make_actor(ray: Any, job: WorkerJob, number: int) -> Any:
         "max_restarts": -1,
         "scheduling_strategy": "SPREAD",
     }
+    log = str(job.logs / f"{number}.out")
     # Ray shows names and options to all, but not these arguments
-    environment = job.environment | ({} if job.settings.gpus else {"CUDA_VISIBLE_DEVICES": ""})
-    log = job.logs / f"{number}.out"
-    arguments = (job.limited_command, str(job.folder), environment, str(log), GRACE)
+    arguments = (job.limited_command, str(job.folder), _environment(job), log, GRACE)
     return ray.remote(ray_worker.RayWorker).options(**options).remote(*arguments)
+
+
+def _environment(job: WorkerJob) -> dict[str, str]:
+    """What workers need; Ray hides no GPUs from a process that was to have none."""
+    return job.environment | ({} if job.settings.gpus else {"CUDA_VISIBLE_DEVICES": ""})
 
 
 def _check_started(ray: Any, actors: list[Any]) -> None:
@@ -189,8 +202,8 @@ def _check_started(ray: Any, actors: list[Any]) -> None:
             *_, reason = str(error).splitlines()
             if reason.partition(":")[0] in ("FileNotFoundError", "PermissionError"):
                 raise UserError(
-                    f"a node of the Ray cluster can't start the worker ({reason}): all nodes need the project "
-                    "and its packages at the same path"
+                    f"a node of the Ray cluster can't start the worker ({reason}): all nodes need the "
+                    "project and its packages at the same path"
                 ) from None
 
 
