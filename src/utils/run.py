@@ -15,7 +15,7 @@ from src.utils.files import replace_file
 from src.utils.paths import Experiment, display_path, remote_run_folder
 from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.predictions import save_predictions
-from src.utils.process import SHARED_RUN, deferred_interrupts, is_rank_zero, this_process
+from src.utils.process import SHARED_RUN, deferred_interrupts, exit_code, is_rank_zero, this_process
 from src.utils.runs.artifacts import log_dataset, record_run, record_settings, save_traceback
 from src.utils.runs.member import MemberLink
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
@@ -96,9 +96,7 @@ class Run(Fit):
         """
         if self.trial is None or self.trial.n_objectives > 1 or not self.is_rank_zero:
             return
-        trial = self.trial.open()
-        trial.report(float(value), self.count_report(step))
-        if trial.should_prune():
+        if self.trial.report(float(value), self.count_report(step), self.resumes):
             raise Pruned(f"pruned at step {step}")
 
     def objective(self, metric: str, mode: Mode) -> None:
@@ -200,7 +198,7 @@ class Run(Fit):
     def terminate(self, *_: object) -> None:
         """Handle SIGTERM outside a training; `src/utils/callbacks/interruption.py` does so inside one."""
         self.ended_by = signal.SIGTERM
-        sys.exit(128 + signal.SIGTERM)
+        sys.exit(exit_code(signal.SIGTERM))
 
     def close(self, status: str) -> None:
         """Flush the metrics, upload the artifacts to a remote store, and set the final status."""
@@ -279,7 +277,7 @@ def _opened(
             raise
         if run.ended_by or isinstance(error, KeyboardInterrupt):
             status = "KILLED"
-            raise SystemExit(128 + (run.ended_by or signal.SIGINT)) from None
+            raise SystemExit(exit_code(run.ended_by or signal.SIGINT)) from None
         error.add_note(f"the whole traceback: {display_path(save_traceback(run.folder))}")
         raise
     finally:
@@ -291,14 +289,15 @@ def _opened(
 def _create_or_reopen(
     experiment: Experiment, inputs: list[Manifest], start: "ResumePoint | None"
 ) -> Run:
-    if start is not None and not start.new_run:
-        return _reopen(experiment, inputs, start)
     trial = TrialLink.current()
-    link = trial or MemberLink.current()
-    tags, name = (link.tags(), link.name) if link else ({}, None)
-    run = create_run(experiment, tags, inputs, name)
+    if start is not None and not start.new_run:
+        run = _reopen(experiment, inputs, start)
+    else:
+        link = trial or MemberLink.current()
+        tags, name = (link.tags(), link.name) if link else ({}, None)
+        run = create_run(experiment, tags, inputs, name)
     if trial is not None:
-        trial.set_user_attr("run_id", run.id)
+        trial.take_up(run.client, run.id)
     return run
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from src.utils.errors import UserError, first_line
 from src.utils.paths import STUDIES
 from src.utils.store.location import create_database, mask_password
-from src.utils.study.study import GRACE_PERIOD, requeue_stale_trial
+from src.utils.study.study import GRACE_PERIOD, requeue_trial
 
 import sqlalchemy
 from filelock import FileLock
@@ -56,7 +56,7 @@ def _open_database(url: str, tables_exist: bool) -> RDBStorage:
         skip_table_creation=tables_exist,
         heartbeat_interval=HEARTBEAT_INTERVAL,
         grace_period=GRACE_PERIOD,
-        heartbeat_stale_trial_callback=requeue_stale_trial,
+        heartbeat_stale_trial_callback=requeue_trial,
     )
     try:
         storage = connect()
