@@ -35,6 +35,7 @@ from src.utils.config.composition import COMPOSITION_ERRORS, composition_error, 
 from src.utils.config.settings_class import read_settings_class, settings_class_of
 from src.utils.config.sweep_settings import SearchSweeperConf, study_directions
 from src.utils.config.trainer_arguments import check_trainer_arguments
+from src.utils.config.worker_settings import remote_workers
 from src.utils.errors import UserError, exit_on_user_error, library_error_line, traceback_from
 from src.utils.notification import SETTING as NOTIFY
 from src.utils.notification import check_targets, notifier
@@ -154,7 +155,8 @@ class Program:
         """
         settings = settings_from_config(self.experiment, self.settings_class, cfg)
         if isinstance(settings, TrainingSettings):
-            check_trainer_arguments(settings.trainer)
+            is_elsewhere = remote_workers(settings) is not None
+            check_trainer_arguments(settings.trainer, without_hardware=is_elsewhere)
         if isinstance(settings, ModelSettings):
             self._check_folds(settings)
         check_store(self.experiment, settings)
@@ -197,9 +199,10 @@ class CheckSettings(Callback):
             return
         with exit_on_user_error():
             try:
-                program.check(config)
+                settings = program.check(config)
                 check_single_run(config)
                 notifier.configure(config.get(NOTIFY))
+                _submit_run(program.experiment, settings)
                 make_output_folder(config.hydra.run.dir)
                 refresh_schema(program.experiment, program.settings_class)
             except COMPOSITION_ERRORS as error:
@@ -218,6 +221,18 @@ class CheckSettings(Callback):
                 study_directions(config)
             if config.hydra.sweeper._target_ != SearchSweeperConf._target_:
                 notifier.begin()  # Hydra's own sweepers have no run of their own
+
+
+def _submit_run(experiment: Experiment, settings: Settings) -> None:
+    """Submit a single run and exit, if `workers` says so."""
+    workers = remote_workers(settings)
+    if workers is not None:
+        from src.utils.workers.submit import Submission  # late: few runs need it
+
+        submission = Submission(experiment, settings, workers)
+        submission.check(is_search=False)
+        submission.submit_run()
+        sys.exit()
 
 
 def load_program(file: str) -> Program:
@@ -261,7 +276,8 @@ def _before_import() -> None:
     if sys.stderr.isatty() and "LOCAL_RANK" not in os.environ:  # once in a distributed training
         print(f"{experiment}: importing …", file=sys.stderr)
     pause_gc()
-    if line.is_multirun or getattr(settings, "is_group", False):
+    is_group = getattr(settings, "is_group", False)
+    if (line.is_multirun or is_group) and remote_workers(settings) is None:
         from src.utils.sweep.launcher import start_fork_server
 
         start_fork_server()  # it imports torch at the same time as this process

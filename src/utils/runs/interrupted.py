@@ -20,7 +20,8 @@ from src.utils.config.overrides import override_key
 from src.utils.errors import UserError
 from src.utils.paths import Experiment
 from src.utils.pipeline.manifest import Manifest
-from src.utils.process import is_gone, is_rank_zero
+from src.utils.process import is_rank_zero
+from src.utils.runs.heartbeat import is_running
 from src.utils.runs.member import returned_by
 from src.utils.runs.resume import WARM_START, ResumePoint, find_resume_point
 from src.utils.settings import AnySettings
@@ -104,20 +105,19 @@ def _wait_until_it_ends(run_id: str) -> None:
     client, end = open_store(), time.monotonic() + PATIENCE
     while time.monotonic() < end:
         run = _read(client, run_id)
-        if run is None or not _is_running(run):
+        if run is None or not is_running(run.info.status, run.data.tags):
             return
         time.sleep(1)
-
-
-def _is_running(run: StoredRun) -> bool:
-    process = run.data.tags.get("process")
-    return run.info.status == "RUNNING" and process is not None and not is_gone(process)
 
 
 def _close(client: MlflowClient, run_id: str, reason: str) -> None:
     """Close a run that nobody will resume."""
     run = _read(client, run_id)
-    if run is None or run.info.lifecycle_stage == "deleted" or _is_running(run):
+    if (
+        run is None
+        or run.info.lifecycle_stage == "deleted"
+        or is_running(run.info.status, run.data.tags)
+    ):
         return
     client.set_tag(run_id, REASON, f"interrupted, and not resumed: {reason}")
     if run.info.status == "RUNNING":

@@ -12,13 +12,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.paths import STUDIES, Experiment
+from src.utils.paths import Experiment
 from src.utils.process import is_gone
 from src.utils.store.record import NO_EFFECT
 from src.utils.study.search_space import SearchSpace
 
 import optuna
-from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study._frozen import FrozenStudy
@@ -69,12 +68,6 @@ def find_study(storage: BaseStorage, reference: str, experiment: Experiment) -> 
     raise UserError(
         f"there is no study {reference!r} of {experiment} to resume; there are: {known}"
     )
-
-
-def study_lock(study_name: str) -> FileLock:
-    """Return the lock of a study: of the processes that share it, one at a time writes about it."""
-    STUDIES.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(STUDIES.with_name(f".{study_name.replace('/', '-')}.lock"))
 
 
 def initialize_study(
@@ -179,12 +172,24 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     return study.best_trials if len(study.directions) > 1 else [study.best_trial]
 
 
+def host_of(trial: FrozenTrial) -> str:
+    """Return the machine that runs a trial, or has run it; empty for one that has just started."""
+    return str(trial.user_attrs.get(PROCESS, "")).partition(" ")[0]
+
+
 def remaining_trials(study: optuna.Study) -> int:
     """Return how many trials are still to be started."""
     if study.user_attrs[GRID]:
         started = sum(not earlier_attempts(one) for one in study.get_trials(deepcopy=False))
         return max(0, n_trials_of(study) - started) + count_trials(study, TrialState.WAITING)
     return n_trials_of(study) - count_trials(study, *FINISHED, TrialState.RUNNING)
+
+
+def is_complete(study: optuna.Study) -> bool:
+    """Whether the study has all its trials. Of a grid, points that have failed for good count, too."""
+    if study.user_attrs[GRID]:
+        return remaining_trials(study) <= 0 and count_trials(study, TrialState.RUNNING) == 0
+    return count_trials(study, *FINISHED) >= n_trials_of(study)
 
 
 def grid_index(trial: optuna.Trial) -> int:

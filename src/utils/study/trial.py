@@ -162,8 +162,9 @@ class TrialLink:
 
     def close_connections(self) -> None:
         """Close the connections to the study's storage; the next use opens new ones."""
-        storage: Any = self.open().study._storage
-        engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+        from src.utils.study.storage import engine_of  # late: most runs need no Optuna
+
+        engine = engine_of(self.open().study._storage)
         if engine is not None:
             engine.dispose()
 

@@ -33,6 +33,7 @@ from src.utils.study.study import (
     count_failures,
     count_trials,
     grid_index,
+    is_complete,
     is_redundant,
     n_trials_of,
     pinned_inputs,
@@ -140,12 +141,7 @@ class Optimization:
         return bool(self.interrupts or self.refusal or self.too_many_failures or all_failed)
 
     def _is_done(self) -> bool:
-        if self.must_stop:
-            return True
-        if self.space.is_grid:
-            running = count_trials(self.study, TrialState.RUNNING)
-            return remaining_trials(self.study) <= 0 and running == 0
-        return count_trials(self.study, *FINISHED) >= self.n_trials
+        return self.must_stop or is_complete(self.study)
 
     def _optimize(self, n_trials: int, n_jobs: int) -> None:
         try:
