@@ -18,7 +18,8 @@ from src.utils.notification import notifier
 from src.utils.paths import Experiment
 from src.utils.run import Run, create_run
 from src.utils.runs.artifacts import log_inputs_of, record_run
-from src.utils.store.mlflow import open_store, reopen_run, search_children
+from src.utils.runs.heartbeat import take_over
+from src.utils.store.mlflow import open_store, search_children
 from src.utils.store.objective import MONITOR, Objective
 from src.utils.store.record import REASON
 from src.utils.study.lock import study_lock
@@ -72,7 +73,7 @@ class StudyRun:
         """On resume, the run that the study already has."""
         run_id = self.study.user_attrs.get(RUN_ID)
         if run_id is not None:
-            reopen_run(self.client, run_id)
+            take_over(self.client, run_id)
             return Run(self.client, run_id, self.experiment, [])
         name = self.study.study_name
         run = create_run(self.experiment, {"optuna.study": name}, [], name)
@@ -86,6 +87,7 @@ class StudyRun:
         return run
 
     def __enter__(self) -> "StudyRun":
+        self.run.begin()
         self._writer.start()
         return self
 
