@@ -311,8 +311,8 @@ def _create_or_reopen(
     if start is not None and not start.new_run:
         client, run_id = open_store(), start.run.info.run_id
         take_over(client, run_id)
-        for name, value in job_tags().items():
-            client.set_tag(run_id, name, value)
+        for key, value in job_tags().items():
+            client.set_tag(run_id, key, value)
         run = Run(client, run_id, experiment, inputs)
     else:
         link = trial or MemberLink.current()
