@@ -40,6 +40,7 @@ from src.utils.errors import UserError, exit_on_user_error, library_error_line, 
 from src.utils.notification import SETTING as NOTIFY
 from src.utils.notification import check_targets, notifier
 from src.utils.paths import NO_STAGES, ROOT, Experiment, display_path, find_other_project
+from src.utils.process import WORKER
 from src.utils.runs.outcome import notified
 from src.utils.runs.source_code import reads_attribute
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
@@ -108,6 +109,10 @@ class Program:
             line = CommandLine.parse(self.settings_class)
             with notified(self.experiment, line.is_multirun):
                 try:
+                    if WORKER in os.environ and not line.is_multirun:
+                        from src.utils.runs.run_of_job import take_up_run  # late: it imports MLflow
+
+                        take_up_run(self.experiment)
                     plugins = _sweep_plugins() if line.is_multirun else ()
                     hydra_main(self.experiment, self.run, plugins)()
                 except Exception as error:

@@ -22,6 +22,7 @@ INPUTS = (
 )
 SHARED_RUN = "JIKKEN_RUN"  # the run that the processes of one distributed training share
 WORKER = "JIKKEN_WORKER"  # the job that this worker belongs to (`src/utils/workers`)
+BRANCH = "JIKKEN_BRANCH"  # the branch from which the worker's code was copied
 # What a person sets; all other variables of this name say which run a process belongs to
 SET_BY_PERSONS = ("JIKKEN_NOTIFY", "JIKKEN_VENV")
 

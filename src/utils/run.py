@@ -20,6 +20,7 @@ from src.utils.runs.heartbeat import Heartbeat, signs_of_life, take_over
 from src.utils.runs.member import MemberLink
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.runs.part import Fit
+from src.utils.runs.run_of_job import job_tags
 from src.utils.runs.uploads import Uploads
 from src.utils.settings import ModelSettings, Settings
 from src.utils.store.mlflow import experiment_id, local_store, open_store
@@ -311,11 +312,13 @@ def _create_or_reopen(
     if start is not None and not start.new_run:
         client, run_id = open_store(), start.run.info.run_id
         take_over(client, run_id)
+        for name, value in job_tags().items():
+            client.set_tag(run_id, name, value)
         return Run(client, run_id, experiment, inputs)
     trial = TrialLink.current()
     link = trial or MemberLink.current()
-    tags, name = (link.tags(), link.name) if link else ({}, None)
-    run = create_run(experiment, tags, inputs, name)
+    tags = link.tags() if link else job_tags()
+    run = create_run(experiment, tags, inputs, link.name if link else None)
     if trial is not None:
         trial.set_user_attr("run_id", run.id)
     return run
