@@ -17,6 +17,7 @@ from src.utils.predictions import save_predictions
 from src.utils.process import SHARED_RUN, deferred_interrupts, exit_code, is_rank_zero
 from src.utils.runs.artifacts import log_dataset, record_run, record_settings, save_traceback
 from src.utils.runs.heartbeat import Heartbeat, signs_of_life, take_over
+from src.utils.runs.join import following, launch_tags
 from src.utils.runs.member import MemberLink
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.runs.part import Fit
@@ -261,7 +262,8 @@ def tracked(
     """
     if not is_rank_zero():
         run = Run(open_store(), os.environ[SHARED_RUN], experiment, inputs)
-        yield _prepared(run, settings, start)
+        with following(run):
+            yield _prepared(run, settings, start)
         return
     with _opened(experiment, inputs, start) as run:
         if start is None or start.new_run:
@@ -311,12 +313,12 @@ def _create_or_reopen(
     if start is not None and not start.new_run:
         client, run_id = open_store(), start.run.info.run_id
         take_over(client, run_id)
-        for key, value in job_tags().items():
+        for key, value in (job_tags() | launch_tags()).items():
             client.set_tag(run_id, key, value)
         run = Run(client, run_id, experiment, inputs)
     else:
         link = trial or MemberLink.current()
-        tags = link.tags() if link else job_tags()
+        tags = (link.tags() if link else job_tags()) | launch_tags()
         run = create_run(experiment, tags, inputs, link.name if link else None)
     if trial is not None:
         trial.take_up(run.client, run.id)

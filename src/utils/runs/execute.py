@@ -88,7 +88,7 @@ def _train(experiment: Experiment, main: Main, run_group: GroupMain, typed: Sett
         return return_earlier(earlier, settings)
     with pinned(pins_of(inputs)), tracked(experiment, settings, inputs, start) as run:
         notifier.begin(run.id)
-        if "sample" in run.data_metadata.get("source", "").split("+"):
+        if run.is_rank_zero and "sample" in run.data_metadata.get("source", "").split("+"):
             log.warning("SAMPLE DATA: a small part of the data set; see README, «Data»")
         if run.is_rank_zero:
             run.tag({SIGNATURE: own_signature})
