@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from mlflow.tracking import MlflowClient
 
 # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+pytest_plugins = ["scale.fixtures"]
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = ROOT / "tests" / "project"
@@ -61,6 +64,8 @@ QUICK = (
     "trainer.log_every_n_steps=1",
 )
 LONG_NOTE = "why_" * 500
+# Files of few tests, each of which takes minutes
+SLOW_FILES = ("test_reproducing.py",)
 
 
 class Answer(NamedTuple):
@@ -225,6 +230,15 @@ def add_experiment(lab: Lab, program: str, settings: str) -> None:
     (config / "config.yaml").write_text(settings)
     lab.git("add", ".")
     lab.git("commit", "--quiet", f"--message={file.stem}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slowest files, then those of most tests: at the end no process waits long for another.
+
+    With `--no-loadscope-reorder`, which pyproject.toml sets, pytest-xdist keeps this order.
+    """
+    sizes = Counter(item.path for item in items)
+    items.sort(key=lambda one: (one.path.name not in SLOW_FILES, -sizes[one.path], one.path))
 
 
 @pytest.fixture(scope="session")

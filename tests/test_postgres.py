@@ -2,67 +2,34 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
+from src.utils.study.lock import study_lock
+from src.utils.study.storage import open_storage
 from src.utils.transfer.study_files import read_study, write_study
 
 import optuna
 import psycopg
 import pytest
-from conftest import MODEL, QUICK, Lab, free_port, until
+from conftest import MODEL, QUICK, Lab, until
 from laboratory import said
+from scale.postgres import create_database
 from sweeps import TOY, SweepLab, create_fresh_toys, states  # noqa: F401  a fixture
 from test_pages import served
 
-PLACES = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
-INITDB = shutil.which("initdb", path=os.pathsep.join([os.environ["PATH"], *PLACES]))
-THEIRS = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}  # root may not
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of a PostgreSQL server of our own."""
-    if INITDB is None:
-        pytest.skip("PostgreSQL is not installed")
-    with tempfile.TemporaryDirectory() as folder:
-        if THEIRS:
-            shutil.chown(folder, **THEIRS)
-        port = free_port()
-        make = [INITDB, "-D", folder, "--auth=trust", "--username=postgres", "--no-sync"]
-        subprocess.run(make, check=True, capture_output=True, cwd="/", **THEIRS)
-        run = [Path(INITDB).with_name("postgres"), "-D", folder, "-k", folder, "-p", str(port)]
-        process = subprocess.Popen(run, stderr=subprocess.DEVNULL, cwd="/", **THEIRS)
-        address = f"postgresql://postgres@127.0.0.1:{port}"
-        try:
-            until(lambda: answers(address))
-            yield address
-        finally:
-            process.send_signal(signal.SIGINT)  # without waiting for whoever is still connected
-            process.wait(30)
-
-
-def answers(address: str) -> bool:
-    try:
-        psycopg.connect(address).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
 
 @pytest.fixture
-def database(server: str, request: pytest.FixtureRequest) -> str:
+def database(postgres_server: str, request: pytest.FixtureRequest) -> str:
     """The address of an empty database."""
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {request.node.name}")
-    return f"{server}/{request.node.name}"
+    return create_database(postgres_server, request.node.name)
 
 
 @contextmanager
@@ -75,12 +42,26 @@ def studied(database: str) -> Iterator[optuna.Study]:
         storage.engine.dispose()
 
 
+def most_connections(database: str, processes: list[subprocess.Popen[str]]) -> int:
+    """How many there were to a database at a time until processes have ended."""
+    place, name = database.rsplit("/", 1)
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+    counts = []
+    with psycopg.connect(f"{place}/postgres", autocommit=True) as connection:
+        while any(process.poll() is None for process in processes):
+            counts += [row[0] for row in connection.execute(query, (name,))]
+            time.sleep(0.01)
+    return max(counts)
+
+
 def test_sharing(fresh_toys: SweepLab, database: str) -> None:
-    """Processes that begin at the same moment on an empty database share one study, to one total."""
+    """Processes that begin at the same moment on an empty database share one study, to one total; with their
+    trials they have two connections each at most."""
     name = "hydra.sweeper.study_name=shared"
     asked = ["-m", "x=interval(0,1)", "hydra.sweeper.n_trials=12", "hydra.sweeper.n_jobs=1", name]
     command = [sys.executable, fresh_toys.root / TOY, *asked]
     processes = [fresh_toys.start(*command, OPTUNA_STORAGE=database) for _ in range(3)]
+    assert most_connections(database, processes) <= 2 * len(processes)
     for process in processes:
         out, err = process.communicate(timeout=240)
         assert (process.returncode, err) == (0, ""), out + err
@@ -110,6 +91,58 @@ def test_resuming(fresh_toys: SweepLab, database: str) -> None:
         assert states(study)["RUNNING"] == 0
         assert f"-m resume_study={study.study_name} {place} hydra.sweeper.n_trials=12" in end
     assert f"OPTUNA_STORAGE={database} bash scripts/optuna_dashboard.sh" in end
+
+
+HOLD = """
+import time
+from src.utils.study.lock import study_lock
+from src.utils.study.storage import open_storage
+with study_lock("locked", open_storage({database!r})):
+    print("held", flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_lock(clone: Lab, database: str) -> None:
+    """Of the processes that share a study, on whatever machine, one holds its lock; one that is killed
+    loses it."""
+    process = clone.start(sys.executable, "-c", HOLD.format(database=database))
+    assert process.stdout and process.stdout.readline() == "held\n"
+    free = threading.Event()
+
+    def wait() -> None:
+        storage = open_storage(database)
+        with study_lock("another", storage), study_lock("locked", storage):
+            free.set()
+        storage.engine.dispose()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert not free.wait(2)
+    process.kill()
+    process.communicate()
+    waiting.join(30)
+    assert free.is_set()
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_server_that_restarts(postgres_server: str, database: str) -> None:
+    """A storage outlives a restart of its server, which ends all connections and refuses new ones for a
+    while."""
+    name = database.rpartition("/")[2]
+    storage = open_storage(database)
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+        )
+        allow = f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"
+        timer = threading.Timer(1, lambda: connection.execute(allow))
+        timer.start()
+        assert storage.get_all_studies() == []
+        timer.join()
+    storage.engine.dispose()
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

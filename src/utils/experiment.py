@@ -35,10 +35,12 @@ from src.utils.config.composition import COMPOSITION_ERRORS, composition_error, 
 from src.utils.config.settings_class import read_settings_class, settings_class_of
 from src.utils.config.sweep_settings import SearchSweeperConf, study_directions
 from src.utils.config.trainer_arguments import check_trainer_arguments
+from src.utils.config.worker_settings import remote_workers
 from src.utils.errors import UserError, exit_on_user_error, library_error_line, traceback_from
 from src.utils.notification import SETTING as NOTIFY
 from src.utils.notification import check_targets, notifier
 from src.utils.paths import NO_STAGES, ROOT, Experiment, display_path, find_other_project
+from src.utils.process import WORKER
 from src.utils.runs.join import enter_launch, keep_no_log, refuse_launch
 from src.utils.runs.outcome import notified
 from src.utils.runs.source_code import reads_attribute
@@ -108,6 +110,10 @@ class Program:
             line = CommandLine.parse(self.settings_class)
             with notified(self.experiment, line.is_multirun):
                 try:
+                    if WORKER in os.environ and not line.is_multirun:
+                        from src.utils.runs.run_of_job import take_up_run  # late: it imports MLflow
+
+                        take_up_run(self.experiment)
                     plugins = _sweep_plugins() if line.is_multirun else ()
                     hydra_main(self.experiment, self.run, plugins)()
                 except Exception as error:
@@ -155,7 +161,8 @@ class Program:
         """
         settings = settings_from_config(self.experiment, self.settings_class, cfg)
         if isinstance(settings, TrainingSettings):
-            check_trainer_arguments(settings.trainer)
+            is_elsewhere = remote_workers(settings) is not None
+            check_trainer_arguments(settings.trainer, without_hardware=is_elsewhere)
         if isinstance(settings, ModelSettings):
             self._check_folds(settings)
         check_store(self.experiment, settings)
@@ -203,6 +210,7 @@ class CheckSettings(Callback):
                 enter_launch(program.experiment, settings, config)
                 keep_no_log(config)
                 notifier.configure(config.get(NOTIFY))
+                _submit_run(program.experiment, settings)
                 make_output_folder(config.hydra.run.dir)
                 refresh_schema(program.experiment, program.settings_class)
             except COMPOSITION_ERRORS as error:
@@ -222,6 +230,18 @@ class CheckSettings(Callback):
                 study_directions(config)
             if config.hydra.sweeper._target_ != SearchSweeperConf._target_:
                 notifier.begin()  # Hydra's own sweepers have no run of their own
+
+
+def _submit_run(experiment: Experiment, settings: Settings) -> None:
+    """Submit a single run and exit, if `workers` says so."""
+    workers = remote_workers(settings)
+    if workers is not None:
+        from src.utils.workers.submit import Submission  # late: few runs need it
+
+        submission = Submission(experiment, settings, workers)
+        submission.check(is_search=False)
+        submission.submit_run()
+        sys.exit()
 
 
 def load_program(file: str) -> Program:
@@ -265,7 +285,8 @@ def _before_import() -> None:
     if sys.stderr.isatty() and "LOCAL_RANK" not in os.environ:  # once in a distributed training
         print(f"{experiment}: importing …", file=sys.stderr)
     pause_gc()
-    if line.is_multirun or getattr(settings, "is_group", False):
+    is_group = getattr(settings, "is_group", False)
+    if (line.is_multirun or is_group) and remote_workers(settings) is None:
         from src.utils.sweep.launcher import start_fork_server
 
         start_fork_server()  # it imports torch at the same time as this process

@@ -23,10 +23,13 @@ INPUTS = (
     "JIKKEN_INPUTS"  # the versions of data that a run is to read, as JSON: {experiment: digest}
 )
 SHARED_RUN = "JIKKEN_RUN"  # the run that the processes of one distributed training share
+WORKER = "JIKKEN_WORKER"  # the job that this worker belongs to (`src/utils/workers`)
+BRANCH = "JIKKEN_BRANCH"  # the branch from which the worker's code was copied
 LAUNCH = "JIKKEN_LAUNCH"  # the launch by srun or torchrun whose processes share a run
 LEADER = "JIKKEN_LEADER"  # the process id of rank zero, which has started this process
 # What a person sets; all other variables of this name say which run a process belongs to
 SET_BY_PERSONS = ("JIKKEN_NOTIFY", "JIKKEN_VENV")
+START_AGAIN = 75  # exit status of a worker that has saved its work and wants to be started again
 
 
 def is_of_one_run(variable: str) -> bool:
@@ -37,6 +40,13 @@ def is_of_one_run(variable: str) -> bool:
 def is_rank_zero() -> bool:
     """Whether this is the first or only process of a training. Only this one records."""
     return SHARED_RUN not in os.environ
+
+
+def exit_code(number: int) -> int:
+    """The exit status of a process that a signal has ended. A worker asks to be started again."""
+    if number == signal.SIGTERM and WORKER in os.environ:
+        return START_AGAIN
+    return 128 + number
 
 
 @dataclass(frozen=True)

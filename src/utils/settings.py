@@ -20,6 +20,7 @@ from src.utils.config.trainer_arguments import (
     check_argument_names,
     has_other_limit,
 )
+from src.utils.config.worker_settings import WORKERS, LocalWorkers, Workers, unknown_worker_setting
 from src.utils.errors import UserError
 from src.utils.notification import SETTING, is_url
 
@@ -97,6 +98,8 @@ class ModelSettings(Settings):
     resume_run: str | None
     warm_start: str | None
     reuse: bool  # the results of an equal run (`src/utils/runs/reuse.py`)
+    # Where it is executed (`src/utils/workers`); it is no part of the run, and recorded nowhere
+    workers: Annotated[Workers, Field(exclude=True)] = LocalWorkers()
 
     @property
     def is_group(self) -> bool:
@@ -175,7 +178,10 @@ def _once(invalid: ValidationError) -> list[ErrorDetails]:
 
 def _problem(error: dict[str, Any], settings_class: type[Settings]) -> str:
     """Describe one of pydantic's errors, with the setting and its value."""
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in _without_choice(error["loc"]))
+    if error["type"] == "union_tag_invalid":
+        known = error["ctx"]["expected_tags"].replace("'", "")
+        return f"{key}.engine={error['ctx']['tag']} is refused: there are {known}"
     if error["type"] == "extra_forbidden":
         return unknown_setting(key, list(settings_class.model_fields))
     if error["type"] == "missing":
@@ -192,10 +198,17 @@ def _problem(error: dict[str, Any], settings_class: type[Settings]) -> str:
     return f"{key}={value} is refused: it {expected}"
 
 
+def _without_choice(path: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`workers.count` in place of `workers.slurm.count`, which pydantic says."""
+    return (WORKERS, *path[2:]) if path[:1] == (WORKERS,) else path
+
+
 def unknown_setting(key: str, known: list[str]) -> str:
     """The message for an unknown setting, with the most similar names among `known`."""
     if key in RENAMED:
         return f"{key} is not a setting any more: type {RENAMED[key]}"
+    if key.partition(".")[0] == WORKERS:
+        return unknown_worker_setting(key)
     similar = get_close_matches(key, known, n=2)
     root = key.partition(".")[0]
     if not similar and root in TRAINING_ONLY - {name.partition(".")[0] for name in known}:

@@ -186,7 +186,7 @@ def _names_in(experiment: Experiment, parent: str) -> list[str]:
 
 def _with_cause(error: Exception) -> str:
     """The message of an error, with its cause: Hydra's own message may lack the reason."""
-    text, cause = one_line(error), error.__cause__
+    text, cause = one_line(error).partition(" Config search path:")[0], error.__cause__
     reason = first_line(cause) if cause else ""
     if not isinstance(error, COMPOSITION_ERRORS):
         text = f"these settings can't be composed: {type(error).__name__}: {text}"

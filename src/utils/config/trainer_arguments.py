@@ -37,6 +37,7 @@ RESERVED: dict[str, tuple[tuple[Any, ...], str]] = {
 NO_LIMIT = "it should be greater than 0; -1 needs +trainer.max_steps or +trainer.max_time"
 EPOCH_LIMITS = {"max_epochs", "trainer.max_epochs"}
 OTHER_LIMITS = {"trainer.max_steps", "trainer.max_time"}
+HARDWARE = {"accelerator", "devices", "num_nodes", "strategy", "precision", "sync_batchnorm"}
 SPLITS = ("train", "val", "test", "predict")
 ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)  # in Lightning's docstring
 ROLE = re.compile(r"(:\w+:`~?|``)")  # of reStructuredText
@@ -203,13 +204,18 @@ def has_other_limit(trainer: Mapping[str, Any]) -> bool:
     return bool(trainer.get("max_time")) or trainer.get("max_steps") not in (None, -1)
 
 
-def check_trainer_arguments(trainer: Mapping[str, Any]) -> None:
+def check_trainer_arguments(trainer: Mapping[str, Any], without_hardware: bool = False) -> None:
     """Check the values by making a Trainer, if the program has imported Lightning.
+
+    Args:
+        without_hardware: leave out what depends on the machine: the training runs on another one.
 
     Raises:
         UserError: Lightning refuses a value, or the values together.
     """
     arguments = trainer_arguments(trainer)
+    if without_hardware:
+        arguments = {name: arguments[name] for name in arguments if name not in HARDWARE}
     reason = _refusal(arguments)
     if reason is None:
         return

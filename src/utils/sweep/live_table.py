@@ -11,8 +11,10 @@ All of it is read from the study, so it includes the trials of other processes t
 
 import logging
 import shlex
+import socket
 import threading
 from collections import Counter
+from contextlib import suppress
 from datetime import datetime, timedelta
 from types import TracebackType
 
@@ -25,6 +27,7 @@ from src.utils.study.study import (
     REDUNDANT,
     best_trials,
     count_trials,
+    host_of,
     n_trials_of,
 )
 from src.utils.terminal import (
@@ -38,6 +41,7 @@ from src.utils.terminal import (
 )
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from rich import get_console
 from rich.console import Group, RenderableType
@@ -50,6 +54,7 @@ from rich.text import Text
 
 log = logging.getLogger(__name__)
 REFRESH = 1.0  # seconds
+CLOSING = 5.0  # seconds; a database that is away is waited for longer
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARKLINE = 20  # values of a trial: the last ones that it has reported
 SUMMARY_TRIALS = 5
@@ -59,8 +64,10 @@ STATE_NAMES = {"fail": "failed"}  # other states have Optuna's names
 class LiveTable:
     """Shows the running trials on a terminal, and logs a line for each trial that has ended."""
 
-    def __init__(self, study: optuna.Study, n_jobs: int) -> None:
+    def __init__(self, study: optuna.Study, n_jobs: int | None) -> None:
+        """`n_jobs` trials run at a time; None: as many as other processes run."""
         self.study, self.n_trials, self.n_jobs = study, n_trials_of(study), n_jobs
+        self.workers = ""  # a line about them, where an engine keeps them alive
         self.live = Live(console=get_console(), auto_refresh=False, transient=True)
         self.interrupts = 0
         self._closed = threading.Event()
@@ -69,8 +76,9 @@ class LiveTable:
     def __enter__(self) -> "LiveTable":
         is_grid = self.study.user_attrs[GRID]
         source = "every combination once" if is_grid else "hydra.sweeper.n_trials"
-        line = "%s: %d trials (%s), %d at a time"
-        log.info(line, self.study.study_name, self.n_trials, source, self.n_jobs)
+        at_a_time = f", {self.n_jobs} at a time" if self.n_jobs else ""
+        line = "%s: %d trials (%s)%s"
+        log.info(line, self.study.study_name, self.n_trials, source, at_a_time)
         if len(self.study.directions) > 1:
             log.info("with several objectives nothing is pruned")
         if get_console().is_terminal:
@@ -86,7 +94,7 @@ class LiveTable:
     ) -> None:
         self._closed.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(CLOSING)
             self.live.stop()
 
     def on_trial_end(self, trial: FrozenTrial) -> None:
@@ -121,7 +129,8 @@ class LiveTable:
 
     def _refresh(self) -> None:
         while not self._closed.wait(REFRESH):
-            self.live.update(self._render(), refresh=True)
+            with suppress(StorageInternalError):  # a database that is away for a moment
+                self.live.update(self._render(), refresh=True)
 
     def _render(self) -> RenderableType:
         trials = self.study.get_trials(deepcopy=False)
@@ -131,11 +140,15 @@ class LiveTable:
         progress = Table.grid(padding=(0, 1))
         bar = ProgressBar(self.n_trials, finished, min(40, width // 3))
         progress.add_row(bar, self._format_counts(trials, finished))
-        best, left = _format_best(self.study), self._time_left(trials, self.n_trials - finished)
-        lines = [Text(" · ".join(filter(None, (best, left))))]
+        at_a_time = self.n_jobs or len(running)
+        left = self._time_left(trials, self.n_trials - finished, at_a_time)
+        lines = [Text(" · ".join(filter(None, (_format_best(self.study), left))))]
+        if self.workers:
+            lines.append(Text(self.workers))
         if self.interrupts:
             lines.append(Text(_interrupt_message(self.interrupts), style="yellow"))
-        return Group("", _trial_table(running, width), "", progress, *lines)
+        table = Group("", _trial_table(running, width)) if running else ""
+        return Group(table, "", progress, *lines)
 
     def _format_counts(self, trials: list[FrozenTrial], finished: int) -> str:
         counts = _count_states(trials)
@@ -147,15 +160,15 @@ class LiveTable:
         ]
         return " · ".join(filter(None, parts))
 
-    def _time_left(self, trials: list[FrozenTrial], remaining: int) -> str:
+    def _time_left(self, trials: list[FrozenTrial], remaining: int, at_a_time: int) -> str:
         times = [
             trial.duration
             for trial in trials
             if trial.duration and trial.state is not TrialState.FAIL
         ]
-        if not times:
+        if not times or not at_a_time:
             return ""
-        rounds = max(remaining, 0) / min(self.n_jobs, max(remaining, 1))
+        rounds = max(remaining, 0) / min(at_a_time, max(remaining, 1))
         return f"about {format_duration(sum(times, timedelta()) / len(times) * rounds)} left"
 
 
@@ -196,30 +209,37 @@ def _interrupt_message(interrupts: int) -> str:
 def _trial_table(trials: list[FrozenTrial], width: int) -> Table:
     """One column for each parameter, where the terminal is wide enough for that."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    host = _host_column(trials)
     table = Table(box=None, header_style="dim", padding=(0, 3, 0, 0))
-    for column in ("trial", *names, "value", "", "time"):
+    for column in ("trial", *host, *names, "value", "", "time"):
         table.add_column(escape(column), no_wrap=True)
     for trial in trials:
         params = (
             format_settings({name: trial.params.get(name, "")}).split("=", 1)[1] for name in names
         )
         reported = sparkline(trial.intermediate_values)
-        cells = (str(trial.number), *params, _format_values(trial), reported, _format_age(trial))
-        table.add_row(*map(escape, cells))
+        start = [str(trial.number), *([host_of(trial)] if host else []), *params]
+        table.add_row(*map(escape, [*start, _format_values(trial), reported, _format_age(trial)]))
     return table if _natural_width(table) <= width else _narrow_table(trials)
 
 
 def _narrow_table(trials: list[FrozenTrial]) -> Table:
     """All parameters in one column, cut to the terminal."""
+    host = _host_column(trials)
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), expand=True)
-    for column in ("trial", "value", "time"):
+    for column in ("trial", *host, "value", "time"):
         table.add_column(column, no_wrap=True)
     table.add_column("settings", no_wrap=True, overflow="ellipsis", ratio=1)
     for trial in trials:
-        settings = format_settings(trial.params)
-        cells = (str(trial.number), _format_values(trial), _format_age(trial), settings)
-        table.add_row(*map(escape, cells))
+        start = [str(trial.number), *([host_of(trial)] if host else [])]
+        end = [_format_values(trial), _format_age(trial), format_settings(trial.params)]
+        table.add_row(*map(escape, [*start, *end]))
     return table
+
+
+def _host_column(trials: list[FrozenTrial]) -> list[str]:
+    """Its name, where trials run on other machines, too."""
+    return ["host"] if {host_of(trial) for trial in trials} - {"", socket.gethostname()} else []
 
 
 def _natural_width(table: Table) -> int:

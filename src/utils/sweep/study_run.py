@@ -18,20 +18,23 @@ from src.utils.notification import notifier
 from src.utils.paths import Experiment
 from src.utils.run import Run, create_run
 from src.utils.runs.artifacts import log_inputs_of, record_run
-from src.utils.store.mlflow import open_store, reopen_run, search_children
+from src.utils.runs.heartbeat import take_over
+from src.utils.store.mlflow import open_store, search_children
 from src.utils.store.objective import MONITOR, Objective
 from src.utils.store.record import REASON
+from src.utils.study.lock import study_lock
 from src.utils.study.study import (
     FINISHED,
     INTERRUPTED,
+    RUN_ID,
     best_trials,
     count_trials,
+    has_lost_its_run,
     n_trials_of,
-    study_lock,
 )
 from src.utils.sweep.live_table import print_study_summary
 from src.utils.sweep.plots import draw_plots
-from src.utils.sweep.study_page import RUN_ID, describe_study, save_study_note, save_trial_note
+from src.utils.sweep.study_page import describe_study, save_study_note, save_trial_note
 
 import optuna
 from mlflow.entities import Param
@@ -72,7 +75,7 @@ class StudyRun:
         """On resume, the run that the study already has."""
         run_id = self.study.user_attrs.get(RUN_ID)
         if run_id is not None:
-            reopen_run(self.client, run_id)
+            take_over(self.client, run_id)
             return Run(self.client, run_id, self.experiment, [])
         name = self.study.study_name
         run = create_run(self.experiment, {"optuna.study": name}, [], name)
@@ -86,6 +89,7 @@ class StudyRun:
         return run
 
     def __enter__(self) -> "StudyRun":
+        self.run.begin()
         self._writer.start()
         return self
 
@@ -97,7 +101,7 @@ class StudyRun:
     ) -> None:
         self._ended_trials.put(None)
         self._writer.join()
-        with study_lock(self.study.study_name):
+        with study_lock(self.study.study_name, self.study._storage):
             self._close_trial_runs()
             self._refresh()
         self._save_results()
@@ -114,17 +118,19 @@ class StudyRun:
         due = time.monotonic() + REFRESH
         while (trial := self._ended_trials.get()) is not None:
             if RUN_ID in trial.user_attrs:
-                with study_lock(self.study.study_name):
+                with study_lock(self.study.study_name, self.study._storage):
                     self._close_trial_run(trial.user_attrs[RUN_ID], trial)
             start = time.monotonic()
             if start > due:
-                with study_lock(self.study.study_name):
+                with study_lock(self.study.study_name, self.study._storage):
                     self._refresh()
                 duration = time.monotonic() - start
                 due = time.monotonic() + max(REFRESH, duration / MAX_REFRESH_SHARE)
 
     def _close_trial_run(self, run_id: str, trial: FrozenTrial) -> None:
         """Tag the run of a trial with its state, and end it where its own process could not."""
+        if has_lost_its_run(self.study, trial):
+            return
         self.client.set_tag(run_id, "optuna.state", trial.state.name.lower())
         log_inputs_of(self.client, run_id, self.run.id)
         if trial.state is TrialState.COMPLETE:

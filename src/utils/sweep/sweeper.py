@@ -12,12 +12,13 @@ name. `src/utils/sweep/optimize.py` runs the trials.
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
 import src.utils.startup  # noqa: F401  before Optuna imports torch
-from src.utils.config.overrides import override_key
+from src.utils.config.overrides import merge_overrides, override_key
 from src.utils.config.sweep_settings import check_limits
 from src.utils.errors import UserError
 from src.utils.paths import STUDIES, Experiment
@@ -26,6 +27,7 @@ from src.utils.pipeline.manifest import code_digests, json_digest
 from src.utils.pipeline.pins import pinned, pins_of
 from src.utils.runs.restore import ensure_version
 from src.utils.settings import Settings, trains_on_cpu
+from src.utils.study.lock import study_lock
 from src.utils.study.samplers import (
     create_pruner,
     create_sampler,
@@ -44,12 +46,14 @@ from src.utils.study.study import (
     initialize_study,
     pin_inputs,
     pinned_inputs,
-    study_lock,
 )
+from src.utils.sweep.board import show_board
 from src.utils.sweep.launcher import ForkLauncher
 from src.utils.sweep.live_table import LiveTable
 from src.utils.sweep.optimize import Optimization
 from src.utils.sweep.study_run import StudyRun
+from src.utils.workers.job import jobs_of
+from src.utils.workers.submit import search_submission, split_workers
 
 import optuna
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -109,35 +113,46 @@ class SearchSweeper(Sweeper):
         configure_log(self.cfg.hydra.hydra_logging, self.cfg.hydra.verbose)
         experiment = self._experiment()
         resumed = self._find_resumed_study(experiment)
+        arguments, of_workers = split_workers(arguments, self.cfg)
         overrides = self._compose(arguments, resumed)
         space = self._search_space(overrides, resumed)
         warn_of_luck(space)
         if space.is_grid and is_default_pruner(self.cfg):
             self._recompose([*self.hydra_overrides, NO_PRUNER], overrides if resumed else arguments)
-        checked = self._check_points(space)
+        checked = self._check_points(space, of_workers)
         if isinstance(self.launcher, ForkLauncher) and all(map(trains_on_cpu, checked)):
             self.launcher.share_cores()
             self._share_machine(self.launcher)
+        is_forked = isinstance(self.launcher, ForkLauncher)
+        submission = search_submission(experiment, checked, self.settings.storage, is_forked)
         custom_name = self.settings.custom_search_space
         custom_search_space = load_custom_search_space(custom_name, self.program, experiment)
         options = self._study_options(space)
         check_folder(self.cfg.hydra.sweep.dir)
-        storage = open_storage(self.settings.storage)
-        name = resumed.study_name if resumed else self._new_name(experiment, storage, space)
-        known = [one for one in storage.get_all_studies() if one.study_name == name]
+        name = resumed.study_name if resumed else self._new_name(experiment, space)
+        if submission is not None and submission.workers.dry_run:
+            submission.print_study(name, resumed is not None)
+            return
+        known = [one for one in self.storage.get_all_studies() if one.study_name == name]
         pins = pinned_inputs(known[0]) if known else {}
         for data, digest in pins.items():
             ensure_version(data, digest)
         with pinned(pins):
             inputs = prepare_inputs_of_sweep(checked)
-        with study_lock(name):
+        with study_lock(name, self.storage):
             study = optuna.create_study(
-                storage=storage, study_name=name, load_if_exists=True, **options
+                storage=self.storage, study_name=name, load_if_exists=True, **options
             )
             self._initialize(study, experiment, overrides, space, resumed is not None)
             pin_inputs(study, pins_of(inputs))
-            live_table = LiveTable(study, self.n_jobs)
-            study_run = StudyRun(study, experiment, self.cfg)
+            if submission is None:
+                live_table = LiveTable(study, self.n_jobs)
+                study_run = StudyRun(study, experiment, self.cfg)
+            else:
+                submission.submit_study(study, is_resumed=resumed is not None, is_new=not known)
+        if submission is not None:
+            show_board(study, jobs_of(study.user_attrs), self.hydra_overrides)
+            return
         with study_run, live_table:
             optimization = Optimization(
                 study, space, self.launcher, study_run.run.id, self.cfg, custom_search_space
@@ -145,6 +160,11 @@ class SearchSweeper(Sweeper):
             callbacks = [live_table.on_trial_end, study_run.on_trial_end]
             optimization.run(self.n_jobs, callbacks, live_table.on_interrupt)
             optimization.exit_unless_successful()
+
+    @cached_property
+    def storage(self) -> BaseStorage:
+        """The study store, which is opened when it is first needed."""
+        return open_storage(self.settings.storage)
 
     def _experiment(self) -> Experiment:
         program = self.program
@@ -156,7 +176,7 @@ class SearchSweeper(Sweeper):
             return None
         if self.settings.storage is None and not STUDIES.exists():
             raise UserError(f"there is no study of {experiment} to resume yet")
-        return find_study(open_storage(self.settings.storage), str(reference), experiment)
+        return find_study(self.storage, str(reference), experiment)
 
     def _compose(self, arguments: list[str], resumed: FrozenStudy | None) -> list[str]:
         """The overrides of the experiment; on resume, all overrides that the study stores are applied."""
@@ -215,11 +235,11 @@ class SearchSweeper(Sweeper):
         """Whether an override of Hydra sets it."""
         return any(override_key(one) == key for one in self.hydra_overrides)
 
-    def _check_points(self, space: SearchSpace) -> list[Settings]:
-        """Compose and check points of the search space; returns their settings."""
+    def _check_points(self, space: SearchSpace, more: Sequence[str]) -> list[Settings]:
+        """Compose and check points of the search space, with more overrides; returns their settings."""
         checked = []
         for point in list(space.points_to_check()) or [{}]:
-            overrides = space.trial_overrides(point)
+            overrides = [*space.trial_overrides(point), *more]
             config = self.context.config_loader.load_sweep_config(self.cfg, overrides)
             if self.program is not None:
                 with space.integer_hints():
@@ -233,13 +253,13 @@ class SearchSweeper(Sweeper):
             "directions": space.directions,
         }
 
-    def _new_name(self, experiment: Experiment, storage: BaseStorage, space: SearchSpace) -> str:
+    def _new_name(self, experiment: Experiment, space: SearchSpace) -> str:
         """The setting study_name, which processes that share a study have in common, or a free name."""
         if self.settings.study_name:
             return str(self.settings.study_name)
         folder = Path(self.cfg.hydra.sweep.dir)
         name = default = default_study_name(experiment, folder, space.distributions)
-        used, number = {study.study_name for study in storage.get_all_studies()}, 1
+        used, number = {study.study_name for study in self.storage.get_all_studies()}, 1
         while name in used:
             number += 1
             name = f"{default}-{number}"
@@ -320,14 +340,3 @@ def default_study_name(experiment: Experiment, folder: Path, params: Iterable[st
 def stored_overrides(hydra_overrides: Sequence[str]) -> list[str]:
     """Return those overrides of Hydra that are stored with a study."""
     return [one for one in hydra_overrides if override_key(one) not in NOT_STORED]
-
-
-def merge_overrides(stored: Sequence[str], new: Sequence[str]) -> list[str]:
-    """Return the stored overrides and the new ones.
-
-    A new override replaces the stored ones of its key, and of all keys below it: another sampler does not get
-    the settings of the one before.
-    """
-    new_keys = tuple(f"{override_key(one)}." for one in new)
-    remaining = [one for one in stored if not f"{override_key(one)}.".startswith(new_keys)]
-    return [*remaining, *new]

@@ -1,4 +1,4 @@
-"""Commands of `lab` that bring runs to another machine and back."""
+"""Commands of `lab` for other machines: what runs where, and runs that are brought there and back."""
 
 from typing import Annotated
 
@@ -29,6 +29,53 @@ Since = Annotated[
 ]
 Data = Annotated[bool, typer.Option("--data", help="With the versions of their data.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be written.")]
+
+
+@commands.command()
+def studies(
+    study: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="STUDY",
+            help="One study: its name, or latest.",
+            autocompletion=complete_run,
+        ),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show its live table until it is done, or Ctrl-C.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Number of studies; 0 lists all.")] = 20,
+) -> Result:
+    """List studies: how far each is, what of it runs where; of one, its workers and trials."""
+    from src.utils.lab import studies as listed
+
+    if study or follow:
+        state = listed.read_study(study or "latest")
+        show = listed.follow if follow else listed.print_study
+        return Result(lambda: show(state), lambda: listed.as_dict(state))
+    states, total = listed.read_studies(limit)
+    return Result(
+        lambda: listed.print_studies(states, total), lambda: [listed.as_dict(one) for one in states]
+    )
+
+
+@commands.command()
+def stop(
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY|RUN",
+            help="A study, a run, or the name of a job.",
+            autocompletion=complete_run,
+        ),
+    ],
+) -> Result:
+    """End the workers of a study or run on other machines; they save what they are running."""
+    from src.utils.lab.stop import as_dict, print_stopped
+    from src.utils.lab.stop import stop as stop_workers
+
+    workers = stop_workers(reference)
+    return Result(lambda: print_stopped(reference, workers), lambda: as_dict(reference, workers))
 
 
 @commands.command()
