@@ -49,7 +49,9 @@ def is_gone(process: str) -> bool:
 
 def _start_time(pid: int) -> str:
     try:
-        return f"{psutil.Process(pid).create_time():.0f}"
+        process = psutil.Process(pid)
+        has_ended = process.status() == psutil.STATUS_ZOMBIE  # whose parent has not looked yet
+        return "never" if has_ended else f"{process.create_time():.0f}"
     except psutil.NoSuchProcess:
         return "never"
 

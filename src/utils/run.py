@@ -202,12 +202,13 @@ class Run(Fit):
         self.ended_by = signal.SIGTERM
         sys.exit(128 + signal.SIGTERM)
 
-    def close(self, status: str) -> None:
-        """Flush the metrics, upload the artifacts to a remote store, and set the final status."""
+    def close(self, status: str | None) -> None:
+        """Flush the metrics, upload the artifacts to a remote store, and set the final status, if any."""
         self.metrics.flush()
         if self.remote:
             self.client.log_artifacts(self.id, str(self.folder))
-        self.client.set_terminated(self.id, status)
+        if status is not None:
+            self.client.set_terminated(self.id, status)
 
 
 def create_run(
