@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
+from src.utils.cores import count_cores, cpu_quotas
 from src.utils.errors import UserError
 from src.utils.process import this_process
 from src.utils.store.mlflow import open_store
@@ -149,3 +150,47 @@ def mode(file: Path) -> str:
 def open_mlflow(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     open_store()
+
+
+VERSION_1 = ("cgroup none rw,cpu,cpuacct", "4:cpu,cpuacct:/a/b\n0::/")
+VERSION_2 = ("cgroup2 none rw", "0::/a/b")
+
+
+@pytest.mark.parametrize(
+    ("system", "files", "expected"),
+    [
+        (VERSION_2, {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, [1.5]),
+        (VERSION_1, {"a/b/cpu.cfs_quota_us": "50000", "a/b/cpu.cfs_period_us": "100000"}, [0.5]),
+        (VERSION_1, {"a/b/cpu.cfs_quota_us": "-1", "a/b/cpu.cfs_period_us": "100000"}, []),
+    ],
+    ids=["version 2, of a parent", "version 1", "no limit"],
+)
+def test_cpu_quotas(
+    system: tuple[str, str], files: dict[str, str], expected: list[float], tmp_path: Path
+) -> None:
+    """CPU quotas of control groups count, also those of the groups above one's own."""
+    (mount, group), groups = system, tmp_path / "groups"
+    texts = {f"groups/{name}": text for name, text in files.items()}
+    texts |= {"cgroup": group, "mountinfo": f"31 23 0:28 / {groups} rw - {mount}"}
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cpu_quotas(tmp_path) == expected
+
+
+def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process has the cores of its Slurm job and of its quota, rounded up, and one at least."""
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("src.utils.cores.cpu_quotas", list)
+    monkeypatch.setattr("src.utils.cores.count_affine_cores", lambda: 64)
+    assert count_cores() == 64
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "8")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    assert count_cores() == 64  # no job: someone has set them
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    assert count_cores() == 8  # a batch script
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    assert count_cores() == 2  # a task of srun
+    monkeypatch.setattr("src.utils.cores.cpu_quotas", lambda: [8.0, 0.2])
+    assert count_cores() == 1

@@ -8,6 +8,7 @@ import re
 import signal
 import time
 
+from src.utils.cores import count_cores
 from src.utils.store.record import own_note
 
 import optuna
@@ -584,12 +585,12 @@ def test_gpu_leases(toys: SweepLab) -> None:
         assert first[1] <= second[0]
     one = {"CUDA_VISIBLE_DEVICES": "0"}
     said = toys.sweep(TOY, "x=0.1,0.2", "trainer.accelerator=cpu", **one)
-    assert f"{min(len(os.sched_getaffinity(0)), 4)} at a time" in said
+    assert f"{min(count_cores(), 4)} at a time" in said
 
 
 def test_threads(toys: SweepLab) -> None:
     """The cores are shared among the trials that run at the same time, unless it is said otherwise."""
-    cores = len(os.sched_getaffinity(0))
+    cores = count_cores()
     command = [
         "env",
         "-u",

@@ -1,4 +1,4 @@
-"""Processes: which one of a distributed training this is, its cores, and whether a recorded one still runs.
+"""Processes: which one of a distributed training this is, and whether a recorded one still runs.
 
 A process is recorded as `host pid start-time`, which no later process can have.
 """
@@ -54,11 +54,6 @@ def _start_time(pid: int) -> str:
         return "never" if has_ended else f"{process.create_time():.0f}"
     except psutil.NoSuchProcess:
         return "never"
-
-
-def count_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from src.utils.process import count_cores
+from src.utils.cores import count_cores
 from src.utils.sweep.job import (
     STOP_TIMEOUT,
     JobRunner,
