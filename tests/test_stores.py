@@ -1,4 +1,4 @@
-"""Stores that several processes and machines share: who writes about a study, and what lies on which disk."""
+"""What several processes and machines share: a study and its run, disks, cores and GPUs."""
 
 import os
 import shlex
@@ -7,9 +7,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from uuid import uuid4
 
 from src.utils.cores import count_cores, cpu_quotas
 from src.utils.errors import UserError
@@ -18,10 +20,11 @@ from src.utils.store.mlflow import open_store
 from src.utils.store.sqlite_file import check_database, create_database
 from src.utils.study.processes import PROCESSES, announce, leave
 from src.utils.study.storage import open_storage
+from src.utils.sweep.slots import LEASES, Slots, physical_gpu, visible_gpus
 
 import optuna
 import pytest
-from conftest import until
+from conftest import Lab, until
 from sweeps import TOY, SweepLab, create_fresh_toys, states  # noqa: F401  a fixture
 
 SHARED = ("x=interval(0,1)", "seconds=0.5", "hydra.sweeper.n_jobs=1", "hydra.sweeper.study_name=us")
@@ -194,3 +197,58 @@ def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count_cores() == 2  # a task of srun
     monkeypatch.setattr("src.utils.cores.cpu_quotas", lambda: [8.0, 0.2])
     assert count_cores() == 1
+
+
+HOLD = """
+import threading
+from src.utils.sweep.slots import Slots
+with Slots(None, [{gpu!r}]).lease(threading.Event()):
+    print("held", flush=True)
+    threading.Event().wait()
+"""
+
+
+def test_gpus_of_two_searches(clone: Lab) -> None:
+    """A GPU that a search on this machine has leased is free for no other one until it gives it back, or
+    dies; Ctrl-C ends the waiting."""
+    gpu, stopped = f"GPU-{uuid4()}", threading.Event()
+    process = clone.start(sys.executable, "-c", HOLD.format(gpu=gpu))
+    assert process.stdout and process.stdout.readline() == "held\n"
+    slots = Slots(8, [gpu], jobs_per_gpu=2)
+    assert slots.count == 2
+    with slots.lease(stopped) as first:  # the second half of it
+        assert first["CUDA_VISIBLE_DEVICES"] == gpu
+        threading.Timer(0.5, stopped.set).start()
+        with slots.lease(stopped) as second:
+            assert "CUDA_VISIBLE_DEVICES" not in second
+        process.kill()
+        process.communicate()
+        with slots.lease(threading.Event()) as second:
+            assert second["CUDA_VISIBLE_DEVICES"] == gpu
+    for file in LEASES.glob(f"{gpu}*"):
+        file.unlink()
+
+
+def test_names_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPUs are those that CUDA_VISIBLE_DEVICES names, by index, UUID or MIG id, or all; each is known by its
+    UUID."""
+    uuids = ["GPU-aa11", "GPU-bb22"]
+    for name, answer in (
+        ("nvmlInit", lambda: None),
+        ("nvmlDeviceGetCount", lambda: 2),
+        ("nvmlDeviceGetHandleByIndex", lambda index: index),
+        ("nvmlDeviceGetUUID", uuids.__getitem__),
+    ):
+        monkeypatch.setattr(f"pynvml.{name}", answer)
+    for visible, gpus in (
+        ("1", ["GPU-bb22"]),
+        ("GPU-bb,GPU-aa11", ["GPU-bb22", "GPU-aa11"]),
+        ("MIG-5f, 0", ["MIG-5f", "GPU-aa11"]),
+        ("7", [None]),
+        ("0,-1,1", ["GPU-aa11"]),
+        ("", []),
+    ):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert [physical_gpu(gpu) for gpu in visible_gpus()] == gpus
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible_gpus() == ["0", "1"]

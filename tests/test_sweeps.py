@@ -573,7 +573,8 @@ def test_gpu_leases(toys: SweepLab) -> None:
     """Each trial sees one GPU, and no more trials share it than jobs_per_gpu allows; trials that train on the
     CPU share the cores."""
     gpus = {"CUDA_VISIBLE_DEVICES": "0,1"}
-    toys.sweep(TOY, "x=0.1,0.2,0.3,0.4", "seconds=1", "hydra.launcher.jobs_per_gpu=1", **gpus)
+    four = ("x=0.1,0.2,0.3,0.4", "seconds=1", "hydra.sweeper.n_jobs=4")
+    assert "2 at a time" in toys.sweep(TOY, *four, "hydra.launcher.jobs_per_gpu=1", **gpus)
     runs = toys.trial_runs(toys.study())
     assert sorted(run.data.tags["CUDA_VISIBLE_DEVICES"] for run in runs) == ["0", "0", "1", "1"]
     for gpu in "01":
