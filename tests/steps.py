@@ -1,4 +1,4 @@
-"""An experiment whose trials last, and go on where they were stopped. Tests of workers copy it.
+"""An experiment whose trials go on where they were stopped. Tests of workers copy it.
 
 python src/model/model95/steps.py steps=20 seconds=0.2
 """
@@ -18,35 +18,36 @@ class Config(ModelSettings):
     x: float
     steps: int
     seconds: float  # of a step
-    trace: str  # a file with a line for each step that was computed
+    hold: int  # the step before which it waits for the file `go`; -1: none
+    place: Path  # a folder that all machines see: with `go`, and `trace` of the steps that were computed
 
 
 @experiment
 def main(cfg: Config, run: Run) -> float:
-    """Go to the target by halves; returns the distance that is left."""
-    state = load(run.resume_from) if run.resume_from else {"step": 0, "way": 1.0}
-    run.objective("distance", "min")
+    """Take steps; returns what depends on each of them."""
+    run.objective("value", "min")
+    state = load(run.resume_from) if run.resume_from else {"step": 0, "value": 1.0}
     for step in range(state["step"], cfg.steps):
+        while step == cfg.hold and not (cfg.place / "go").exists():
+            time.sleep(0.05)
         time.sleep(cfg.seconds)
         state = next_state(cfg.x, state)
-        run.log({"distance": state["way"]}, step + 1)
+        run.log({"value": state["value"]}, step + 1)
         run.save("state.json", lambda file, now=state: file.write_text(json.dumps(now)))
-        note(cfg.trace, run.id, step)
-        run.report(state["way"], step + 1)
-    return state["way"]
+        note(cfg.place / "trace", f"{run.id} {step} {socket.gethostname()}\n")
+        run.report(state["value"], step + 1)
+    return state["value"]
 
 
 def next_state(x: float, state: dict) -> dict:
-    """What a step makes of the state: it depends on all steps before."""
-    return {"step": state["step"] + 1, "way": state["way"] * 0.9 + abs(x - 0.3)}
+    return {"step": state["step"] + 1, "value": state["value"] * 0.9 + abs(x - 0.3)}
 
 
-def note(trace: str, run_id: str, step: int) -> None:
-    """Add a line to a file that several machines write."""
-    line = f"{run_id} {step} {socket.gethostname()}\n".encode()
-    file = os.open(trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(file, line)
-    os.close(file)
+def note(file: Path, line: str) -> None:
+    """Add a line to a file that several processes write."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, line.encode())
+    os.close(descriptor)
 
 
 def load(folder: Path) -> dict:

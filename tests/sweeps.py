@@ -94,11 +94,15 @@ class SweepLab(Lab):
 
     def start_on_terminal(self, columns: int, program: str, *arguments: str) -> Terminal:
         """Start a sweep on a terminal of that width."""
+        return self.type_on_terminal(columns, sys.executable, self.root / program, "-m", *arguments)
+
+    def type_on_terminal(self, columns: int, *command: str | Path) -> Terminal:
+        """Start a command on a terminal of that width."""
         screen, terminal = pty.openpty()
         termios.tcsetwinsize(terminal, (40, columns))
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(NOT_INHERITED)}
         process = subprocess.Popen(
-            [sys.executable, self.root / program, "-m", *arguments],
+            command,
             cwd=self.root,
             env=inherited | {"PYTHONPATH": str(self.root), "TERM": "xterm"},
             stdin=terminal,

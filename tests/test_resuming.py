@@ -1,6 +1,5 @@
 """Trainings that are stopped, by whatever, and go on as if they had not been."""
 
-import os
 import random
 import signal
 import sys
@@ -11,12 +10,11 @@ from unittest.mock import Mock
 
 from src.utils.callbacks.resumable_loader import random_state
 from src.utils.process import deferred_interrupts
-from src.utils.runs import resume
 
 import pytest
 import torch
 from conftest import MODEL, QUICK, Lab, copy_experiment, made_once
-from mlflow.entities import Run, RunData, RunInfo
+from mlflow.entities import Run
 from torch import Tensor
 
 LONG = (*QUICK, "max_epochs=30", "checkpoint_every=7")  # of 18 steps an epoch
@@ -158,20 +156,6 @@ def test_interrupts_of_threads() -> None:
     thread.join()
     assert inside == [before]
     assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_downloaded_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of checkpoints that are downloaded, the last one is the newest, in whatever order they arrive."""
-    (tmp_path / "checkpoints").mkdir()
-    for age, name in enumerate(("last.ckpt", "best.ckpt")):
-        file = tmp_path / "checkpoints" / name
-        torch.save({}, file)
-        os.utime(file, (age, age))
-    monkeypatch.setattr(resume, "local_store", lambda: None)
-    monkeypatch.setattr(resume, "get_artifact", lambda client, run, path: tmp_path)
-    run = Run(RunInfo("0" * 32, "0", "", "FINISHED", 0, 0, "active"), RunData())
-    folder = resume.artifact_folder(Mock(), run)
-    assert resume.newest_checkpoint(folder / "checkpoints") == folder / "checkpoints/last.ckpt"
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])

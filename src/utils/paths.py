@@ -21,8 +21,13 @@ def find_main_checkout(root: Path) -> Path:
     """The main checkout of the repository that a linked worktree belongs to; any other folder itself.
 
     What is checked out from `logs/code.git` belongs to the folder of these logs. A copy of a worktree, and a
-    worktree of another bare repository or of one that is not here, stand alone.
+    worktree of another bare repository or of one that is not here, stand alone. A project in a subfolder of a
+    repository belongs to that subfolder of the main checkout.
     """
+    top = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), root)
+    if top != root:
+        found = find_main_checkout(top) / root.relative_to(top)
+        return found if (found / "src" / "utils").is_dir() else root
     try:
         git = root / (root / ".git").read_text().removeprefix("gitdir:").strip()
         common = (git / (git / "commondir").read_text().strip()).resolve()

@@ -1,7 +1,6 @@
 """The run that `main(cfg, run)` gets: one execution of an experiment, recorded in MLflow."""
 
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -15,13 +14,15 @@ from src.utils.files import replace_file
 from src.utils.paths import Experiment, display_path, remote_run_folder
 from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.predictions import save_predictions
-from src.utils.process import SHARED_RUN, deferred_interrupts, is_rank_zero, this_process
+from src.utils.process import SHARED_RUN, deferred_interrupts, is_rank_zero
 from src.utils.runs.artifacts import log_dataset, record_run, record_settings, save_traceback
+from src.utils.runs.heartbeat import Heartbeat, signs_of_life, take_over
 from src.utils.runs.member import MemberLink
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.runs.part import Fit
+from src.utils.runs.uploads import Uploads
 from src.utils.settings import ModelSettings, Settings
-from src.utils.store.mlflow import experiment_id, local_store, open_store, reopen_run
+from src.utils.store.mlflow import experiment_id, local_store, open_store
 from src.utils.store.objective import MONITOR, Objective
 from src.utils.study.trial import Pruned, TrialLink
 
@@ -57,9 +58,11 @@ class Run(Fit):
         self.trial: TrialLink | None = TrialLink.current()  # its trial in a search
         self.member: MemberLink | None = MemberLink.current()  # its place in a group
         self.is_rank_zero = is_rank_zero()
-        self.remote: bool = local_store() is None  # whether MLflow's store is on another machine
-        self.folder = remote_run_folder(run_id) if self.remote else Path(info.artifact_uri)
+        is_remote = local_store() is None  # whether MLflow's store is on another machine
+        self.folder = remote_run_folder(run_id) if is_remote else Path(info.artifact_uri)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.uploads = Uploads(client, run_id, self.folder) if is_remote else None
+        self.heartbeat = Heartbeat(client, run_id)
 
     def inputs(self, stage: str) -> list[Path]:
         """The folders of all inputs of a stage (`feature`, or one's own), in the order of the setting."""
@@ -202,13 +205,24 @@ class Run(Fit):
         self.ended_by = signal.SIGTERM
         sys.exit(128 + signal.SIGTERM)
 
+    def begin(self, forks: bool = False) -> None:
+        """Show that it goes on, and upload to a remote store; in a thread unless it `forks` other runs."""
+        self.heartbeat.start()
+        if self.uploads is not None:
+            self.uploads.start(in_background=not forks)
+
     def close(self, status: str | None) -> None:
         """Flush the metrics, upload the artifacts to a remote store, and set the final status, if any."""
-        self.metrics.flush()
-        if self.remote:
-            self.client.log_artifacts(self.id, str(self.folder))
-        if status is not None:
-            self.client.set_terminated(self.id, status)
+        final = status and "FAILED"  # unless all goes well
+        try:
+            self.metrics.flush()
+            if self.uploads is not None:
+                self.uploads.finish(is_stopped=status in ("KILLED", None))
+            final = status
+        finally:
+            self.heartbeat.stop()
+            if final is not None:
+                self.client.set_terminated(self.id, final)
 
 
 def create_run(
@@ -224,7 +238,7 @@ def create_run(
     """
     client = open_store()
     number = experiment_id(client, str(experiment))
-    stored = client.create_run(number, tags=dict(tags), run_name=name)
+    stored = client.create_run(number, tags={**tags, **signs_of_life()}, run_name=name)
     return Run(client, stored.info.run_id, experiment, inputs)
 
 
@@ -253,6 +267,7 @@ def tracked(
         if start is None or start.new_run:
             _record_start(run, settings, inputs, start)
         is_group = isinstance(settings, ModelSettings) and settings.is_group
+        run.begin(forks=is_group)
         with nullcontext() if is_group else system_metrics(run.id):  # its members have their own
             yield _prepared(run, settings, start)
 
@@ -293,7 +308,9 @@ def _create_or_reopen(
     experiment: Experiment, inputs: list[Manifest], start: "ResumePoint | None"
 ) -> Run:
     if start is not None and not start.new_run:
-        return _reopen(experiment, inputs, start)
+        client, run_id = open_store(), start.run.info.run_id
+        take_over(client, run_id)
+        return Run(client, run_id, experiment, inputs)
     trial = TrialLink.current()
     link = trial or MemberLink.current()
     tags, name = (link.tags(), link.name) if link else ({}, None)
@@ -314,26 +331,9 @@ def _record_start(
         tag = "warm_start_from" if start.weights_only else "continued_from"
         run.tag({tag: start.run.info.run_id})
         if start.more_epochs:
-            _copy_checkpoints(start, run)
+            start.copy_checkpoints(run.checkpoints)
     record_run(run.client, run.id, run.folder, run.experiment, settings.note, settings.tags)
     record_settings(run.client, run.id, run.folder, settings)
-
-
-def _reopen(experiment: Experiment, inputs: list[Manifest], start: "ResumePoint") -> Run:
-    client = open_store()
-    reopen_run(client, start.run.info.run_id)
-    run = Run(client, start.run.info.run_id, experiment, inputs)
-    run.tag({"process": this_process()})
-    return run
-
-
-def _copy_checkpoints(start: "ResumePoint", run: Run) -> None:
-    """The old best checkpoint may stay the best one, even after its run is deleted."""
-    old = start.folder / "checkpoints"
-    for file in old.rglob("*.ckpt"):
-        copy = run.checkpoints / file.relative_to(old)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(file, copy)
 
 
 def _prepared(run: Run, settings: Settings, start: "ResumePoint | None") -> Run:

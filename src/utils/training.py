@@ -16,6 +16,7 @@ from src.utils.callbacks.checkpoints import (
     LastCheckpoint,
     SaveModelClass,
     StepCheckpoint,
+    WholeFiles,
 )
 from src.utils.callbacks.checks import (
     ONE_FIT,
@@ -86,7 +87,12 @@ def tracked_trainer(
     if monitor is not None:
         run.objective(monitor, mode)
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)  # else Progress's
-    defaults = {**TRAINER_DEFAULTS, "profiler": NoProfiler(), "enable_progress_bar": has_bar}
+    defaults = {
+        **TRAINER_DEFAULTS,
+        "profiler": NoProfiler(),
+        "enable_progress_bar": has_bar,
+        "plugins": [WholeFiles()],
+    }
     return pl.Trainer(
         **{**defaults, **trainer_arguments(cfg.trainer)},
         logger=RunLogger(run),

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ PORTS = range(20_000, 32_000)
 
 @contextmanager
 def service(
-    command: list[str],
+    command: Sequence[str | Path],
     folder: Path,
     environment: Mapping[str, str] | None = None,
     end: signal.Signals = signal.SIGTERM,
@@ -83,10 +83,15 @@ def free_ports(count: int) -> list[int]:
     found: list[int] = []
     while len(found) < count:
         port = random.SystemRandom().choice(PORTS)
-        with socket.socket() as probe:
-            if port not in found and probe.connect_ex(("127.0.0.1", port)) != 0:
-                found.append(port)
+        if port not in found and is_free(port):
+            found.append(port)
     return found
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def need(present: object, what: str) -> None:

@@ -1,4 +1,4 @@
-"""A Slurm cluster of two nodes on this host, for tests.
+"""A Slurm cluster on this host, for tests.
 
 Each node is a set of namespaces: it has a host name, processes and mounts of its own, and dies all at once.
 That needs root. Slurm is Debian's packages slurm-wlm, slurm-client and munge.
@@ -14,24 +14,29 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from scale.service import WAIT, free_ports, need, service, wait_for
+from scale.service import WAIT, free_ports, is_free, need, service, wait_for
 
 import pytest
 from conftest import until
 
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"])
-NODES = ("n1", "n2")
 # bash is the first process of a node, and reaps what is left over there.
-NODE = 'hostname "$0" && mount --bind "$1" /etc/hosts && slurmd -D -N "$0" & wait'
+NODE = """
+hostname "$1" && mount --bind "$2" /etc/hosts || exit
+for own in "${@:3}"; do mount -t tmpfs own "$own" || exit; done
+slurmd -D -N "$1" &
+wait
+"""
 
 
 class Slurm:
     """A running cluster."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, ports: dict[str, int]) -> None:
+        self.folder, self.ports = folder, ports
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
         self.nodes: dict[str, ExitStack] = {}
+        self.own: list[Path] = []  # folders of which each node has its own, empty when it starts
 
     def ask(self, *command: str, **environment: str) -> str:
         """What a command of Slurm prints; it must succeed."""
@@ -57,16 +62,32 @@ class Slurm:
 
     def start(self, node: str) -> None:
         """Start a node, or start it again; returns when jobs can run there."""
+        spaces = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        command = [*spaces, "bash", "-c", NODE, "node", node, self.folder / "hosts", *self.own]
+        folder = self.folder / node
+        folder.mkdir(exist_ok=True)
+        environment = {"PATH": PATH} | self.environment
         with ExitStack() as stack:
-            spaces = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
-            command = [*spaces, "bash", "-c", NODE, node, f"{self.folder}/hosts"]
-            folder = self.folder / node
-            folder.mkdir(exist_ok=True)
-            environment = {"PATH": PATH} | self.environment
             # The first process of a PID namespace takes all others with it.
             process = stack.enter_context(service(command, folder, environment, signal.SIGKILL))
-            wait_for(process, lambda: self.ask("sinfo", "-hn", node, "-o%T") in ("idle", "mixed"))
+            wait_for(process, lambda: self.is_up(node))
             self.nodes[node] = stack.pop_all()
+
+    def is_up(self, node: str) -> bool:
+        """Whether a node listens, and the cluster knows it."""
+        return not is_free(self.ports[node]) and self.state(node) in ("idle", "mixed")
+
+    def state(self, node: str) -> str:
+        """As Slurm calls it: `down*` does not answer."""
+        return self.ask("sinfo", "-hplow", "-n", node, "-o%T")
+
+    def separate(self, folder: Path) -> None:
+        """Give each node a folder of its own in place of one that they share; the nodes start anew."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.own.append(folder)
+        for node in self.ports:
+            self.kill(node)
+            self.start(node)
 
     def kill(self, node: str) -> None:
         """Kill a node with all that runs there, as by pulling its plug."""
@@ -79,24 +100,25 @@ class Slurm:
 
 
 @contextmanager
-def slurm(folder: Path) -> Iterator[Slurm]:
-    """Start a cluster, which ends with the block.
+def slurm(folder: Path, nodes: int = 2, cpus: int = 2) -> Iterator[Slurm]:
+    """Start a cluster, which ends with the block. Its nodes are n1, n2 …
 
     Args:
         folder: what it keeps; short, for it holds a socket.
+        nodes: how many.
+        cpus: of each node.
     """
     need(shutil.which("slurmctld", path=PATH) and shutil.which("munged", path=PATH), "Slurm")
     if os.geteuid() != 0:
         pytest.skip("only root can start a Slurm cluster")
-    write_settings(folder)
-    cluster = Slurm(folder)
+    cluster = Slurm(folder, write_settings(folder, nodes, cpus))
     environment = {"PATH": PATH} | cluster.environment
     with ExitStack() as stack:
         munge = stack.enter_context(service(munged(folder), folder, environment))
         wait_for(munge, (folder / "munge.sock").exists)
         stack.enter_context(service(["slurmctld", "-D"], folder, environment))
         stack.callback(lambda: [cluster.kill(node) for node in [*cluster.nodes]])
-        for node in NODES:
+        for node in cluster.ports:
             cluster.start(node)
         yield cluster
 
@@ -108,18 +130,24 @@ def munged(folder: Path) -> list[str]:
     return ["munged", "--foreground", "--force", "--num-threads=2", *places]
 
 
-def write_settings(folder: Path) -> None:
-    """Write the settings of a cluster: its ports, its key, and the names of its nodes."""
+def write_settings(folder: Path, nodes: int, cpus: int) -> dict[str, int]:
+    """Write the settings of a cluster, its key, and the names of its nodes; returns the port of each node."""
     folder.mkdir(parents=True)
     folder.chmod(0o755)
     (folder / "state").mkdir()
     key = folder / "key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(1024))
-    (folder / "hosts").write_text(f"127.0.0.1 localhost {' '.join(NODES)}\n")
-    text = Path(__file__).with_name("slurm.conf").read_text()
+    first, *others = free_ports(1 + nodes)
+    ports = {f"n{number}": port for number, port in enumerate(others, 1)}
+    (folder / "hosts").write_text(f"127.0.0.1 localhost {' '.join(ports)}\n")
     host = socket.gethostname().partition(".")[0]
-    ports = dict(zip(("@PORT@", "@PORT1@", "@PORT2@"), map(str, free_ports(3)), strict=True))
-    for name, value in {"@HOST@": host, "@FOLDER@": str(folder), **ports}.items():
-        text = text.replace(name, value)
-    (folder / "slurm.conf").write_text(text)
+    text = Path(__file__).with_name("slurm.conf").read_text()
+    for name, value in {"FOLDER": folder, "HOST": host, "PORT": first}.items():
+        text = text.replace(f"@{name}@", str(value))
+    lines = [
+        f"NodeName={node} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=4000\n"
+        for node, port in ports.items()
+    ]
+    (folder / "slurm.conf").write_text(text + "".join(lines))
+    return ports

@@ -7,6 +7,7 @@
 | `StepCheckpoint` | saves `last.ckpt` every few steps, too (checkpoint_every=100)          |
 | `InitialWeights` | loads the weights of another run before the first step (warm_start)    |
 | `SaveModelClass` | stores in each checkpoint the class of the model, for `load_model`     |
+| `WholeFiles`     | replaces a checkpoint in one step                                      |
 """
 
 import inspect
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError
+from src.utils.files import replace_file
 from src.utils.run import Run
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
 log = logging.getLogger(__name__)
@@ -157,3 +160,19 @@ class SaveModelClass(pl.Callback):
         is_own = file.is_relative_to(source)
         location = str(file.relative_to(source)) if is_own else type(module).__module__
         checkpoint["model_class"] = [location, type(module).__qualname__]
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside the one that it replaces: it is never half written.
+
+    Lightning writes to the system's temporary folder; from another disk, it then copies into the old file.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        if "://" in str(path):  # elsewhere
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        with replace_file(Path(path)) as draft:
+            super().save_checkpoint(checkpoint, draft, storage_options)

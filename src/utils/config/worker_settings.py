@@ -67,7 +67,7 @@ class SlurmWorkers(RemoteWorkers):
 
 
 class RayWorkers(RemoteWorkers):
-    """`workers=ray`: tasks of a Ray cluster."""
+    """`workers=ray`: actors of a Ray cluster."""
 
     engine: Literal["ray"]
     address: str | None

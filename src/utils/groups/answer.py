@@ -14,8 +14,8 @@ from statistics import fmean, stdev
 from src.utils.groups.figures import Curve, plot_curves, plot_members, shared_steps
 from src.utils.predictions import pool_members
 from src.utils.run import Run
+from src.utils.runs.downloads import artifact_folder
 from src.utils.runs.member import Member, returned_by
-from src.utils.runs.resume import artifact_folder
 from src.utils.store.objective import MONITOR, OOF_SCORE, SPREAD, Objective, result_metrics
 
 from mlflow.entities import Run as StoredRun

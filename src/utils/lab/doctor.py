@@ -15,12 +15,12 @@ from src.utils.errors import UserError
 from src.utils.lab.finding import Finding
 from src.utils.lab.installation import check_installation
 from src.utils.paths import LOGS, ROOT, STUDIES, display_path
-from src.utils.process import is_gone
+from src.utils.runs.heartbeat import is_of_this_host, is_running
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader, find_artifact, open_reader
-from src.utils.store.record import REASON, RunRecord
+from src.utils.store.record import HEARTBEAT, PROCESS, REASON, RunRecord
 from src.utils.store.reference import list_members, without_members
-from src.utils.terminal import format_size, lab_command
+from src.utils.terminal import format_age, format_size, lab_command
 
 LOW_DISK, VERY_LOW_DISK = 5 * 10**9, 10**9  # bytes that are free
 INACTIVE = timedelta(days=1)  # after which a run on another machine counts as dead
@@ -113,23 +113,28 @@ def _dead_runs(reader: RunReader) -> list[tuple[RunRecord, str]]:
 
 def _death_reason(reader: RunReader, record: RunRecord) -> str:
     """Empty while the run may be alive."""
-    process = record.tags.get("process", "")
-    if process and is_gone(process):
-        return "its process is gone"
+    is_local = is_of_this_host(record.tags.get(PROCESS, ""))
+    if not is_running(record.status, record.tags):
+        return "its process is gone" if is_local else f"last heartbeat {format_age(_beat(record))}"
+    if is_local or HEARTBEAT in record.tags:
+        return ""
     members = list_members(reader, record) if record.is_group else []
     inactive = datetime.now().astimezone() - max(map(_last_activity, [record, *members]))
-    is_local = process.split(" ")[0] == os.uname().nodename
-    if inactive > INACTIVE and not is_local:
-        return f"no sign of life for {inactive.days} days"
-    return ""
+    return f"no sign of life for {inactive.days} days" if inactive > INACTIVE else ""
 
 
 def _last_activity(record: RunRecord) -> datetime:
-    """The time of the newest artifact."""
+    """The time of its last heartbeat; of the newest artifact in a run of an earlier version."""
+    if HEARTBEAT in record.tags:
+        return _beat(record)
     folder = find_artifact(record, "")
     files = [file for file in folder.rglob("*") if file.is_file()] if folder else []
     times = [datetime.fromtimestamp(file.stat().st_mtime).astimezone() for file in files]
     return max([*times, record.started or datetime.min.astimezone()])
+
+
+def _beat(record: RunRecord) -> datetime:
+    return datetime.fromtimestamp(float(record.tags[HEARTBEAT])).astimezone()
 
 
 def _close_run(record: RunRecord, reason: str) -> None:

@@ -1,13 +1,13 @@
 """`lab stop`: end the workers of a study or of a single run. They save what they are running."""
 
 import os
-from collections.abc import Iterable
 from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.lab.studies import STORAGE, study_store, workers_as_dicts
 from src.utils.paths import STUDIES
 from src.utils.process import is_gone
+from src.utils.store.record import RunRecord
 from src.utils.store.reference import find_record
 from src.utils.study.overview import list_studies, read_overviews
 from src.utils.study.study import PROCESS
@@ -19,7 +19,8 @@ from src.utils.workers.states import WorkerStates, ask_engines
 from optuna.study._frozen import FrozenStudy
 from rich import get_console
 
-JOB = "workers.job"  # tag of a run: the job whose worker it is of
+# Tags of a run: the job whose worker it is of, and the study that it is of or that it is
+JOB, STUDY = "workers.job", "optuna.study"
 
 
 def stop(reference: str) -> list[WorkerStates]:
@@ -31,15 +32,32 @@ def stop(reference: str) -> list[WorkerStates]:
     Raises:
         UserError: there is no such study or run, it has no workers, or the engine can't be asked.
     """
-    study = _find_study(reference)
-    jobs = jobs_of(study.user_attrs) if study else _jobs_of_run(reference)
+    jobs, processes = _find(reference)
     if not jobs:
-        processes = _processes_of_study(study) if study else _processes_of_run(reference)
-        raise UserError(f"{reference} has no workers; {_how_to_stop(list(processes))}")
+        raise UserError(f"{reference} has no workers; {_how_to_stop(processes)}")
     workers = [its for its in ask_engines(jobs) if not its.have_ended]
     for its in workers:
         find_engine(its.job.engine).cancel(its.job)
     return workers
+
+
+def _find(reference: str) -> tuple[list[Submitted], list[str]]:
+    """The jobs of a study or run, and its processes that run. The name of a job will do, too."""
+    study = _find_study(reference)
+    if study is not None:
+        return _of_study(study)
+    submitted = {job.name: job for job in saved_jobs()}
+    if reference in submitted:
+        return [submitted[reference]], []
+    record = find_record(reference)
+    study = _find_study(record.tags.get(STUDY, ""))
+    if study is None:
+        job = submitted.get(record.tags.get(JOB, ""))
+        return [job] if job else [], _processes(record)
+    if not record.is_study:
+        name = study.study_name
+        raise UserError(f"{reference} is a trial of {name}: lab stop {name} ends all workers of it")
+    return _of_study(study)
 
 
 def _find_study(name: str) -> FrozenStudy | None:
@@ -48,28 +66,22 @@ def _find_study(name: str) -> FrozenStudy | None:
     return next((one for one in list_studies(study_store()) if one.study_name == name), None)
 
 
-def _jobs_of_run(reference: str) -> list[Submitted]:
-    """By the name of the job, too: it is known before there is a run."""
-    known = {job.name: job for job in saved_jobs()}
-    name = reference if reference in known else find_record(reference).tags.get(JOB)
-    return [known[name]] if name in known else []
-
-
-def _processes_of_study(study: FrozenStudy) -> Iterable[str]:
+def _of_study(study: FrozenStudy) -> tuple[list[Submitted], list[str]]:
     (overview,) = read_overviews(study_store(), [study])
-    return {trial.user_attrs[PROCESS] for trial in overview.running if PROCESS in trial.user_attrs}
+    processes = {trial.user_attrs.get(PROCESS, "") for trial in overview.running}
+    return jobs_of(study.user_attrs), sorted(filter(None, processes))
 
 
-def _processes_of_run(reference: str) -> Iterable[str]:
-    record = find_record(reference)
+def _processes(record: RunRecord) -> list[str]:
     process = record.tags.get("process", "")
-    return [process] if record.status == "RUNNING" and process and not is_gone(process) else []
+    is_running = record.status == "RUNNING" and process and not is_gone(process)
+    return [process] if is_running else []
 
 
 def _how_to_stop(processes: list[str]) -> str:
-    if not processes:
+    places = [f"{pid} on {host}" for host, pid, _ in map(str.split, processes)]
+    if not places:
         return "nothing of it runs"
-    places = [f"{pid} on {host}" for host, pid, _ in map(str.split, sorted(processes))]
     return f"Ctrl-C ends its process where it runs ({', '.join(places)})"
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.paths import STUDIES, Experiment, display_path
+from src.utils.paths import STUDIES, Experiment
 from src.utils.study.overview import Overview, find_study_named, list_studies, read_overviews
 from src.utils.study.storage import open_storage
 from src.utils.study.study import host_of
@@ -29,6 +29,7 @@ from src.utils.terminal import (
     print_hints,
     run_command,
 )
+from src.utils.workers.engine import find_engine
 from src.utils.workers.job import jobs_of
 from src.utils.workers.states import WorkerStates, ask_engines
 
@@ -74,9 +75,7 @@ def study_store() -> RDBStorage:
     url = os.environ.get(STORAGE)
     if not url and not STUDIES.exists():
         raise UserError("there are no studies yet: a program with -m and a range makes the first")
-    storage = open_storage(url)
-    assert isinstance(storage, RDBStorage)  # there are no others
-    return storage
+    return open_storage(url)
 
 
 def read_studies(limit: int) -> tuple[list[StudyState], int]:
@@ -135,7 +134,7 @@ def print_studies(states: Sequence[StudyState], total: int) -> None:
     for state in states:
         one = state.overview
         cells = (
-            f"{one.name}\n{one.experiment}, {format_age(_local(one.started))}",
+            f"{one.name}\n{one.experiment}{', ' + format_age(one.started) if one.started else ''}",
             "\n".join(_counts(state)),
             f"{_best_value(one)}\n{one.metric}",
             "\n".join(filter(None, [", ".join(state.hosts), *map(str, state.workers)])),
@@ -177,18 +176,18 @@ def print_study(state: StudyState) -> None:
 
 def _sections(state: StudyState) -> Iterator[tuple[str, list[str]]]:
     one = state.overview
-    yield "started", [f"{format_time(one.started)}, {format_age(_local(one.started))}"]
+    yield "started", [f"{format_time(one.started)}, {format_age(one.started)}"] * bool(one.started)
     yield "trials", [", ".join(_counts(state))]
     if one.best:
         settings = format_settings(one.best.params)
         value = f"{one.metric} {_best_value(one)}".strip()
         yield "best", [f"{value} in trial {one.best.number}: {settings}"]
-    yield "workers", [f"{its}; {display_path(its.job.logs)}" for its in state.workers]
+    yield "workers", list(map(str, state.workers))
 
 
 def _running_table(trials: Sequence[FrozenTrial]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("trial", "host", "run", "reported", "for"):
+    for column in ("trial", "host", "run", "reported", "time"):
         table.add_column(column, no_wrap=True)
     table.add_column("settings", overflow="fold")
     for trial in trials:
@@ -221,7 +220,8 @@ def _next_commands(state: StudyState) -> dict[str, str]:
     commands = {"show": f"{lab} show {name}"}
     if state.state in ("running", "waiting"):
         commands["follow"] = f"{lab} studies {name} --follow"
-    if state.workers:
+    for its in state.workers[-1:]:
+        commands["output"] = find_engine(its.job.engine).follow(its.job)
         commands["stop"] = f"{lab} stop {name}"
     if state.state == "stopped":
         commands["resume"] = _resume_command(state)
@@ -240,7 +240,7 @@ def as_dict(state: StudyState) -> dict[str, Any]:
         "name": one.name,
         "experiment": one.experiment,
         "state": state.state,
-        "started": _local(one.started),
+        "started": one.started,
         "n_trials": one.n_trials,
         "finished": one.finished,
         "failed": one.failed,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from src.utils.paths import ROOT, Experiment
 from src.utils.pipeline.manifest import Manifest
-from src.utils.process import RERUN, this_process
+from src.utils.process import RERUN
 from src.utils.runs import provenance
 from src.utils.runs.kept_code import keep_code, share_code
 from src.utils.runs.member import MemberLink
@@ -76,7 +76,7 @@ def save_provenance(folder: Path) -> dict[str, str]:
     folder.mkdir(exist_ok=True)
     (folder / "packages.txt").write_text("\n".join(provenance.packages()) + "\n")
     metadata = {"command": provenance.command(), "hardware": provenance.hardware()}
-    tags = {"command": provenance.command(), "process": this_process()}
+    tags = {"command": provenance.command()}
     if git:
         (folder / "changes.patch").write_bytes(git.patch)
         values = {key: value for key, value in asdict(git).items() if key != "patch"}

@@ -13,6 +13,7 @@ Restoring the random states and the position in the data: `src/utils/callbacks/e
 import logging
 import pickle
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,9 +22,11 @@ from typing import Any
 
 from src.utils.config.overrides import override_key
 from src.utils.errors import UserError, first_line
-from src.utils.paths import SAVED, Experiment, remote_run_folder
+from src.utils.paths import SAVED, Experiment
 from src.utils.pipeline.manifest import Manifest
-from src.utils.process import is_gone, is_rank_zero
+from src.utils.process import is_rank_zero
+from src.utils.runs.downloads import artifact_folder
+from src.utils.runs.heartbeat import is_running
 from src.utils.runs.member import MemberLink
 from src.utils.runs.restore import ensure_inputs
 from src.utils.runs.source_code import same_code
@@ -34,7 +37,7 @@ from src.utils.settings import (
     load_config,
     settings_of_run,
 )
-from src.utils.store.mlflow import get_artifact, local_store, open_store
+from src.utils.store.mlflow import open_store
 from src.utils.store.record import GROUP, MEMBERS, NO_EFFECT
 from src.utils.store.reference import find_run
 
@@ -44,6 +47,7 @@ from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 
 log = logging.getLogger(__name__)
+CHECKPOINT = "[!.]*.ckpt"  # one that begins with a dot is a draft
 WARM_START = "warm_start={} starts a new run that begins with its weights"
 
 
@@ -74,6 +78,14 @@ class ResumePoint:
         """
         found = self._newest(prefix)
         return (None, found or self.checkpoint) if self.weights_only else (found, None)
+
+    def copy_checkpoints(self, checkpoints: Path) -> None:
+        """Copy them to a new run: the old best one may stay the best, even after its run is deleted."""
+        old = self.folder / "checkpoints"
+        for file in old.rglob(CHECKPOINT):
+            copy = checkpoints / file.relative_to(old)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, copy)
 
     def _newest(self, prefix: str) -> Path | None:
         checkpoints, saved = self.folder / "checkpoints" / prefix, self.folder / SAVED / prefix
@@ -117,7 +129,7 @@ def find_resume_point(
         return settings, None
     client = open_store()
     run = find_run(client, str(reference), str(experiment))
-    if is_rank_zero() and run.info.status == "RUNNING" and not is_gone(run.data.tags["process"]):
+    if is_rank_zero() and is_running(run.info.status, run.data.tags):
         raise UserError(f"run {run.info.run_id[:8]} is still running: stop it first")
     if warm is not None:
         run = _same_member(client, run)
@@ -159,18 +171,6 @@ def _same_member(client: MlflowClient, run: StoredRun) -> StoredRun:
     if found:
         return found[0]
     raise UserError(f"the group {run.info.run_id[:8]} has no member {link.name} to begin with")
-
-
-def artifact_folder(client: MlflowClient, run: StoredRun) -> Path:
-    """The folder of a run's artifacts; of a remote store the one that this machine wrote, else a download."""
-    if local_store() is not None:
-        return get_artifact(client, run, "config").parent
-    folder = remote_run_folder(run.info.run_id)
-    if not folder.is_dir():
-        folder = get_artifact(client, run, "")
-        for last in folder.glob("checkpoints/last.ckpt"):
-            last.touch()  # the newest: a download arrives in any order
-    return folder
 
 
 def _has_more_epochs(settings: AnySettings, before: AnySettings) -> bool:
@@ -256,7 +256,7 @@ def newest_checkpoint(folder: Path, with_parts: bool = False) -> Path | None:
     """
     import torch  # late: other models need no torch
 
-    found = folder.rglob("*.ckpt") if with_parts else folder.glob("*.ckpt")
+    found = folder.rglob(CHECKPOINT) if with_parts else folder.glob(CHECKPOINT)
     files = sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)
     unreadable = []
     for file in files:
@@ -278,7 +278,7 @@ def newest_checkpoint(folder: Path, with_parts: bool = False) -> Path | None:
             f"no checkpoint in {folder} can be read ({'; '.join(unreadable)}): this run can't be resumed; "
             "start a new one"
         )
-    if not any(folder.rglob("*.ckpt")):  # else of parts, which are resumed one by one
+    if not any(folder.rglob(CHECKPOINT)):  # else of parts, which are resumed one by one
         log.warning("the run was stopped before its first checkpoint: starting from the beginning")
     return None
 

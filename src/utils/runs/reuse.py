@@ -25,11 +25,12 @@ from src.utils.paths import Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import RERUN, is_rank_zero
 from src.utils.run import Run
+from src.utils.runs.downloads import artifact_folder
 from src.utils.runs.kept_code import PACK
 from src.utils.runs.member import is_one_of_many, members_of, returned_by
 from src.utils.runs.outcome import format_result
 from src.utils.runs.provenance import METADATA, read_metadata
-from src.utils.runs.resume import ResumePoint, artifact_folder
+from src.utils.runs.resume import ResumePoint
 from src.utils.runs.signature import BEGINNINGS, signature
 from src.utils.runs.summary import print_earlier
 from src.utils.settings import ModelSettings, Settings

@@ -212,16 +212,21 @@ def get_artifact(client: MlflowClient, run: StoredRun, path: str) -> Path:
     Raises:
         UserError: the run has no such artifact.
     """
+    folder, _, name = path.rpartition("/")
     if local_store() is None:
-        return Path(client.download_artifacts(run.info.run_id, path))
-    found = Path(run.info.artifact_uri) / path
-    if not found.exists():
-        present = sorted(file.name for file in found.parent.glob("*")) or ["none"]
-        raise UserError(
-            f"run {run.info.run_id[:8]} ({run.info.status}) has no {path}: "
-            f"its {found.parent.name} are {', '.join(present)}"
-        )
-    return found
+        files = client.list_artifacts(run.info.run_id, folder or None)
+        present = sorted(file.path.rpartition("/")[2] for file in files)
+        if name in present:
+            return Path(client.download_artifacts(run.info.run_id, path))
+    else:
+        found = Path(run.info.artifact_uri) / path
+        if found.exists():
+            return found
+        present = sorted(file.name for file in found.parent.glob("*"))
+    raise UserError(
+        f"run {run.info.run_id[:8]} ({run.info.status}) has no {path}: "
+        f"its {folder or 'artifacts'} are {', '.join(present) or 'none'}"
+    )
 
 
 if __name__ == "__main__":

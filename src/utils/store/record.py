@@ -29,6 +29,8 @@ SIGNATURE = "signature"  # tag of a model's run (`src/utils/runs/signature.py`)
 RETURNED = "returned"  # tag of a model's run: what its main returned
 REUSED = "reused_from"  # tag of a trial or member, user attribute of a trial: the run whose results it has
 EQUAL = "equal_to"  # user attribute of a trial that has not reused an equal run
+# Tags of every run: the process that began or resumed it last, and its last sign of life (seconds since 1970)
+PROCESS, HEARTBEAT = "process", "heartbeat"
 REASON = "reason"  # tag of a run and user attribute of a trial: why it has failed
 
 

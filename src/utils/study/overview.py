@@ -9,8 +9,7 @@ It reads few trials of each study: those that run or have failed, and the best o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
 
 from src.utils.errors import UserError
 from src.utils.process import is_gone
@@ -112,13 +111,16 @@ def _is_gone(trial: FrozenTrial) -> bool:
 
 def _count_trials(storage: RDBStorage, study_ids: list[int]) -> dict[int, Counts]:
     """By study and state, how many trials there are, and when the first of them started."""
-    columns = (TrialModel.study_id, TrialModel.state)
-    query = select(*columns, func.count(), func.min(TrialModel.datetime_start)).group_by(*columns)
+    trials = TrialModel.__table__.c
+    columns = (trials.study_id, trials.state)
+    query = select(*columns, func.count(), func.min(trials.datetime_start)).group_by(*columns)
     found: dict[int, Counts] = {}
     with storage.engine.connect() as connection:
-        rows: Any = connection.execute(query.where(TrialModel.study_id.in_(study_ids)))
-        for study_id, state, count, start in rows:
-            found.setdefault(study_id, {})[state] = (count, start)
+        for study_id, state, count, start in connection.execute(
+            query.where(trials.study_id.in_(study_ids))
+        ):
+            began = start.replace(tzinfo=UTC).astimezone() if start else None
+            found.setdefault(study_id, {})[state] = (count, began)
     return found
 
 

@@ -11,9 +11,10 @@ import logging
 import shlex
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from src.utils.errors import UserError
+from src.utils.errors import UserError, first_line
 from src.utils.paths import Experiment, display_path
 from src.utils.study.overview import living_trials
 from src.utils.study.study import (
@@ -29,6 +30,7 @@ from src.utils.workers.job import Submitted
 from src.utils.workers.states import WorkerStates, ask_engines, last_lines, log_files
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from rich import get_console
 
@@ -68,6 +70,7 @@ class Board:
         self.workers: list[WorkerStates] = []
         self.asked = -ASK
         self.alive = time.monotonic()  # when somebody worked on the study last
+        self.can_read = True
 
     def watch(self) -> None:
         """Return when the study is done.
@@ -75,15 +78,29 @@ class Board:
         Raises:
             UserError: nobody works on the study any more, and it isn't done.
         """
-        while not self._show_and_check():
-            if time.monotonic() - self.asked >= ASK:
-                self._ask()
-            if not self._is_worked_on() and not is_complete(self.study):
-                raise self._end()
+        while True:
+            with self._surviving_storage():
+                if self._show_ended():
+                    return
+                self._check_workers()
             time.sleep(REFRESH)
 
-    def _show_and_check(self) -> bool:
-        """Show the trials that have ended; whether these were the last."""
+    @contextmanager
+    def _surviving_storage(self) -> Iterator[None]:
+        """A database that is away for a moment ends no board."""
+        try:
+            yield
+        except StorageInternalError as error:
+            if self.can_read:
+                log.warning(
+                    "the study store can't be read, and is tried again: %s", first_line(error)
+                )
+            self.can_read = False
+        else:
+            self.can_read = True
+
+    def _show_ended(self) -> bool:
+        """Show the trials that have ended; returns whether these were the last."""
         is_done = is_complete(self.study)  # before: the last ones are shown, too
         for trial in self._ended_trials():
             if trial.number not in self.ended:
@@ -95,10 +112,17 @@ class Board:
         trials = self.study.get_trials(deepcopy=False)
         return [trial for trial in trials if trial.state.is_finished()]
 
+    def _check_workers(self) -> None:
+        if time.monotonic() - self.asked >= ASK:
+            self._ask()
+        if not self._is_worked_on() and not is_complete(self.study):
+            raise self._end()
+
     def _ask(self) -> None:
         """Show what the workers are doing."""
         self.workers, self.asked = ask_engines(self.jobs), time.monotonic()
-        text = "; ".join(map(str, self.workers))
+        living = [its for its in self.workers if not its.have_ended]  # earlier jobs have not
+        text = "; ".join(map(str, living or self.workers[-1:]))
         if text != self.table.workers and not get_console().is_terminal:
             log.info(text)
         self.table.workers = text
@@ -129,6 +153,6 @@ class Board:
 
 def _print_how_to_return(study: optuna.Study, jobs: Sequence[Submitted]) -> None:
     lab, name = lab_command(), shlex.quote(study.study_name)
-    log.info("the workers go on" if jobs else "whatever works on %s goes on", study.study_name)
+    log.info("%s goes on without this table", study.study_name)
     commands = {"return": f"{lab} studies {name} --follow", "list": f"{lab} studies"}
     print_hints(commands | ({"stop": f"{lab} stop {name}"} if jobs else {}))

@@ -14,6 +14,7 @@ import shlex
 import socket
 import threading
 from collections import Counter
+from contextlib import suppress
 from datetime import datetime, timedelta
 from types import TracebackType
 
@@ -40,6 +41,7 @@ from src.utils.terminal import (
 )
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from rich import get_console
 from rich.console import Group, RenderableType
@@ -52,6 +54,7 @@ from rich.text import Text
 
 log = logging.getLogger(__name__)
 REFRESH = 1.0  # seconds
+CLOSING = 5.0  # seconds; a database that is away is waited for longer
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARKLINE = 20  # values of a trial: the last ones that it has reported
 SUMMARY_TRIALS = 5
@@ -91,7 +94,7 @@ class LiveTable:
     ) -> None:
         self._closed.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(CLOSING)
             self.live.stop()
 
     def on_trial_end(self, trial: FrozenTrial) -> None:
@@ -126,7 +129,8 @@ class LiveTable:
 
     def _refresh(self) -> None:
         while not self._closed.wait(REFRESH):
-            self.live.update(self._render(), refresh=True)
+            with suppress(StorageInternalError):  # a database that is away for a moment
+                self.live.update(self._render(), refresh=True)
 
     def _render(self) -> RenderableType:
         trials = self.study.get_trials(deepcopy=False)
@@ -143,7 +147,8 @@ class LiveTable:
             lines.append(Text(self.workers))
         if self.interrupts:
             lines.append(Text(_interrupt_message(self.interrupts), style="yellow"))
-        return Group("", _trial_table(running, width), "", progress, *lines)
+        table = Group("", _trial_table(running, width)) if running else ""
+        return Group(table, "", progress, *lines)
 
     def _format_counts(self, trials: list[FrozenTrial], finished: int) -> str:
         counts = _count_states(trials)

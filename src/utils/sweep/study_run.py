@@ -21,7 +21,8 @@ from src.utils.notification import notifier
 from src.utils.paths import Experiment
 from src.utils.run import Run, create_run
 from src.utils.runs.artifacts import log_inputs_of, record_run
-from src.utils.store.mlflow import open_store, reopen_run, search_children
+from src.utils.runs.heartbeat import take_over
+from src.utils.store.mlflow import open_store, search_children
 from src.utils.store.objective import MONITOR, Objective
 from src.utils.store.record import REASON
 from src.utils.study.lock import study_lock
@@ -79,7 +80,7 @@ class StudyRun:
         run_id = self.study.user_attrs.get(RUN_ID)
         if run_id is not None:
             if not (self._is_closed(run_id) and is_complete(self.study)):
-                reopen_run(self.client, run_id)
+                take_over(self.client, run_id)
             return Run(self.client, run_id, self.experiment, [])
         name = self.study.study_name
         run = create_run(self.experiment, {"optuna.study": name}, [], name)
@@ -97,6 +98,7 @@ class StudyRun:
         return bool(self.client.get_run(run_id).info.status == "FINISHED")
 
     def __enter__(self) -> "StudyRun":
+        self.run.begin()
         self._writer.start()
         return self
 

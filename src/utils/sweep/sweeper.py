@@ -47,11 +47,13 @@ from src.utils.study.study import (
     pin_inputs,
     pinned_inputs,
 )
+from src.utils.sweep.board import show_board
 from src.utils.sweep.launcher import ForkLauncher
 from src.utils.sweep.live_table import LiveTable
 from src.utils.sweep.optimize import Optimization
 from src.utils.sweep.study_run import StudyRun
-from src.utils.workers.submit import print_submitted, search_submission, split_workers
+from src.utils.workers.job import jobs_of
+from src.utils.workers.submit import search_submission, split_workers
 
 import optuna
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -143,11 +145,14 @@ class SearchSweeper(Sweeper):
             )
             self._initialize(study, experiment, overrides, space, resumed is not None)
             pin_inputs(study, pins_of(inputs))
-            if submission is not None:
-                print_submitted(submission.submit_study(study, resumed is not None))
-                return
-            live_table = LiveTable(study, self.n_jobs)
-            study_run = StudyRun(study, experiment, self.cfg)
+            if submission is None:
+                live_table = LiveTable(study, self.n_jobs)
+                study_run = StudyRun(study, experiment, self.cfg)
+            else:
+                submission.submit_study(study, is_resumed=resumed is not None, is_new=not known)
+        if submission is not None:
+            show_board(study, jobs_of(study.user_attrs), self.hydra_overrides)
+            return
         with study_run, live_table:
             optimization = Optimization(
                 study, space, self.launcher, study_run.run.id, self.cfg, custom_search_space

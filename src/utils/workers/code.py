@@ -130,12 +130,12 @@ def _untracked(repository: Path) -> list[str]:
 
 def _check_out(repository: Path, snapshot: Snapshot, folder: Path, drafts: Path) -> None:
     """Make a linked worktree in which what was not committed is not committed."""
-    add = ("worktree", "add", "--quiet", "--detach", "--no-checkout")
+    add = ("worktree", "add", "--force", "--quiet", "--detach", "--no-checkout")
     git(repository, *add, str(folder), snapshot.commit)
     environment = _environment(repository, drafts)
     git(folder, "read-tree", snapshot.tree, environment=environment)
     git(folder, "checkout-index", "--all", environment=environment)
-    git(folder, "reset", "--quiet", "--mixed")
+    git(folder, "read-tree", "HEAD")
 
 
 def _environment(repository: Path, drafts: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from src.utils.config.worker_settings import RemoteWorkers
+from src.utils.config.worker_settings import RemoteWorkers, seconds
 from src.utils.files import replace_file
 from src.utils.paths import LOGS
 from src.utils.store.location import mask_password
@@ -15,6 +15,7 @@ from src.utils.store.location import mask_password
 JOBS = LOGS / "workers"
 WORKERS = "workers"  # user attribute of a study: what was submitted for it, the first one first
 SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL|NOTIFY")  # in the name of a variable
+GRACE = 120  # seconds in which a worker saves what it is running
 SUBMITTED = "job.json"  # the same of one job, in its folder
 
 
@@ -32,6 +33,14 @@ class WorkerJob:
     def logs(self) -> Path:
         """The folder of its script and of what its workers print."""
         return job_folder(self.name)
+
+    @property
+    def limited_command(self) -> list[str]:
+        """The command, asked to end when `workers.time` is over: for engines that have no such limit."""
+        if self.settings.time is None:
+            return self.command
+        limit = ("--foreground", "--preserve-status", f"--kill-after={GRACE}")
+        return ["timeout", *limit, str(seconds(self.settings.time)), *self.command]
 
 
 @dataclass(frozen=True)

@@ -79,17 +79,25 @@ class Submission:
         if not self.workers.dry_run:
             find_engine(self.workers.engine).check(self.workers)
 
-    def submit_study(self, study: "optuna.Study", is_resumed: bool) -> Submitted:
-        """Submit workers for a study that all else is stored with, and store that, too.
+    def submit_study(self, study: "optuna.Study", is_resumed: bool, is_new: bool) -> None:
+        """Submit workers for a study, with which all else is stored, and store that, too.
+
+        Args:
+            is_new: whether the study was made for this; without workers it is deleted again.
 
         Raises:
             UserError: the code can't be copied, or the engine refuses the job.
         """
         name = study.study_name
-        submitted = self._submit(name, self._joining(name, is_resumed))
+        try:
+            submitted = self._submit(name, self._joining(name, is_resumed))
+        except BaseException:
+            if is_new:
+                study._storage.delete_study(study._study_id)
+            raise
         jobs = [*study.user_attrs.get(WORKERS, []), submitted.to_dict()]
         study.set_user_attr(WORKERS, jobs)
-        return submitted
+        _print_submitted(submitted)
 
     def print_study(self, study_name: str, is_resumed: bool) -> None:
         """Print what would be submitted for a study.
@@ -111,7 +119,9 @@ class Submission:
             return
         pins = pins_of(prepare_inputs(self.settings))
         submitted = self._submit(name, self._arguments(), {INPUTS: json.dumps(dict(pins))})
-        print_submitted(submitted)
+        _print_submitted(submitted)
+        follow = find_engine(submitted.engine).follow(submitted)
+        print_hints({"follow": follow, "stop": f"{lab_command()} stop {submitted.name}"})
 
     def _joining(self, study_name: str, is_resumed: bool) -> list[str]:
         """The arguments of a process that joins a study."""
@@ -226,14 +236,12 @@ def check_stores(study_store: str | None) -> None:
             )
 
 
-def print_submitted(job: Submitted) -> None:
-    """Print what was submitted, and the commands to type next."""
-    workers = f"{job.count} workers" if job.count > 1 else "1 worker"
-    console = get_console()
-    console.print(f"[bold]submitted[/]  {workers} of {escape(job.name)}: {job.engine} job {job.id}")
-    print_hints(
-        {"follow": find_engine(job.engine).follow(job), "stop": f"{lab_command()} stop {job.name}"}
+def _print_submitted(job: Submitted) -> None:
+    many = "s" if job.count > 1 else ""
+    text = (
+        f"[bold]submitted[/] {job.count} worker{many} of {escape(job.name)}: {job.engine} {job.id}"
     )
+    get_console().print(text, soft_wrap=True, highlight=False)
 
 
 def _shown(url: str) -> str:
