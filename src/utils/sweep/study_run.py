@@ -114,7 +114,6 @@ class StudyRun:
         self._writer.join()
         with self._lock():
             self._close_trial_runs()
-            self._refresh()
             self._save_results()
             others = leave(self.study)
             closes = self._close(error, others)
@@ -127,13 +126,15 @@ class StudyRun:
 
     def _close(self, error: BaseException | None, others: int) -> bool:
         """Close the run, unless other processes go on with the study, or one has closed it."""
-        is_stopped = isinstance(error, SystemExit | KeyboardInterrupt)
         complete = is_complete(self.study)
-        closes = (complete or not others) and not self._is_closed(self.run.id)
+        if (others and not complete) or self._is_closed(self.run.id):
+            self.run.close(None)
+            return False
+        self._refresh()
+        is_stopped = isinstance(error, SystemExit | KeyboardInterrupt)
         is_finished = error is None or (is_stopped and complete)
-        status = "FINISHED" if is_finished else "KILLED" if is_stopped else "FAILED"
-        self.run.close(status if closes else None)
-        return closes
+        self.run.close("FINISHED" if is_finished else "KILLED" if is_stopped else "FAILED")
+        return True
 
     def _lock(self) -> AbstractContextManager[object]:
         return study_lock(self.study.study_name, self.study._storage)
