@@ -14,7 +14,7 @@ from src.utils.files import replace_file
 from src.utils.paths import Experiment, display_path, remote_run_folder
 from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.predictions import save_predictions
-from src.utils.process import SHARED_RUN, deferred_interrupts, exit_code, is_rank_zero
+from src.utils.process import SHARED_RUN, UNHANDLED, deferred_interrupts, exit_code, is_rank_zero
 from src.utils.runs.artifacts import log_dataset, record_run, record_settings, save_traceback
 from src.utils.runs.heartbeat import Heartbeat, signs_of_life, take_over
 from src.utils.runs.member import MemberLink
@@ -282,7 +282,7 @@ def _opened(
         with deferred_interrupts() as handlers:
             run = _create_or_reopen(experiment, inputs, start)
             os.environ[SHARED_RUN] = run.id
-            if handlers[signal.SIGTERM] is signal.SIG_DFL:
+            if handlers[signal.SIGTERM] in UNHANDLED:
                 handlers[signal.SIGTERM] = run.terminate
         yield run
         status = "FINISHED"

@@ -33,6 +33,7 @@ SEARCH_SPACE = "question"  # `SearchSpace.describe`
 OVERRIDES = "arguments"  # the overrides of the experiment
 SETTINGS = "settings"  # the overrides of Hydra
 INPUTS = "inputs"  # the versions of data that all trials read: {experiment: digest}
+FOLDER = "folder"  # of the sweep, relative to the repository
 CODE = "code"  # digest of the experiment's code when the study began
 # User attributes of a trial, and a system attribute: how often its parameters have failed before
 PROCESS = "owner"  # the process that runs it, as stored by earlier versions
