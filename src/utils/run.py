@@ -211,6 +211,8 @@ class Run(Fit):
 
     def close(self, status: str) -> None:
         """Flush the metrics, upload the artifacts to a remote store, and set the final status."""
+        if self.heartbeat.is_lost():
+            return
         try:
             self.metrics.flush()
             if self.uploads is not None:

@@ -92,7 +92,7 @@ def raise_on_interrupt() -> None:
 
 
 def exit_on_sigterm() -> None:
-    """Let SIGTERM end this process immediately: all is done, and Python waits for threads and frees memory."""
+    """Let SIGTERM end this process immediately: all is done, and Python only frees memory."""
     if signal.getsignal(signal.SIGTERM) is end_on_sigterm:
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(exit_code(number)))
 
