@@ -40,6 +40,8 @@ from src.utils.errors import UserError, exit_on_user_error, library_error_line, 
 from src.utils.notification import SETTING as NOTIFY
 from src.utils.notification import check_targets, notifier
 from src.utils.paths import NO_STAGES, ROOT, Experiment, display_path, find_other_project
+from src.utils.process import WORKER
+from src.utils.runs.join import enter_launch, keep_no_log, refuse_launch
 from src.utils.runs.outcome import notified
 from src.utils.runs.source_code import reads_attribute
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
@@ -109,6 +111,10 @@ class Program:
             line = CommandLine.parse(self.settings_class)
             with notified(self.experiment, line.is_multirun):
                 try:
+                    if WORKER in os.environ and not line.is_multirun:
+                        from src.utils.runs.run_of_job import take_up_run  # late: it imports MLflow
+
+                        take_up_run(self.experiment)
                     plugins = _sweep_plugins() if line.is_multirun else ()
                     hydra_main(self.experiment, self.run, plugins)()
                 except Exception as error:
@@ -202,6 +208,8 @@ class CheckSettings(Callback):
             try:
                 settings = program.check(config)
                 check_single_run(config)
+                enter_launch(program.experiment, settings, config)
+                keep_no_log(config)
                 notifier.configure(config.get(NOTIFY))
                 _submit_run(program.experiment, settings)
                 make_output_folder(config.hydra.run.dir)
@@ -215,6 +223,7 @@ class CheckSettings(Callback):
         if program is None:
             return
         with exit_on_user_error():
+            refuse_launch("-m")
             check_is_searchable(program.experiment, program.settings_class)
             notifier.configure(config.get(NOTIFY))
             # A resumed study has its directions already

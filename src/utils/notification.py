@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from src.utils.errors import UserError, format_error
-from src.utils.process import BUILDING, RERUN, is_rank_zero
+from src.utils.process import BUILDING, RERUN, WORKER, is_rank_zero
 
 SETTING = "notify"
 VARIABLE = "JIKKEN_NOTIFY"  # environment variable
@@ -78,6 +78,8 @@ class Notifier:
             return self.typed
         if RERUN in os.environ:
             return []
+        if WORKER in os.environ and VARIABLE in os.environ:  # what was typed for its job
+            return _parse(os.environ[VARIABLE])
         return self.configured or _parse(os.environ.get(VARIABLE, ""))
 
 

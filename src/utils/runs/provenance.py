@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.paths import ROOT
-from src.utils.process import count_cores
+from src.utils.process import BRANCH, count_cores
 from src.utils.runs.git import GitError, git
 from src.utils.store.record import DETACHED
 
@@ -68,7 +68,7 @@ def git_state() -> GitState | None:
     untracked = [name for name in listed if name and os.path.lexists(ROOT / name)]
     included, left_out = _split_by_size(untracked)
     commit = _head()
-    branch = _git("branch", "--show-current").decode().strip() or DETACHED
+    branch = _git("branch", "--show-current").decode().strip() or os.environ.get(BRANCH, DETACHED)
     patch = _patch(commit or EMPTY_TREE, included)
     return GitState(commit, branch, patch, left_out, _submodules())
 

@@ -26,7 +26,8 @@ from src.utils.notification import notifier
 from src.utils.paths import MAIN_CHECKOUT, ROOT, STUDIES, Experiment
 from src.utils.pipeline.inputs import prepare_inputs
 from src.utils.pipeline.pins import pins_of
-from src.utils.process import INPUTS, WORKER
+from src.utils.process import BRANCH, INPUTS, WORKER
+from src.utils.runs.provenance import git_state
 from src.utils.settings import Settings
 from src.utils.store.location import SQLITE, is_server, mask_password, tracking_uri
 from src.utils.store.reference import find_record
@@ -174,9 +175,11 @@ class Submission:
         program = self.experiment.program().relative_to(ROOT)
         stores = {STUDY_STORE: self.study_store} if self.study_store else {}
         own = {"PYTHONPATH": str(folder), WORKER: name, RUN_STORE: tracking_uri()}
+        state = git_state()
+        branch = {BRANCH: state.branch} if state is not None else {}
         there = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
         command = [sys.executable, str(program), *arguments]
-        variables = {**there, **own, **stores, **_notify(), **environment}
+        variables = {**there, **own, **branch, **stores, **_notify(), **environment}
         return WorkerJob(name, command, folder, variables, self.workers)
 
 
