@@ -204,6 +204,8 @@ class Run(Fit):
 
     def close(self, status: str | None) -> None:
         """Flush the metrics, upload the artifacts to a remote store, and set the final status, if any."""
+        if self.heartbeat.is_lost():
+            return
         final = status and "FAILED"  # unless all goes well
         try:
             self.metrics.flush()
