@@ -88,7 +88,7 @@ NOT_FOR_USERS = re.compile(
 )
 # What is code in a comment: names with _ . = or /, numbers below zero, options, null
 CODE = re.compile(
-    r"(?<![\w`])(\w+='.*?'|\+?\w+[_.=/][\w.=/\[\],-]*\w\]?|-\w+|null|\{.*\})(?![\w`])"
+    r"(?<![\w`])([\w.]+='.*?'|\+?\w+[_.=/][\w.=/\[\],-]*\w\]?|-\w+|null|\{.*\})(?![\w`])"
 )
 VALUES = {"<path>": "PATH", "<int>": "NUMBER", "<int range>": "NUMBER", "<float>": "NUMBER"}
 
