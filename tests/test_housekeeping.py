@@ -122,7 +122,9 @@ def test_doctor_finds_old_runs(changeable: Lab) -> None:
     changeable.client.update_run(run.info.run_id, "RUNNING")
     changeable.client.set_tag(run.info.run_id, "process", "elsewhere 1 1")
     changeable.client.set_tag(run.info.run_id, "heartbeat", str(time.time() - 600))
-    assert f"{run.info.run_id[:8]} (last heartbeat 10 min ago)" in typed(changeable, "doctor").stdout
+    assert (
+        f"{run.info.run_id[:8]} (last heartbeat 10 min ago)" in typed(changeable, "doctor").stdout
+    )
     changeable.client.delete_tag(run.info.run_id, "heartbeat")
     assert run.info.run_id[:8] not in typed(changeable, "doctor").stdout
     database = changeable.root / "logs/mlruns/mlflow.db"
