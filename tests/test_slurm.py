@@ -68,16 +68,14 @@ class Search:
     def attempts(self) -> dict[str, list[str]]:
         """The states of the trials that each run was, by its id."""
         found: dict[str, list[str]] = {}
-        with self.lab.opened(self.name) as study:
-            for trial in study.trials:
-                found.setdefault(trial.user_attrs.get("run_id", ""), []).append(trial.state.name)
+        for trial in self.lab.trials(self.name):
+            found.setdefault(trial.user_attrs.get("run_id", ""), []).append(trial.state.name)
         return found
 
     def holding(self) -> dict[str, str]:
         """The runs that wait for the gate: id and host."""
         taken = {run for run, steps in self.lab.taken().items() if (HOLD - 1) in dict(steps)}
-        with self.lab.opened(self.name) as study:
-            running = [trial for trial in study.trials if trial.state.name == "RUNNING"]
+        running = [one for one in self.lab.trials(self.name) if one.state.name == "RUNNING"]
         hosts = {trial.user_attrs.get("run_id"): trial.user_attrs["owner"] for trial in running}
         return {run: owner.split()[0] for run, owner in hosts.items() if run in taken}
 
@@ -150,9 +148,9 @@ def test_every_trial_counts_once(search: Search) -> None:
 
 def test_values(search: Search) -> None:
     """A trial has the value that it would have had, whatever has interrupted it, and all that it reported."""
-    with search.lab.opened(search.name) as study:
-        done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
-    for trial in done:
+    for trial in search.lab.trials(search.name):
+        if trial.state.name != "COMPLETE":
+            continue
         assert trial.value == expected(trial.params["x"], LENGTH)
         assert sorted(trial.intermediate_values) == list(range(1, LENGTH + 1))
 
@@ -209,10 +207,7 @@ def test_detaching_and_stopping(cluster_lab: ClusterLab, slurm_cluster: Slurm) -
 
 
 def found_running(search: Search) -> list[str]:
-    try:
-        return [run for run, attempts in search.attempts().items() if run and "RUNNING" in attempts]
-    except KeyError:  # there is no such study yet
-        return []
+    return [run for run, attempts in search.attempts().items() if run and "RUNNING" in attempts]
 
 
 def test_one_training_on_two_nodes(cluster_lab: ClusterLab, slurm_cluster: Slurm) -> None:

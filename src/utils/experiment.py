@@ -41,6 +41,7 @@ from src.utils.notification import SETTING as NOTIFY
 from src.utils.notification import check_targets, notifier
 from src.utils.paths import NO_STAGES, ROOT, Experiment, display_path, find_other_project
 from src.utils.process import WORKER
+from src.utils.runs.join import enter_launch, keep_no_log, refuse_launch
 from src.utils.runs.outcome import notified
 from src.utils.runs.source_code import reads_attribute
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
@@ -206,6 +207,8 @@ class CheckSettings(Callback):
             try:
                 settings = program.check(config)
                 check_single_run(config)
+                enter_launch(program.experiment, settings, config)
+                keep_no_log(config)
                 notifier.configure(config.get(NOTIFY))
                 _submit_run(program.experiment, settings)
                 make_output_folder(config.hydra.run.dir)
@@ -219,6 +222,7 @@ class CheckSettings(Callback):
         if program is None:
             return
         with exit_on_user_error():
+            refuse_launch("-m")
             check_is_searchable(program.experiment, program.settings_class)
             notifier.configure(config.get(NOTIFY))
             # A resumed study has its directions already

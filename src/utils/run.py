@@ -14,9 +14,10 @@ from src.utils.files import replace_file
 from src.utils.paths import Experiment, display_path, remote_run_folder
 from src.utils.pipeline.manifest import Manifest, merge_metadata
 from src.utils.predictions import save_predictions
-from src.utils.process import SHARED_RUN, deferred_interrupts, is_rank_zero
+from src.utils.process import SHARED_RUN, deferred_interrupts, exit_code, is_rank_zero
 from src.utils.runs.artifacts import log_dataset, record_run, record_settings, save_traceback
 from src.utils.runs.heartbeat import Heartbeat, signs_of_life, take_over
+from src.utils.runs.join import following, launch_tags
 from src.utils.runs.member import MemberLink
 from src.utils.runs.metric_buffer import MetricBuffer, system_metrics
 from src.utils.runs.part import Fit
@@ -100,9 +101,7 @@ class Run(Fit):
         """
         if self.trial is None or self.trial.n_objectives > 1 or not self.is_rank_zero:
             return
-        trial = self.trial.open()
-        trial.report(float(value), self.count_report(step))
-        if trial.should_prune():
+        if self.trial.report(float(value), self.count_report(step), self.resumes):
             raise Pruned(f"pruned at step {step}")
 
     def objective(self, metric: str, mode: Mode) -> None:
@@ -204,7 +203,7 @@ class Run(Fit):
     def terminate(self, *_: object) -> None:
         """Handle SIGTERM outside a training; `src/utils/callbacks/interruption.py` does so inside one."""
         self.ended_by = signal.SIGTERM
-        sys.exit(128 + signal.SIGTERM)
+        sys.exit(exit_code(signal.SIGTERM))
 
     def begin(self, forks: bool = False) -> None:
         """Show that it goes on, and upload to a remote store; in a thread unless it `forks` other runs."""
@@ -263,7 +262,8 @@ def tracked(
     """
     if not is_rank_zero():
         run = Run(open_store(), os.environ[SHARED_RUN], experiment, inputs)
-        yield _prepared(run, settings, start)
+        with following(run):
+            yield _prepared(run, settings, start)
         return
     with _opened(experiment, inputs, start) as run:
         if start is None or start.new_run:
@@ -297,7 +297,7 @@ def _opened(
             raise
         if run.ended_by or isinstance(error, KeyboardInterrupt):
             status = "KILLED"
-            raise SystemExit(128 + (run.ended_by or signal.SIGINT)) from None
+            raise SystemExit(exit_code(run.ended_by or signal.SIGINT)) from None
         error.add_note(f"the whole traceback: {display_path(save_traceback(run.folder))}")
         raise
     finally:
@@ -309,18 +309,19 @@ def _opened(
 def _create_or_reopen(
     experiment: Experiment, inputs: list[Manifest], start: "ResumePoint | None"
 ) -> Run:
+    trial = TrialLink.current()
     if start is not None and not start.new_run:
         client, run_id = open_store(), start.run.info.run_id
         take_over(client, run_id)
-        for name, value in job_tags().items():
-            client.set_tag(run_id, name, value)
-        return Run(client, run_id, experiment, inputs)
-    trial = TrialLink.current()
-    link = trial or MemberLink.current()
-    tags = link.tags() if link else job_tags()
-    run = create_run(experiment, tags, inputs, link.name if link else None)
+        for key, value in (job_tags() | launch_tags()).items():
+            client.set_tag(run_id, key, value)
+        run = Run(client, run_id, experiment, inputs)
+    else:
+        link = trial or MemberLink.current()
+        tags = (link.tags() if link else job_tags()) | launch_tags()
+        run = create_run(experiment, tags, inputs, link.name if link else None)
     if trial is not None:
-        trial.set_user_attr("run_id", run.id)
+        trial.take_up(run.client, run.id)
     return run
 
 

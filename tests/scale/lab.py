@@ -9,6 +9,7 @@ import optuna
 from conftest import add_experiment
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from optuna.trial import FrozenTrial
 from steps import next_state
 from sweeps import SweepLab
 
@@ -71,6 +72,14 @@ class ClusterLab(SweepLab):
             run_id, step, host = line.split()
             found.setdefault(run_id, []).append((int(step), host))
         return found
+
+    def trials(self, name: str) -> list[FrozenTrial]:
+        """The trials of a study; none before it is there."""
+        try:
+            with self.opened(name) as study:
+                return study.trials
+        except KeyError:
+            return []
 
     @contextmanager
     def opened(self, name: str) -> Iterator[optuna.Study]:

@@ -25,6 +25,9 @@ DETACHED = "(detached)"  # in place of a branch, as stored
 # invisible separator: no page shows it, and nobody types it.
 NOTE, RESULTS = "mlflow.note.content", "\n\n\u2063"
 BLENDED = "blend.runs"  # the tag: ids with spaces between
+# Tags of a trial's run: its number, those it had before it was interrupted, and how it has ended
+TRIAL_NUMBER, EARLIER_TRIALS = "optuna.trial", "optuna.earlier_trials"
+TRIAL_STATE = "optuna.state"
 SIGNATURE = "signature"  # tag of a model's run (`src/utils/runs/signature.py`)
 RETURNED = "returned"  # tag of a model's run: what its main returned
 REUSED = "reused_from"  # tag of a trial or member, user attribute of a trial: the run whose results it has

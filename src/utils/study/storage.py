@@ -11,7 +11,7 @@ from typing import Any
 from src.utils.errors import UserError, first_line
 from src.utils.paths import STUDIES
 from src.utils.store.location import SQLITE, create_database, mask_password
-from src.utils.study.study import GRACE_PERIOD, requeue_stale_trial
+from src.utils.study.study import GRACE_PERIOD, requeue_trial
 
 import sqlalchemy
 from filelock import FileLock
@@ -88,7 +88,7 @@ def _connect(url: str, options: dict[str, Any], tables_exist: bool) -> RDBStorag
         skip_table_creation=tables_exist,
         heartbeat_interval=HEARTBEAT_INTERVAL,
         grace_period=GRACE_PERIOD,
-        heartbeat_stale_trial_callback=requeue_stale_trial,
+        heartbeat_stale_trial_callback=requeue_trial,
     )
 
 

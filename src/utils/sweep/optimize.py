@@ -21,7 +21,7 @@ from typing import Any
 
 from src.utils.errors import UserError, format_error, one_line
 from src.utils.pipeline.pins import pins_override
-from src.utils.process import this_process
+from src.utils.process import exit_code, this_process
 from src.utils.store.record import REASON
 from src.utils.study.search_space import CustomSearchSpace, SearchSpace
 from src.utils.study.study import (
@@ -29,6 +29,7 @@ from src.utils.study.study import (
     INTERRUPTED,
     PROCESS,
     REDUNDANT,
+    RUN_ID,
     count_failures,
     count_trials,
     grid_index,
@@ -39,6 +40,7 @@ from src.utils.study.study import (
     remaining_trials,
     requeue_lost_trials,
     requeue_trial,
+    retry_trial,
 )
 from src.utils.study.trial import PRUNED, REFUSED, TrialLink
 from src.utils.sweep.job import JobFailed, convert_result, failure_reason
@@ -108,7 +110,7 @@ class Optimization:
                 signal.signal(one, handler)
 
     def exit_unless_successful(self) -> None:
-        """Exit with code 130 after Ctrl-C, 143 after SIGTERM.
+        """Exit with code 130 after Ctrl-C, 143 after SIGTERM; a worker with 75.
 
         Raises:
             UserError: every trial must fail, or more have failed than `max_failure_rate` allows.
@@ -124,7 +126,7 @@ class Optimization:
                 + "; ".join(sorted(reasons))
             )
         if self.interrupts:
-            sys.exit(128 + self.ended_by)
+            sys.exit(exit_code(self.ended_by))
 
     @property
     def too_many_failures(self) -> bool:
@@ -184,7 +186,10 @@ class Optimization:
         n_objectives = len(self.study.directions)
         name, trial_id = self.study.study_name, trial._trial_id
         link = TrialLink(name, trial.number, trial_id, self.parent_run, n_objectives)
-        overrides = [*self.space.trial_overrides(trial.params), link.to_override(), self.pins]
+        run_id = trial.user_attrs.get(RUN_ID)  # it was interrupted before
+        resume = [f"resume_run='{run_id}'"] if run_id else []
+        own = self.space.trial_overrides(trial.params)
+        overrides = [*own, *resume, link.to_override(), self.pins]
         (result,) = self.launcher.launch([overrides], initial_job_idx=trial.number)
         return result
 
@@ -224,9 +229,9 @@ class Optimization:
         if REFUSED in trial.user_attrs:
             self.refusal = trial.user_attrs[REFUSED]
         elif reason == INTERRUPTED:
-            requeue_trial(self.study, trial, failures)
+            requeue_trial(self.study, trial)
         elif reason != REDUNDANT and failures < self.settings.max_retries:
-            requeue_trial(self.study, trial, failures + 1)
+            retry_trial(self.study, trial)
         elif reason != REDUNDANT:
             self.failures.append(trial)
 

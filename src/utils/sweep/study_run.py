@@ -26,13 +26,15 @@ from src.utils.study.lock import study_lock
 from src.utils.study.study import (
     FINISHED,
     INTERRUPTED,
+    RUN_ID,
     best_trials,
     count_trials,
+    has_lost_its_run,
     n_trials_of,
 )
 from src.utils.sweep.live_table import print_study_summary
 from src.utils.sweep.plots import draw_plots
-from src.utils.sweep.study_page import RUN_ID, describe_study, save_study_note, save_trial_note
+from src.utils.sweep.study_page import describe_study, save_study_note, save_trial_note
 
 import optuna
 from mlflow.entities import Param
@@ -127,6 +129,8 @@ class StudyRun:
 
     def _close_trial_run(self, run_id: str, trial: FrozenTrial) -> None:
         """Tag the run of a trial with its state, and end it where its own process could not."""
+        if has_lost_its_run(self.study, trial):
+            return
         self.client.set_tag(run_id, "optuna.state", trial.state.name.lower())
         log_inputs_of(self.client, run_id, self.run.id)
         if trial.state is TrialState.COMPLETE:

@@ -48,13 +48,10 @@ class RayCluster:
             "folder": job.folder,
             "command": shlex.join(job.limited_command),
             "output": job.logs / "*.out",
+            "environment": "",
         }
-        values = [f"{name}={value}" for name, value in masked(_environment(job)).items()]
-        environment = "".join(f"\n    {value}" for value in values)
-        return (
-            "\n".join(f"{name:<8} {value}" for name, value in lines.items())
-            + f"\nenvironment{environment}"
-        )
+        lines |= {f"    {name}": value for name, value in masked(_environment(job)).items()}
+        return "\n".join(f"{name:<11} {value}".rstrip() for name, value in lines.items())
 
     def submit(self, job: WorkerJob) -> Submitted:
         """Make the actors.
