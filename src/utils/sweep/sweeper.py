@@ -220,8 +220,8 @@ class SearchSweeper(Sweeper):
         self.n_jobs = 1 if is_serial else self.settings.n_jobs or 1
 
     def _share_machine(self, launcher: ForkLauncher) -> None:
-        self.n_jobs = self.settings.n_jobs or launcher.slots.count
-        launcher.slots.count = self.n_jobs
+        launcher.slots.resize(self.settings.n_jobs or launcher.slots.count)
+        self.n_jobs = launcher.slots.count
 
     def _search_space(self, overrides: list[str], resumed: FrozenStudy | None) -> SearchSpace:
         if resumed is not None:
