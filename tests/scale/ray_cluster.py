@@ -1,7 +1,7 @@
 """A Ray cluster of two nodes on this host, for tests.
 
-Each node has processes of its own, and dies all at once. Ray listens on all addresses: the cluster, and all that
-a test starts while it runs, has a network namespace with nothing but the loopback. Both need root.
+Each node has processes of its own, and dies all at once. Ray listens on all addresses: the cluster, and
+all that a test starts while it runs, has a network namespace with nothing but the loopback. Both need root.
 """
 
 import os
