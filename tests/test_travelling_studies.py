@@ -66,7 +66,12 @@ class Side:
         return merge_study(NAME, other.storage, self.storage)  # type: ignore[arg-type]
 
     def runs(self) -> dict[str, FrozenTrial]:
-        return {one.user_attrs.get("run_id", "-"): one for one in self.study.trials}
+        """By run; one that waits to go on with the run of another is `-`."""
+        waits = TrialState.WAITING
+        return {
+            "-" if one.state is waits else one.user_attrs.get("run_id", "-"): one
+            for one in self.study.trials
+        }
 
     def states(self) -> dict[str, str]:
         return {run_id: one.state.name for run_id, one in self.runs().items()}
@@ -132,7 +137,7 @@ def test_both_sides_went_on(side: Callable[[str], Side]) -> None:
     other.merge(one)
     one.run("b")
     lost = other.run("c", None)
-    requeue_trial(other.study, other.study.trials[lost.number], 0)
+    requeue_trial(other.study, other.study.trials[lost.number])
     other.study.set_user_attr("n_trials", 9)
     assert one.merge(other)
     assert other.merge(one)

@@ -41,6 +41,10 @@ def format_error(error: Any) -> str:
     return f"{kind}: {text}" if text else kind
 
 
+class ProcessLost(Exception):
+    """Another process of a distributed training has ended, so that this one can't go on."""
+
+
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """Print a UserError as one line and exit with status 2. Other exceptions keep their traceback."""
@@ -62,6 +66,8 @@ def library_error_line(error: Exception, program: Path) -> str | None:
     Returns:
         None if the error has another type, or was raised by the experiment's own code or during training.
     """
+    if isinstance(error, ProcessLost):
+        return "; ".join([one_line(error), *getattr(error, "__notes__", ())])
     if not isinstance(error, VALUE_ERRORS) and type(error).__name__ != LIGHTNING_ERROR:
         return None
     frames = list(walk_tb(error.__traceback__))

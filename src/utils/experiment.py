@@ -11,13 +11,13 @@ import atexit
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from src.utils.startup import FastExit, pause_gc, raise_on_interrupt, resume_gc
+from src.utils.startup import FastExit, exit_on_sigterm, pause_gc, raise_on_interrupt, resume_gc
 
 # From here on Ctrl-C ends the program without a traceback.
 # isort: split
@@ -41,6 +41,7 @@ from src.utils.notification import SETTING as NOTIFY
 from src.utils.notification import check_targets, notifier
 from src.utils.paths import NO_STAGES, ROOT, Experiment, display_path, find_other_project
 from src.utils.process import WORKER
+from src.utils.runs.join import enter_launch, keep_no_log, refuse_launch
 from src.utils.runs.outcome import notified
 from src.utils.runs.source_code import reads_attribute
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
@@ -105,7 +106,8 @@ class Program:
         Program.running = self
         resume_gc()
         raise_on_interrupt()
-        with exit_on_user_error():
+        with ExitStack() as at_end, exit_on_user_error():
+            at_end.callback(exit_on_sigterm)
             line = CommandLine.parse(self.settings_class)
             with notified(self.experiment, line.is_multirun):
                 try:
@@ -206,6 +208,8 @@ class CheckSettings(Callback):
             try:
                 settings = program.check(config)
                 check_single_run(config)
+                enter_launch(program.experiment, settings, config)
+                keep_no_log(config)
                 notifier.configure(config.get(NOTIFY))
                 _submit_run(program.experiment, settings)
                 make_output_folder(config.hydra.run.dir)
@@ -219,6 +223,7 @@ class CheckSettings(Callback):
         if program is None:
             return
         with exit_on_user_error():
+            refuse_launch("-m")
             check_is_searchable(program.experiment, program.settings_class)
             notifier.configure(config.get(NOTIFY))
             # A resumed study has its directions already

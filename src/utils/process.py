@@ -1,15 +1,18 @@
-"""Processes: which one of a distributed training this is, its cores, and whether a recorded one still runs.
+"""Processes: which one of a distributed training this is, and whether a recorded one still runs.
 
-A process is recorded as `host pid start-time`, which no later process can have.
+A process is recorded as `host pid start-time`, which no later process can have. The processes of a
+distributed training are started by Lightning, or all at once by srun or torchrun (`Launch`).
 """
 
 import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -23,8 +26,11 @@ INPUTS = (
 SHARED_RUN = "JIKKEN_RUN"  # the run that the processes of one distributed training share
 WORKER = "JIKKEN_WORKER"  # the job that this worker belongs to (`src/utils/workers`)
 BRANCH = "JIKKEN_BRANCH"  # the branch from which the worker's code was copied
+LAUNCH = "JIKKEN_LAUNCH"  # the launch by srun or torchrun whose processes share a run
+LEADER = "JIKKEN_LEADER"  # the process id of rank zero, which has started this process
 # What a person sets; all other variables of this name say which run a process belongs to
 SET_BY_PERSONS = ("JIKKEN_NOTIFY", "JIKKEN_VENV")
+START_AGAIN = 75  # exit status of a worker that has saved its work and wants to be started again
 
 
 def is_of_one_run(variable: str) -> bool:
@@ -35,6 +41,80 @@ def is_of_one_run(variable: str) -> bool:
 def is_rank_zero() -> bool:
     """Whether this is the first or only process of a training. Only this one records."""
     return SHARED_RUN not in os.environ
+
+
+def exit_code(number: int) -> int:
+    """The exit status of a process that a signal has ended. A worker asks to be started again."""
+    if number == signal.SIGTERM and WORKER in os.environ:
+        return START_AGAIN
+    return 128 + number
+
+
+def end_on_sigterm(*_: object) -> None:
+    """Handle SIGTERM where no run, training or sweep does."""
+    sys.exit(exit_code(signal.SIGTERM))
+
+
+UNHANDLED = (signal.SIG_DFL, end_on_sigterm)  # the handler of SIGTERM is one of these
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Processes that srun or torchrun has started together, and the place of this one among them."""
+
+    by: str  # srun or torchrun
+    id: str  # no other launch has it, and neither has this one when it is started again
+    rank: int
+    size: int
+    local_rank: int  # on its machine
+    local_size: int
+    node: int  # number of its machine
+    nodes: int
+
+    @classmethod
+    def current(cls) -> "Launch | None":
+        """The launch of this process; None for one that was started alone.
+
+        Slurm's variables alone do not tell: a batch script has most of them, and is one process.
+        """
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            return cls._by_torchrun(os.environ)
+        if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+            return cls._by_srun(os.environ)
+        return None
+
+    @classmethod
+    def shared(cls) -> "Launch | None":
+        """The launch, where its processes train together; None where each has a run of its own."""
+        return cls.current() if LAUNCH in os.environ else None
+
+    @classmethod
+    def _by_srun(cls, given: Mapping[str, str]) -> "Launch":
+        names = ("SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+        numbers = ("PROCID", "STEP_NUM_TASKS", "LOCALID", "NODEID", "STEP_NUM_NODES")
+        rank, size, local_rank, node, nodes = (int(given[f"SLURM_{name}"]) for name in numbers)
+        text = " ".join(["slurm", *(given.get(name, "0") for name in names)])
+        return cls("srun", text, rank, size, local_rank, _tasks_of_node(given, node), node, nodes)
+
+    @classmethod
+    def _by_torchrun(cls, given: Mapping[str, str]) -> "Launch":
+        names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
+        numbers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+        rank, size, local_rank, local_size, node = (int(given[name]) for name in numbers)
+        text = " ".join(["torchrun", *(given.get(name, "0") for name in names)])
+        if size == local_size:  # several nodes have several parents, and an id that was given
+            text += f" {os.getppid()} {_start_time(os.getppid())}"
+        nodes = int(given.get("GROUP_WORLD_SIZE", 1))
+        return cls("torchrun", text, rank, size, local_rank, local_size, node, nodes)
+
+
+def _tasks_of_node(given: Mapping[str, str], node: int) -> int:
+    """The number of tasks on a node, from `2(x3),1`."""
+    counts: list[int] = []
+    for part in given["SLURM_STEP_TASKS_PER_NODE"].split(","):
+        count, _, times = part.partition("(x")
+        counts += [int(count)] * int(times.rstrip(")") or 1)
+    return counts[node]
 
 
 def this_process() -> str:
@@ -50,14 +130,11 @@ def is_gone(process: str) -> bool:
 
 def _start_time(pid: int) -> str:
     try:
-        return f"{psutil.Process(pid).create_time():.0f}"
+        process = psutil.Process(pid)
+        has_ended = process.status() == psutil.STATUS_ZOMBIE  # whose parent has not looked yet
+        return "never" if has_ended else f"{process.create_time():.0f}"
     except psutil.NoSuchProcess:
         return "never"
-
-
-def count_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -99,11 +176,12 @@ def passed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
         process.send_signal(number)
 
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    handler = signal.getsignal(signal.SIGTERM)
+    if not is_main or handler not in UNHANDLED:
         yield received
         return
     signal.signal(signal.SIGTERM, pass_on)
     try:
         yield received
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, handler)

@@ -31,7 +31,9 @@ from src.utils.callbacks.interruption import Interruption
 from src.utils.callbacks.logger import RunLogger
 from src.utils.callbacks.progress import Progress
 from src.utils.callbacks.pruning import Pruning
+from src.utils.callbacks.ranks import end_together
 from src.utils.callbacks.step_metrics import StepLearningRate, StepLoss
+from src.utils.config.cluster import with_environment
 from src.utils.config.sweep_settings import Mode
 from src.utils.config.trainer_arguments import trainer_arguments
 from src.utils.errors import UserError
@@ -40,6 +42,7 @@ from src.utils.run import Run
 from src.utils.settings import TrainingSettings
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.profilers import Profiler
 from torch.nn import Module, ModuleDict, ModuleList
@@ -48,8 +51,10 @@ from torch.nn import Module, ModuleDict, ModuleList
 # One batch is validated before the training: it shows whether the monitored metric exists.
 TRAINER_DEFAULTS = {"enable_model_summary": False, "num_sanity_val_steps": 1}
 
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no banners and tips
+for _name in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(_name).setLevel(logging.WARNING)  # no banners and tips
 warnings.filterwarnings("ignore", r"`isinstance\(treespec")  # this Lightning with a newer torch
+warnings.filterwarnings("ignore", "The `srun` command is available")  # tracked_trainer chooses
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # resumed
 warnings.filterwarnings("ignore", "It is recommended to use .*sync_dist")  # LossAndAccuracy does it
 warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging")
@@ -93,12 +98,15 @@ def tracked_trainer(
         "enable_progress_bar": has_bar,
         "plugins": [WholeFiles()],
     }
-    return pl.Trainer(
-        **{**defaults, **trainer_arguments(cfg.trainer)},
+    trainer = pl.Trainer(
+        **with_environment({**defaults, **trainer_arguments(cfg.trainer)}),
         logger=RunLogger(run),
         callbacks=[*_callbacks(run, cfg, monitor, mode), *callbacks],
         default_root_dir=LOGS / "lightning",
     )
+    rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]  # a variable of Slurm may say another
+    end_together(trainer, run)
+    return trainer
 
 
 def _monitor_and_mode(

@@ -35,7 +35,8 @@ def service(
         folder: where it runs, and writes `log`.
         end: the signal that ends it.
     """
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(NOT_INHERITED)}
+    dropped = [one for one in NOT_INHERITED if one != "PYTHON"]  # they may have packages elsewhere
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(tuple(dropped))}
     with (folder / "log").open("a") as log:
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", end.name, *command],

@@ -71,8 +71,11 @@ class CheckLoading(pl.Callback):
         self.run = run
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.run.is_rank_zero and self.run.resume_from is None:
-            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        if self.run.resume_from is not None:
+            return
+        # In all processes of a distributed training: each adds its state
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        if self.run.is_rank_zero:
             weights = checkpoint.pop("state_dict")
             _check_values(checkpoint)
             _check_class(type(module), checkpoint)

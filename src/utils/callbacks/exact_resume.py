@@ -2,8 +2,10 @@
 
 Lightning's checkpoints hold weights, optimizers, schedulers and loop counters. `ExactResume` adds random
 states, the position in the data, accumulated gradients, what is frozen, and the sums of the epoch's metrics.
+In a distributed training each process has its own.
 """
 
+import io
 import logging
 import warnings
 from pathlib import Path
@@ -16,10 +18,13 @@ from src.utils.errors import UserError
 from src.utils.run import Run
 
 import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities import move_data_to_device
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 KEY = "continuity"  # of the state in a checkpoint, as stored by earlier versions
+OTHERS = "other_processes"  # of their states in it
 
 log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before")  # exactly
@@ -49,7 +54,7 @@ class ExactResume(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            self.stored = checkpoint.get(KEY, {})
+            self.stored = _of_process(checkpoint.get(KEY, {}), trainer)
             if "data" not in self.stored:
                 raise UserError(
                     "this checkpoint of an earlier version lacks the position in the data: "
@@ -117,6 +122,7 @@ class ExactResume(pl.Callback):
             if self.at_epoch_end:  # a new epoch begins with new sums
                 checkpoint[KEY] |= {"torchmetrics": {}, "logged": {}}
                 checkpoint[KEY]["should_stop"] = trainer.should_stop
+            checkpoint[KEY] = _with_others(checkpoint[KEY], trainer)
 
     def _restore_random_states(self, trainer: pl.Trainer) -> None:
         """As late as possible, because setting up a training draws random numbers too."""
@@ -137,6 +143,29 @@ def _current_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str,
         "epoch": trainer.current_epoch,
         "epoch_ends": trainer.is_last_batch,
     }
+
+
+def _with_others(own: dict[str, Any], trainer: pl.Trainer) -> dict[str, Any]:
+    """The state of this process, in rank zero with those of all others."""
+    if trainer.world_size == 1:
+        return own
+    file = io.BytesIO()  # torch's own pickling of objects fails for some tensors
+    torch.save(move_data_to_device(own, "cpu"), file)
+    found: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
+    torch.distributed.gather_object(file.getvalue(), found)
+    others = [torch.load(io.BytesIO(each), weights_only=True) for each in (found or [])[1:]]
+    return own | {OTHERS: others}
+
+
+def _of_process(stored: dict[str, Any], trainer: pl.Trainer) -> dict[str, Any]:
+    """The state of this process in a checkpoint; that of rank zero where it was saved by fewer processes."""
+    others = stored.pop(OTHERS, [])
+    if len(others) != trainer.world_size - 1 and trainer.is_global_zero:
+        log.warning(
+            "resuming this run is not exact: its checkpoint was saved by %d processes, and there are %d",
+            *(len(others) + 1, trainer.world_size),
+        )
+    return dict([stored, *others][min(trainer.global_rank, len(others))])
 
 
 def _restore(trainer: pl.Trainer, module: pl.LightningModule, stored: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from src.utils.run import Run
 from src.utils.terminal import print_from_signal_handler
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 log = logging.getLogger(__name__)
@@ -18,7 +19,8 @@ class Interruption(pl.Callback):
     """Stops a training after the current batch, with a checkpoint to resume from.
 
     Where a validation or the end of the epoch follows the batch, that is done first: Lightning would skip it
-    when the run is resumed. A second signal stops at once.
+    when the run is resumed. A second signal stops at once. In a distributed training all
+    processes stop, whichever of them has received the signal.
 
     Raises:
         KeyboardInterrupt: the training stops; `run.ended_by` is the signal.
@@ -27,9 +29,18 @@ class Interruption(pl.Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
         self.received: list[signal.Signals] = []
+        self.received_by_any = 0  # the number of the signal
         self.previous_handlers: dict[signal.Signals, Any] = {}
 
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:  # one process that ended here would leave the others waiting
+            self._set_handlers()
+
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not self.previous_handlers:
+            self._set_handlers()
+
+    def _set_handlers(self) -> None:
         handlers = self.previous_handlers
         handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._handle_signal)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -39,7 +50,8 @@ class Interruption(pl.Callback):
         self.received.append(signal.Signals(number))
         if len(self.received) > 1:
             raise KeyboardInterrupt
-        print_from_signal_handler("stopping after this batch; Ctrl-C again stops now")
+        if self.run.is_rank_zero:
+            print_from_signal_handler("stopping after this batch; Ctrl-C again stops now")
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self._should_stop(trainer) and can_resume_after_batch(trainer):
@@ -62,17 +74,21 @@ class Interruption(pl.Callback):
         if isinstance(exception, SIGTERMException):  # it came before the first batch
             self.run.whole.ended_by = signal.SIGTERM
         elif isinstance(exception, KeyboardInterrupt):
-            self.run.whole.ended_by = self.received[0] if self.received else signal.SIGINT
+            received = self.received_by_any or next(iter(self.received), signal.SIGINT)
+            self.run.whole.ended_by = signal.Signals(received)
 
     def _should_stop(self, trainer: pl.Trainer) -> bool:
-        """All processes of a distributed training stop when one of them receives a signal."""
-        received = bool(self.received)
-        if trainer.world_size == 1:
-            return received
-        return trainer.strategy.reduce_boolean_decision(received, all=False)
+        """Whether any process has received a signal; all agree on which."""
+        number = int(next(iter(self.received), 0))
+        if trainer.world_size > 1:
+            tensor = torch.tensor(number, device=trainer.strategy.root_device)
+            number = int(trainer.strategy.reduce(tensor, reduce_op="max"))
+        self.received_by_any = number
+        return bool(number)
 
     def _stop(self) -> NoReturn:
-        log.warning("saved; resume_run=%s resumes it", self.run.id[:8])
+        if self.run.is_rank_zero:
+            log.warning("saved; resume_run=%s resumes it", self.run.id[:8])
         raise KeyboardInterrupt
 
     def _restore_handlers(self) -> None:

@@ -1,10 +1,14 @@
 """Pruning: Optuna's pruner is asked after each validation or epoch whether to end the trial."""
 
+from typing import Any
+
 from src.utils.run import Run
 from src.utils.study.trial import Pruned
 
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
+
+KEY = "pruning"  # of the state in a checkpoint
 
 
 class Pruning(pl.Callback):
@@ -22,6 +26,18 @@ class Pruning(pl.Callback):
     def __init__(self, run: Run, monitor: str) -> None:
         self.run, self.monitor = run, monitor
         self.reports, self.is_due = 0, False
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[KEY] = {"reports": self.reports, "is_due": self.is_due}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Count on. With `state_dict`, Lightning would warn where a run is resumed without its study."""
+        if trainer.state.fn == TrainerFn.FITTING and KEY in checkpoint:
+            self.reports, self.is_due = checkpoint[KEY]["reports"], checkpoint[KEY]["is_due"]
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         is_fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
@@ -52,8 +68,11 @@ class Pruning(pl.Callback):
         return False
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.on_train_epoch_start(trainer, module)
+
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Where the training ended early, count on to its planned end: a part that follows is then compared
-        with the same part of other trials."""
+        with the same part of other trials. A training that is resumed at its end comes here, too."""
         self.on_train_epoch_start(trainer, module)
         limits = (
             (trainer.max_epochs, trainer.current_epoch),

@@ -232,13 +232,17 @@ def _refusal(arguments: dict[str, Any]) -> str | None:
     lightning = sys.modules.get("pytorch_lightning")
     if lightning is None:
         return None
+    from src.utils.config.cluster import with_environment  # late: it imports Lightning
+
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     log = logging.getLogger("pytorch_lightning")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(action="ignore"):
-            lightning.Trainer(**{**arguments, **quiet, "enable_model_summary": False})
+            lightning.Trainer(
+                **{**with_environment(arguments), **quiet, "enable_model_summary": False}
+            )
     except Exception as error:  # of any type: Lightning, torch or a plugin may raise it
         return one_line(error) or type(error).__name__
     finally:

@@ -24,7 +24,7 @@ from src.utils.pipeline.manifest import FILE_NAME, Manifest
 from src.utils.pipeline.pins import find_pinned, read_pins
 from src.utils.pipeline.recipe import Recipe, reasons_to_rebuild
 from src.utils.pipeline.versions import version_in_use
-from src.utils.process import BUILDING, INPUTS, RERUN, is_rank_zero, passed_on
+from src.utils.process import BUILDING, INPUTS, RERUN, exit_code, is_rank_zero, passed_on
 from src.utils.settings import Settings, format_override_value
 from src.utils.study.trial import TRIAL
 
@@ -187,7 +187,7 @@ def _build(experiment: Experiment, recipe: Recipe | None, failure: str) -> Manif
         code = process.wait()
     if ended:
         log.warning("SIGTERM: stopped while %s was being built", experiment)
-        sys.exit(128 + signal.SIGTERM)
+        sys.exit(exit_code(signal.SIGTERM))
     if code != 0:
         raise UserError(f"{experiment} {failure}")
     manifest = Manifest.read(experiment)

@@ -69,15 +69,18 @@ def execute(experiment: Experiment, main: Main, run_group: GroupMain, settings: 
 
 
 def _train(experiment: Experiment, main: Main, run_group: GroupMain, typed: Settings) -> Any:
-    from src.utils.run import tracked  # late: a stage that is up to date needs no MLflow
-    from src.utils.runs.resume import find_resume_point
+    from src.utils.runs.interrupted import find_finished, find_start, result_of
     from src.utils.runs.reuse import copy_results, find_earlier, return_earlier
     from src.utils.runs.summary import print_summary
+    from src.utils.runs.tracked import tracked  # late: a stage that is up to date needs no MLflow
 
     began = time.monotonic()
     code_digest(experiment.source)  # now: files may be edited while the inputs are built
-    settings, start = find_resume_point(experiment, typed)
-    with pinned(pins_of(start.check(experiment)) if start is not None else {}):
+    finished = find_finished(typed)
+    if finished is not None:
+        return result_of(finished)
+    settings, start, versions = find_start(experiment, typed)
+    with pinned(pins_of(versions)):
         inputs = prepare_inputs(settings, check=not _is_checked(start))
     own_signature = signature(experiment, settings, inputs, start)
     earlier = find_earlier(experiment, settings, inputs, start, own_signature)
@@ -85,7 +88,7 @@ def _train(experiment: Experiment, main: Main, run_group: GroupMain, typed: Sett
         return return_earlier(earlier, settings)
     with pinned(pins_of(inputs)), tracked(experiment, settings, inputs, start) as run:
         notifier.begin(run.id)
-        if "sample" in run.data_metadata.get("source", "").split("+"):
+        if run.is_rank_zero and "sample" in run.data_metadata.get("source", "").split("+"):
             log.warning("SAMPLE DATA: a small part of the data set; see README, «Data»")
         if run.is_rank_zero:
             run.tag({SIGNATURE: own_signature})
@@ -173,7 +176,7 @@ def _build_version(
     recipe: Recipe,
     needed: str,
 ) -> Manifest:
-    from src.utils.run import tracked  # late: a stage that is up to date needs no MLflow
+    from src.utils.runs.tracked import tracked  # late: a stage that is up to date needs no MLflow
 
     with tracked(experiment, settings, inputs) as run, open_draft(experiment, needed) as run.output:
         notifier.begin(run.id)

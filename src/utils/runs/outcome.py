@@ -17,6 +17,7 @@ from datetime import timedelta
 from src.utils.errors import format_error
 from src.utils.notification import Message, notifier, send
 from src.utils.paths import Experiment
+from src.utils.process import START_AGAIN
 from src.utils.store.objective import SPREAD, Objective, result_metrics
 from src.utils.store.reader import RunReader, open_reader
 from src.utils.store.record import RunRecord
@@ -31,7 +32,11 @@ from src.utils.terminal import (
 )
 
 KINDS = {"finished": "SUCCESS", "stopped": "WARNING", "failed": "FAILURE"}
-SIGNALS = {128 + signal.SIGINT: "Ctrl-C", 128 + signal.SIGTERM: "SIGTERM"}  # by exit code
+SIGNALS = {  # by exit code
+    128 + signal.SIGINT: "Ctrl-C",
+    128 + signal.SIGTERM: "SIGTERM",
+    START_AGAIN: "SIGTERM",
+}
 MAX_METRICS = 6
 MAX_TEXT = 500  # characters of a note or reason
 TRIAL_STATES = {"finished": "complete", "killed": "stopped"}  # in the words of Optuna

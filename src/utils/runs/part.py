@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from src.utils.runs.resume import ResumePoint
 
 FINISHED = "part."  # a tag: part.fold0 is the number that `once` has got
+FIRST_STEP = "first_step."  # a tag: where the reports of a part begin among those of its trial
 NAME = re.compile(r"\w[\w.-]*")
 Arguments = ParamSpec("Arguments")
 
@@ -86,11 +87,24 @@ class Fit:
         if part.prefix in self.whole.part_names:
             raise UserError(f"run.part({name!r}) was made already: each part is one fit")
         self.whole.part_names.add(part.prefix)
-        part.has_trainer, part.first_step = False, self.whole.reported
+        part.has_trainer, part.first_step = False, self._first_step(part.prefix.rstrip("/"))
         if self.start is not None:
             part.resume_from, part.weights_from = self.start.of_part(part.prefix)
         self.seed_random()
         return part
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it goes on with a run that was stopped."""
+        return self.start is not None and not self.start.new_run
+
+    def _first_step(self, part: str) -> int:
+        """Where the reports of a part begin: after all others; in a run that is resumed, as before."""
+        tag = f"{FIRST_STEP}{part}"
+        stored = self.client.get_run(self.id).data.tags.get(tag) if self.resumes else None
+        if stored is None and self.whole.reported and self.is_rank_zero:
+            self.client.set_tag(self.id, tag, str(self.whole.reported))
+        return self.whole.reported if stored is None else int(stored)
 
     def once(
         self,

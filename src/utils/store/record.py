@@ -25,6 +25,9 @@ DETACHED = "(detached)"  # in place of a branch, as stored
 # invisible separator: no page shows it, and nobody types it.
 NOTE, RESULTS = "mlflow.note.content", "\n\n\u2063"
 BLENDED = "blend.runs"  # the tag: ids with spaces between
+# Tags of a trial's run: its number, those it had before it was interrupted, and how it has ended
+TRIAL_NUMBER, EARLIER_TRIALS = "optuna.trial", "optuna.earlier_trials"
+TRIAL_STATE = "optuna.state"
 SIGNATURE = "signature"  # tag of a model's run (`src/utils/runs/signature.py`)
 RETURNED = "returned"  # tag of a model's run: what its main returned
 REUSED = "reused_from"  # tag of a trial or member, user attribute of a trial: the run whose results it has
@@ -32,6 +35,8 @@ EQUAL = "equal_to"  # user attribute of a trial that has not reused an equal run
 # Tags of every run: the process that began or resumed it last, and its last sign of life (seconds since 1970)
 JOB = "workers.job"  # tag of a run: the job whose worker has it (`src/utils/workers`)
 PROCESS, HEARTBEAT = "process", "heartbeat"
+GOES_ON_WITH = "goes_on_with"  # user attribute of a trial: the interrupted one whose run it has
+NOT_RESUMED = "not_resumed"  # or why it has a new run
 REASON = "reason"  # tag of a run and user attribute of a trial: why it has failed
 
 

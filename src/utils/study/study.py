@@ -9,11 +9,12 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.paths import Experiment
 from src.utils.process import is_gone
-from src.utils.store.record import NO_EFFECT
+from src.utils.store.record import GOES_ON_WITH, NO_EFFECT, REASON
 from src.utils.study.search_space import SearchSpace
 
 import optuna
@@ -32,10 +33,13 @@ SEARCH_SPACE = "question"  # `SearchSpace.describe`
 OVERRIDES = "arguments"  # the overrides of the experiment
 SETTINGS = "settings"  # the overrides of Hydra
 INPUTS = "inputs"  # the versions of data that all trials read: {experiment: digest}
+FOLDER = "folder"  # of the sweep, relative to the repository
 CODE = "code"  # digest of the experiment's code when the study began
 # User attributes of a trial, and a system attribute: how often its parameters have failed before
 PROCESS = "owner"  # the process that runs it, as stored by earlier versions
+RUN_ID = "run_id"  # its run in MLflow; also of a study
 FAILURES = "failures"
+RUNG = "completed_rung_"  # Optuna's system attributes: how a pruner has judged a trial until now
 # Values of its user attribute `REASON` that do not count as a failure
 INTERRUPTED = "interrupted"
 REDUNDANT = "another process had finished the study"
@@ -177,7 +181,7 @@ def host_of(trial: FrozenTrial) -> str:
 def remaining_trials(study: optuna.Study) -> int:
     """Return how many trials are still to be started."""
     if study.user_attrs[GRID]:
-        started = sum(not _earlier_attempts(one) for one in study.get_trials(deepcopy=False))
+        started = sum(not earlier_attempts(one) for one in study.get_trials(deepcopy=False))
         return max(0, n_trials_of(study) - started) + count_trials(study, TrialState.WAITING)
     return n_trials_of(study) - count_trials(study, *FINISHED, TrialState.RUNNING)
 
@@ -196,8 +200,8 @@ def grid_index(trial: optuna.Trial) -> int:
     Processes that share a study need no other agreement.
     """
     trials = trial.study.get_trials(deepcopy=False)
-    first = next(iter(_earlier_attempts(trials[trial.number])), trial.number)
-    return sum(not _earlier_attempts(one) for one in trials[:first])
+    first = next(iter(earlier_attempts(trials[trial.number])), trial.number)
+    return sum(not earlier_attempts(one) for one in trials[:first])
 
 
 def is_redundant(trial: optuna.Trial) -> bool:
@@ -223,7 +227,7 @@ def requeue_lost_trials(study: optuna.Study) -> list[FrozenTrial]:
     for trial in filter(_is_lost, running):
         with suppress(UpdateFinishedTrialError):  # another process was faster
             study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
-            requeue_stale_trial(study, trial)
+            requeue_trial(study, study._storage.get_trial(trial._trial_id))
     trials = study.get_trials(deepcopy=False)
     return [trials[one.number] for one in running if trials[one.number].state is TrialState.FAIL]
 
@@ -236,26 +240,60 @@ def _is_lost(trial: FrozenTrial) -> bool:
     return is_gone(process)
 
 
-def requeue_stale_trial(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue a lost trial again, without counting it as a failure; Optuna's callback for stale heartbeats."""
-    requeue_trial(study, trial, count_failures(trial))
+def requeue_trial(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue again a trial that was interrupted or lost; Optuna's callback for stale heartbeats.
 
-
-def requeue_trial(study: optuna.Study, trial: FrozenTrial, failures: int) -> None:
-    """Queue a new trial with the parameters that a failed one had.
-
-    Args:
-        failures: how often these parameters have failed until now.
+    It has the run and the reports of the old one, and goes on with that run. It is not counted as a failure.
     """
-    history = [*_earlier_attempts(trial), trial.number]
-    attributes = {"failed_trial": trial.number, **trial.system_attrs}
+    run_id = trial.user_attrs.get(RUN_ID)
+    run = {RUN_ID: run_id, GOES_ON_WITH: trial.number} if run_id is not None else {}
+    _requeue(
+        study, trial, count_failures(trial), trial.system_attrs, run, trial.intermediate_values
+    )
+
+
+def retry_trial(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue again a trial that has failed; it begins anew."""
+    attributes = {k: v for k, v in trial.system_attrs.items() if not k.startswith(RUNG)}
+    _requeue(study, trial, count_failures(trial) + 1, attributes, {}, {})
+
+
+def _requeue(
+    study: optuna.Study,
+    trial: FrozenTrial,
+    failures: int,
+    system_attrs: dict[str, Any],
+    user_attrs: dict[str, Any],
+    reports: dict[int, float],
+) -> None:
+    """Add a new trial with the parameters of an old one."""
+    history = [*earlier_attempts(trial), trial.number]
+    attributes = {"failed_trial": trial.number, **system_attrs}
     study.add_trial(
         optuna.create_trial(
             state=TrialState.WAITING,
             params=trial.params,
             distributions=trial.distributions,
             system_attrs={**attributes, "retry_history": history, FAILURES: failures},
+            user_attrs=user_attrs,
+            intermediate_values=reports,
         )
+    )
+
+
+def was_interrupted(trial: FrozenTrial) -> bool:
+    """Whether a trial was interrupted, or lost with its process, which could give no reason."""
+    reason = trial.user_attrs.get(REASON, INTERRUPTED)
+    return trial.state is TrialState.FAIL and reason == INTERRUPTED
+
+
+def has_lost_its_run(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether another trial has taken up the run of this one, which was interrupted."""
+    later = study.get_trials(deepcopy=False)[trial.number + 1 :]
+    run_id = trial.user_attrs.get(RUN_ID)
+    return run_id is not None and any(
+        one.user_attrs.get(RUN_ID) == run_id and one.state is not TrialState.WAITING
+        for one in later
     )
 
 
@@ -264,6 +302,6 @@ def count_failures(trial: FrozenTrial) -> int:
     return int(trial.system_attrs.get(FAILURES, 0))
 
 
-def _earlier_attempts(trial: FrozenTrial) -> list[int]:
+def earlier_attempts(trial: FrozenTrial) -> list[int]:
     """The numbers of the earlier attempts of a trial, the first one first."""
     return list(trial.system_attrs.get("retry_history", []))

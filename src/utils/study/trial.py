@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from src.utils.config.sweep_settings import DIRECTIONS, Mode, direction_conflict
 from src.utils.errors import UserError
-from src.utils.store.record import PARENT
+from src.utils.store.record import EARLIER_TRIALS, PARENT, TRIAL_NUMBER, TRIAL_STATE
 from src.utils.terminal import format_settings
 
 from hydra.core.hydra_config import HydraConfig
 
 if TYPE_CHECKING:
     import optuna
+    from mlflow.tracking import MlflowClient
 
 TRIAL = "JIKKEN_TRIAL"  # environment variable
 SEPARATOR = " | "
@@ -95,12 +96,53 @@ class TrialLink:
         return {
             PARENT: self.parent_run,
             "optuna.study": self.study,
-            "optuna.trial": str(self.number),
+            TRIAL_NUMBER: str(self.number),
         }
 
     def set_user_attr(self, name: str, value: str) -> None:
         """Set a user attribute of the trial."""
         self.open().set_user_attr(name, value)
+
+    def take_up(self, client: "MlflowClient", run_id: str) -> None:
+        """Make a run that of this trial; it may be that of an interrupted one, which this one repeats."""
+        run = client.get_run(run_id)
+        tags, before = run.data.tags, run.data.tags.get(TRIAL_NUMBER, "")
+        if before != str(self.number):
+            name = run.info.run_name.replace(f"#{before}", f"#{self.number}", 1)
+            client.update_run(run_id, name=name)
+            client.set_tag(run_id, TRIAL_NUMBER, str(self.number))
+            client.set_tag(
+                run_id, EARLIER_TRIALS, f"{tags.get(EARLIER_TRIALS, '')} {before}".strip()
+            )
+        if TRIAL_STATE in tags:
+            client.delete_tag(run_id, TRIAL_STATE)
+        self.set_user_attr("run_id", run_id)
+
+    def report(self, value: float, step: int, resumes: bool) -> bool:
+        """Report an intermediate value; returns whether the pruner ends the trial.
+
+        A trial that was interrupted has its earlier reports. It is not judged again by steps that it repeats.
+
+        Args:
+            resumes: whether the run is that of the earlier reports. Those of a new run replace them.
+
+        Raises:
+            UserError: another process has taken over the trial.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError  # late: most runs need no Optuna
+
+        trial, earlier = self.open(), _earlier_reports(self)
+        if resumes and step in earlier:
+            return False
+        try:
+            if step in earlier:
+                trial.storage.set_trial_intermediate_value(self.trial_id, step, value)
+            else:
+                trial.report(value, step)
+            return _should_prune(trial, step)
+        except UpdateFinishedTrialError:
+            text = f"trial {self.number} was taken over by another process, which had lost sight of this one"
+            raise UserError(text) from None
 
     def check_direction(self, mode: Mode) -> None:
         """Compare the direction of the study with the mode of the monitored metric.
@@ -150,3 +192,21 @@ def _open_trial(link: TrialLink) -> "optuna.Trial":
         pruner=create_pruner(settings),
     )
     return optuna.Trial(study, link.trial_id)
+
+
+@lru_cache(maxsize=1)
+def _earlier_reports(link: TrialLink) -> frozenset[int]:
+    """The steps that the trial had reported before it was interrupted."""
+    return frozenset(link.open()._cached_frozen_trial.intermediate_values)
+
+
+def _should_prune(trial: "optuna.Trial", step: int) -> bool:
+    """Ask the pruner as if the trial had never been interrupted: Hyperband looks at its first number, others
+    at its last report."""
+    from src.utils.study.study import earlier_attempts  # late: most runs need no Optuna
+
+    frozen = trial.storage.get_trial(trial._trial_id)
+    frozen.number = next(iter(earlier_attempts(frozen)), trial.number)
+    values = frozen.intermediate_values.items()
+    frozen.intermediate_values = {one: value for one, value in values if one <= step}
+    return trial.study.pruner.prune(trial.study, frozen)

@@ -13,7 +13,7 @@ from html import escape
 from src.utils.store.experiment_page import run_page
 from src.utils.store.location import is_server, server_page, tracking_uri
 from src.utils.store.record import NOTE, REASON, RESULTS, own_note
-from src.utils.study.study import EXPERIMENT
+from src.utils.study.study import EXPERIMENT, RUN_ID
 from src.utils.study.trial import trial_name
 from src.utils.sweep.live_table import STATE_NAMES, format_states, leading_trials
 from src.utils.terminal import format_metric, format_settings, format_value
@@ -23,7 +23,6 @@ from mlflow.entities import Run as StoredRun
 from mlflow.tracking import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 
-RUN_ID = "run_id"  # user attribute of the study, and of each trial
 TOP = 10  # trials in the table
 MAX_PARAMS = 8  # in the table
 MAX_LENGTH = 8000  # of a tag in MLflow

@@ -1,8 +1,9 @@
 """Merging an Optuna study into a storage, trial by trial.
 
-Two trials are the same if they have the same run; before they have one, if they began at the same moment, or
-wait to repeat the same trial. A new trial gets the next number of the target: numbers agree as long as only
-one side goes on. What is stored of a trial only grows: waiting, running, failed, finished.
+Two trials are the same if they have the same run and repeat the same trials; before they have a run, if they
+began at the same moment, or wait to repeat the same trial. A new trial gets the next number of the target:
+numbers agree as long as only one side goes on. What is stored of a trial only grows: waiting, running,
+failed, finished.
 
 A trial that runs elsewhere is added as running, with a heartbeat of this moment. A later transfer ends it
 with its value. If none comes, a sweep that resumes the study takes it for lost after `GRACE_PERIOD` seconds
@@ -17,7 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from src.utils.process import is_gone
-from src.utils.study.study import EXPERIMENT, GRID, PROCESS, SEARCH_SPACE
+from src.utils.study.study import EXPERIMENT, GRID, PROCESS, RUN_ID, SEARCH_SPACE
 
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import RDBStorage
@@ -27,7 +28,6 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import update
 
 log = logging.getLogger(__name__)
-RUN_ID = "run_id"  # user attribute of a trial, and of the study
 RETRIES, FAILED = "retry_history", "failed_trial"  # system attributes: numbers of earlier trials
 RANKS = {
     TrialState.WAITING: 0,
@@ -163,13 +163,17 @@ class _Trials:
 
 
 def _keys(trial: FrozenTrial, attributes: Attributes) -> list[Any]:
-    """By what a trial is known: its run, the moment when it began, the trial that it repeats."""
-    keys = (trial.user_attrs.get(RUN_ID), trial.datetime_start, tuple(attributes.get(RETRIES, ())))
-    return [key for key in keys if key]
+    """By what a trial is known: its run, the moment when it began, the trial that it repeats.
+
+    A trial that was interrupted has the same run as the one that repeats it.
+    """
+    run, retries = trial.user_attrs.get(RUN_ID), tuple(attributes.get(RETRIES, ()))
+    return [key for key in (run and (run, retries), trial.datetime_start, retries) if key]
 
 
 def _differ(one: FrozenTrial, other: FrozenTrial) -> bool:
-    runs = [trial.user_attrs.get(RUN_ID) for trial in (one, other)]
+    begun = [trial.user_attrs if trial.datetime_start else {} for trial in (one, other)]
+    runs = [attributes.get(RUN_ID) for attributes in begun]
     starts = [trial.datetime_start for trial in (one, other)]
     return any(None not in pair and pair[0] != pair[1] for pair in (runs, starts))
 

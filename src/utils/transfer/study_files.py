@@ -17,7 +17,8 @@ from src.utils.files import replace_file
 from src.utils.paths import STUDIES
 from src.utils.store.location import SQLITE
 from src.utils.study.storage import open_storage
-from src.utils.transfer.merged_study import RUN_ID, Number, find_study, merge_study
+from src.utils.study.study import RUN_ID
+from src.utils.transfer.merged_study import Number, find_study, merge_study
 
 from filelock import FileLock
 from optuna.storages import RDBStorage

@@ -68,7 +68,8 @@ class Kubernetes:
         Raises:
             UserError: a setting is missing, or `workers.extra` is no part of it.
         """
-        return yaml.safe_dump(_manifest(job), sort_keys=False, width=110)
+        text: str = yaml.safe_dump(_manifest(job), sort_keys=False, width=110)
+        return text
 
     def submit(self, job: WorkerJob) -> Submitted:
         """Create the Job.
