@@ -112,8 +112,8 @@ def _is_shared(launch: Launch, experiment: Experiment, settings: Settings) -> bo
     if wanted is not None and wanted != launch.size:
         raise UserError(
             f"trainer.devices={trainer['devices']} trainer.num_nodes={trainer['num_nodes']} is a training of "
-            f"{wanted} processes, and {launch.by} has started {launch.size}: devices times num_nodes should be "
-            f"{launch.size}"
+            f"{wanted} processes, and {launch.by} has started {launch.size}: devices times num_nodes should "
+            f"be {launch.size}"
         )
     if getattr(settings, "is_group", False):
         raise UserError("a group (folds=, seeds=) starts its own processes: srun --ntasks=1")
