@@ -208,8 +208,10 @@ class Run(Fit):
             self.metrics.flush()
             if self.uploads is not None:
                 self.uploads.finish(is_stopped=status == "KILLED")
-        except Exception:
-            self.client.set_terminated(self.id, "FAILED")
+        except BaseException as error:
+            self.client.set_terminated(
+                self.id, "FAILED" if isinstance(error, Exception) else "KILLED"
+            )
             raise
         else:
             self.client.set_terminated(self.id, status)
