@@ -69,10 +69,10 @@ def execute(experiment: Experiment, main: Main, run_group: GroupMain, settings: 
 
 
 def _train(experiment: Experiment, main: Main, run_group: GroupMain, typed: Settings) -> Any:
-    from src.utils.run import tracked  # late: a stage that is up to date needs no MLflow
     from src.utils.runs.interrupted import find_finished, find_start, result_of
     from src.utils.runs.reuse import copy_results, find_earlier, return_earlier
     from src.utils.runs.summary import print_summary
+    from src.utils.runs.tracked import tracked  # late: a stage that is up to date needs no MLflow
 
     began = time.monotonic()
     code_digest(experiment.source)  # now: files may be edited while the inputs are built
@@ -176,7 +176,7 @@ def _build_version(
     recipe: Recipe,
     needed: str,
 ) -> Manifest:
-    from src.utils.run import tracked  # late: a stage that is up to date needs no MLflow
+    from src.utils.runs.tracked import tracked  # late: a stage that is up to date needs no MLflow
 
     with tracked(experiment, settings, inputs) as run, open_draft(experiment, needed) as run.output:
         notifier.begin(run.id)

@@ -37,11 +37,12 @@ def exit_with_sweep(*_: object) -> None:
 signal.signal(signal.SIGALRM, exit_with_sweep)
 signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
 
-import src.utils.run
 import src.utils.runs.execute
+import src.utils.runs.interrupted
 import src.utils.runs.resume
 import src.utils.runs.reuse
 import src.utils.runs.summary
+import src.utils.runs.tracked
 import src.utils.sweep.sweeper  # noqa: F401
 from src.utils.config import composition
 from src.utils.config.settings_class import read_settings_class
