@@ -1,4 +1,4 @@
-"""Processes: which one of a distributed training this is, its cores, and whether a recorded one still runs.
+"""Processes: which one of a distributed training this is, and whether a recorded one still runs.
 
 A process is recorded as `host pid start-time`, which no later process can have. The processes of a
 distributed training are started by Lightning, or all at once by srun or torchrun (`Launch`).
@@ -130,14 +130,11 @@ def is_gone(process: str) -> bool:
 
 def _start_time(pid: int) -> str:
     try:
-        return f"{psutil.Process(pid).create_time():.0f}"
+        process = psutil.Process(pid)
+        has_ended = process.status() == psutil.STATUS_ZOMBIE  # whose parent has not looked yet
+        return "never" if has_ended else f"{process.create_time():.0f}"
     except psutil.NoSuchProcess:
         return "never"
-
-
-def count_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -54,8 +54,9 @@ class Run(Fit):
         is_remote = local_store() is None  # whether MLflow's store is on another machine
         self.folder = remote_run_folder(run_id) if is_remote else Path(info.artifact_uri)
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Of the artifacts, where the store is elsewhere
         self.uploads = Uploads(client, run_id, self.folder) if is_remote else None
-        self.heartbeat = Heartbeat(client, run_id)
+        self.heartbeat = Heartbeat(client, run_id)  # says that it goes on
 
     def inputs(self, stage: str) -> list[Path]:
         """The folders of all inputs of a stage (`feature`, or one's own), in the order of the setting."""
@@ -202,21 +203,20 @@ class Run(Fit):
         if self.uploads is not None:
             self.uploads.start(in_background=not forks)
 
-    def close(self, status: str) -> None:
-        """Flush the metrics, upload the artifacts to a remote store, and set the final status."""
+    def close(self, status: str | None) -> None:
+        """Flush the metrics, upload the artifacts to a remote store, and set the final status, if any."""
         if self.heartbeat.is_lost():
             return
+        final = status and "FAILED"  # unless all goes well
         try:
             self.metrics.flush()
             if self.uploads is not None:
-                self.uploads.finish(is_stopped=status == "KILLED")
-        except Exception:
-            self.client.set_terminated(self.id, "FAILED")
-            raise
-        else:
-            self.client.set_terminated(self.id, status)
+                self.uploads.finish(is_stopped=status in ("KILLED", None))
+            final = status
         finally:
             self.heartbeat.stop()
+            if final is not None:
+                self.client.set_terminated(self.id, final)
 
 
 def create_run(

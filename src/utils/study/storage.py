@@ -10,7 +10,8 @@ from typing import Any
 
 from src.utils.errors import UserError, first_line
 from src.utils.paths import STUDIES
-from src.utils.store.location import SQLITE, create_database, mask_password
+from src.utils.store.location import SQLITE, mask_password
+from src.utils.store.sqlite_file import check_database, create_database
 from src.utils.study.heartbeat import HEARTBEAT_INTERVAL, HeartbeatStorage
 from src.utils.study.study import GRACE_PERIOD, requeue_trial
 
@@ -41,7 +42,8 @@ def open_storage(url: str | None = None, tables_exist: bool = False) -> RDBStora
         tables_exist: create and check no tables. The processes of trials need not: their sweep has done it.
 
     Raises:
-        UserError: the storage is in memory, or can't be opened.
+        UserError: the storage is in memory, or can't be opened, or is a SQLite file in WAL mode on a network
+            file system.
     """
     url = url or f"sqlite:///{STUDIES}"
     if url in IN_MEMORY:
@@ -132,7 +134,8 @@ def _drop_lost_machines(engine: sqlalchemy.Engine) -> None:
 
 
 def _create_sqlite(database: Path) -> None:
-    """Create the file in WAL mode, in one process only."""
+    """Create the file, in one process only."""
+    check_database(database)
     database.parent.mkdir(parents=True, exist_ok=True)
     if not database.exists():
         with TemporaryFile(dir=database.parent):  # FileLock waits for ever in a read-only folder

@@ -144,9 +144,8 @@ class LiveTable:
         progress.add_row(bar, self._format_counts(trials, finished))
         at_a_time = self.n_jobs or len(running)
         left = self._time_left(trials, self.n_trials - finished, at_a_time)
-        lines = [Text(" · ".join(filter(None, (_format_best(self.study), left))))]
-        if self.workers:
-            lines.append(Text(self.workers))
+        texts = (" · ".join(filter(None, (_format_best(self.study), left))), self.workers)
+        lines = [Text(text) for text in texts if text]
         if self.interrupts:
             lines.append(Text(_interrupt_message(self.interrupts), style="yellow"))
         table = Group("", _trial_table(running, width)) if running else ""

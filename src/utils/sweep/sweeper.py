@@ -10,6 +10,7 @@ name. `src/utils/sweep/optimize.py` runs the trials.
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from src.utils.paths import STUDIES, Experiment
 from src.utils.pipeline.inputs import prepare_inputs_of_sweep
 from src.utils.pipeline.manifest import code_digests, json_digest
 from src.utils.pipeline.pins import pinned, pins_of
+from src.utils.process import WORKER
 from src.utils.runs.restore import ensure_version
 from src.utils.settings import Settings, trains_on_cpu
 from src.utils.study.lock import study_lock
@@ -216,8 +218,8 @@ class SearchSweeper(Sweeper):
         self.n_jobs = 1 if is_serial else self.settings.n_jobs or 1
 
     def _share_machine(self, launcher: ForkLauncher) -> None:
-        self.n_jobs = self.settings.n_jobs or launcher.slots.count
-        launcher.slots.count = self.n_jobs
+        launcher.slots.resize(self.settings.n_jobs or launcher.slots.count)
+        self.n_jobs = launcher.slots.count
 
     def _search_space(self, overrides: list[str], resumed: FrozenStudy | None) -> SearchSpace:
         if resumed is not None:
@@ -269,7 +271,8 @@ class SearchSweeper(Sweeper):
         space: SearchSpace,
         is_resumed: bool,
     ) -> None:
-        if not space.is_grid and study.get_trials(deepcopy=False):
+        is_one_of_many = WORKER in os.environ  # they begin at the same moment
+        if not space.is_grid and (is_one_of_many or study.get_trials(deepcopy=False)):
             study.sampler = reseed_sampler(study.sampler, self.settings, self._next_seed(study))
         keeps_n_trials = is_resumed and not self._is_set("hydra.sweeper.n_trials")
         n_trials = None if keeps_n_trials else self.settings.n_trials
@@ -279,7 +282,7 @@ class SearchSweeper(Sweeper):
 
     def _next_seed(self, study: optuna.Study) -> int | None:
         """A new seed for a resumed study; none for a process that joins others on a study."""
-        if count_trials(study, TrialState.RUNNING):
+        if WORKER in os.environ or count_trials(study, TrialState.RUNNING):
             return None
         seed = self.settings.sampler.get("seed")
         seed = self.cfg.get("seed") if seed is None else seed
