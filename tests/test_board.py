@@ -197,7 +197,9 @@ def test_board(toys: SweepLab) -> None:
         "  begins",
         "  error: x makes no sense",
     ]
-    assert lines[9].startswith("refused: all workers of far have ended, which has 1 of 3 trials")
+    assert lines[9].startswith(
+        "refused: all workers of far have ended after 1 of 3 trials; it goes on"
+    )
     assert lines[10:12] == [begin, "slurm 1234, 4 workers: 4 running"]
     assert re.match(r"trial 1 +complete +0.2500", lines[12])
     assert re.match(r"trial 2 +complete +0.7500 .*best so far", lines[13])

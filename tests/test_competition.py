@@ -1,9 +1,9 @@
 """The second worked example: a tabular competition from its files to a scored submission."""
 
-import os
 import shutil
 from pathlib import Path
 
+from src.utils.cores import count_cores
 from src.utils.errors import UserError
 from src.utils.folds import assign_folds, training_rows
 
@@ -96,7 +96,7 @@ def test_blend_and_submission(bikes: Lab, tmp_path: Path) -> None:
     own = bikes.copied(tmp_path / "blended")
     on_cpu = "trainer.accelerator=cpu"
     text = own.done(MLP, "folds=5", "max_epochs=6", on_cpu, CUDA_VISIBLE_DEVICES="0")
-    assert f"{min(len(os.sched_getaffinity(0)), 4)} at a time" in text  # and don't wait for the GPU
+    assert f"{min(count_cores(), 4)} at a time" in text  # and don't wait for the GPU
     table = said(own, "blend", "model02/latest", "model03/latest", "--method", "ridge")
     assert "the blend" in table
     blend = own.newest("model/blend")

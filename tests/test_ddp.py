@@ -107,10 +107,8 @@ def test_stopped_and_resumed(
 @pytest.mark.parametrize("who", ["0", "1"])
 def test_killed(place: Lab, who: str) -> None:
     """When one process is killed the others end, and the run has failed; a line says which process it was."""
-    began = time.monotonic()
     killed = place.run(PROGRAM, *SHORT, *TWO, WHO=who, BY="SIGKILL")
     assert_alone(place)
-    assert time.monotonic() - began < 90
     assert place.newest(NAME).info.status == "FAILED"
     errors = [line for line in killed.stderr.splitlines() if "Warning" not in line]
     if who == "1":

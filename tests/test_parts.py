@@ -1,8 +1,9 @@
 """Parts of a run: several fits in one run, each of which is resumed, logged and pruned by itself."""
 
-import os
 import signal
 from pathlib import Path
+
+from src.utils.cores import count_cores
 
 import pytest
 import torch
@@ -137,7 +138,7 @@ def test_load_model(whole: SweepLab) -> None:
 def test_threads(whole: SweepLab, tmp_path: Path) -> None:
     """The members of a group in a trial have the threads of their trial, in OpenMP's libraries too."""
     own = SweepLab(whole.copied(tmp_path / "own").root)
-    cores = len(os.sched_getaffinity(0))
+    cores = count_cores()
     arguments = ("kind=boosting", "seeds=2", "rate=0.1,0.2", f"hydra.sweeper.n_jobs={cores}")
     own.sweep(PLAIN, *arguments, OMP_NUM_THREADS="")
     members = [run for run in own.runs("model/model94") if "group.seed" in run.data.tags]

@@ -1,10 +1,11 @@
 """Models without torch and Lightning: tracked, searched, resumed, repeated and loaded like any other."""
 
 import json
-import os
 import signal
 import sys
 from pathlib import Path
+
+from src.utils.cores import count_cores
 
 import numpy as np
 import pytest
@@ -193,7 +194,7 @@ def test_threads(own: SweepLab) -> None:
     assert process.returncode == 0
     for run in own.trial_runs(own.study()):
         metadata = json.loads((own.artifacts(run) / "provenance/metadata.json").read_text())
-        share = max(1, len(os.sched_getaffinity(0)) // 2)
+        share = max(1, count_cores() // 2)
         assert metadata["hardware"]["threads"] == int(run.data.tags["threads"]) == share
 
 

@@ -67,6 +67,7 @@ def test_sharing(fresh_toys: SweepLab, database: str) -> None:
         assert (process.returncode, err) == (0, ""), out + err
     with studied(database) as study:
         assert states(study)["COMPLETE"] == 12
+        assert fresh_toys.study_run(study).info.status == "FINISHED"
         failed = [trial for trial in study.trials if trial.state.name != "COMPLETE"]
         reasons = {trial.user_attrs["reason"] for trial in failed}
         assert reasons <= {"another process had finished the study"}  # begun by several at once

@@ -8,6 +8,7 @@ import re
 import signal
 import time
 
+from src.utils.cores import count_cores
 from src.utils.store.record import own_note
 
 import optuna
@@ -572,7 +573,8 @@ def test_gpu_leases(toys: SweepLab) -> None:
     """Each trial sees one GPU, and no more trials share it than jobs_per_gpu allows; trials that train on the
     CPU share the cores."""
     gpus = {"CUDA_VISIBLE_DEVICES": "0,1"}
-    toys.sweep(TOY, "x=0.1,0.2,0.3,0.4", "seconds=1", "hydra.launcher.jobs_per_gpu=1", **gpus)
+    four = ("x=0.1,0.2,0.3,0.4", "seconds=1", "hydra.sweeper.n_jobs=4")
+    assert "2 at a time" in toys.sweep(TOY, *four, "hydra.launcher.jobs_per_gpu=1", **gpus)
     runs = toys.trial_runs(toys.study())
     assert sorted(run.data.tags["CUDA_VISIBLE_DEVICES"] for run in runs) == ["0", "0", "1", "1"]
     for gpu in "01":
@@ -584,12 +586,12 @@ def test_gpu_leases(toys: SweepLab) -> None:
         assert first[1] <= second[0]
     one = {"CUDA_VISIBLE_DEVICES": "0"}
     said = toys.sweep(TOY, "x=0.1,0.2", "trainer.accelerator=cpu", **one)
-    assert f"{min(len(os.sched_getaffinity(0)), 4)} at a time" in said
+    assert f"{min(count_cores(), 4)} at a time" in said
 
 
 def test_threads(toys: SweepLab) -> None:
     """The cores are shared among the trials that run at the same time, unless it is said otherwise."""
-    cores = len(os.sched_getaffinity(0))
+    cores = count_cores()
     command = [
         "env",
         "-u",

@@ -1,4 +1,4 @@
-"""Processes: which one of a distributed training this is, its cores, and whether a recorded one still runs.
+"""Processes: which one of a distributed training this is, and whether a recorded one still runs.
 
 A process is recorded as `host pid start-time`, which no later process can have. The processes of a
 distributed training are started by Lightning, or all at once by srun or torchrun (`Launch`).
@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,6 +48,14 @@ def exit_code(number: int) -> int:
     if number == signal.SIGTERM and WORKER in os.environ:
         return START_AGAIN
     return 128 + number
+
+
+def end_on_sigterm(*_: object) -> None:
+    """Handle SIGTERM where no run, training or sweep does."""
+    sys.exit(exit_code(signal.SIGTERM))
+
+
+UNHANDLED = (signal.SIG_DFL, end_on_sigterm)  # the handler of SIGTERM is one of these
 
 
 @dataclass(frozen=True)
@@ -121,14 +130,11 @@ def is_gone(process: str) -> bool:
 
 def _start_time(pid: int) -> str:
     try:
-        return f"{psutil.Process(pid).create_time():.0f}"
+        process = psutil.Process(pid)
+        has_ended = process.status() == psutil.STATUS_ZOMBIE  # whose parent has not looked yet
+        return "never" if has_ended else f"{process.create_time():.0f}"
     except psutil.NoSuchProcess:
         return "never"
-
-
-def count_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -170,11 +176,12 @@ def passed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
         process.send_signal(number)
 
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    handler = signal.getsignal(signal.SIGTERM)
+    if not is_main or handler not in UNHANDLED:
         yield received
         return
     signal.signal(signal.SIGTERM, pass_on)
     try:
         yield received
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, handler)

@@ -203,19 +203,20 @@ class Run(Fit):
         if self.uploads is not None:
             self.uploads.start(in_background=not forks)
 
-    def close(self, status: str) -> None:
-        """Flush the metrics, upload the artifacts to a remote store, and set the final status."""
+    def close(self, status: str | None) -> None:
+        """Flush the metrics, upload the artifacts to a remote store, and set the final status, if any."""
+        if self.heartbeat.is_lost():
+            return
+        final = status and "FAILED"  # unless all goes well
         try:
             self.metrics.flush()
             if self.uploads is not None:
-                self.uploads.finish(is_stopped=status == "KILLED")
-        except Exception:
-            self.client.set_terminated(self.id, "FAILED")
-            raise
-        else:
-            self.client.set_terminated(self.id, status)
+                self.uploads.finish(is_stopped=status in ("KILLED", None))
+            final = status
         finally:
             self.heartbeat.stop()
+            if final is not None:
+                self.client.set_terminated(self.id, final)
 
 
 def create_run(

@@ -9,7 +9,6 @@ run would never be closed. Without a watch, processes wait for a dead one for ha
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,9 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 from src.utils.errors import ProcessLost
-from src.utils.process import LEADER, is_gone
+from src.utils.process import LEADER
 from src.utils.run import Run
-from src.utils.runs.join import wait_until_closed
+from src.utils.runs.join import close_abandoned
 
 import pytorch_lightning as pl
 import torch
@@ -29,7 +28,6 @@ from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnect
 
 GRACE = 10.0  # seconds that a training has to end by itself when one of its processes is gone
 POLL = 0.5
-ASKED_TO_END = {128 + number for number in (signal.SIGINT, signal.SIGTERM)}
 
 
 class RankLauncher(_SubprocessScriptLauncher):
@@ -38,6 +36,7 @@ class RankLauncher(_SubprocessScriptLauncher):
     def __init__(self, given: _SubprocessScriptLauncher, run: Run) -> None:
         super().__init__(given.cluster_environment, given.num_processes, given.num_nodes)
         self.run = run
+        self.began: float | None = None  # when Lightning was called; None between its functions
 
     def launch(
         self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any
@@ -57,42 +56,46 @@ class RankLauncher(_SubprocessScriptLauncher):
         elif LEADER in os.environ and os.environ[LEADER] != str(os.getpid()):
             _in_background(self._watch_leader)
         _set_num_threads_if_needed(num_processes=self.num_processes)
+        self.began = time.monotonic()
         try:
             return function(*args, **kwargs)
         except RuntimeError as error:
             if not _is_lost_connection(error):
                 raise
             self._end(trainer.global_rank)
+        finally:
+            self.began = None
 
     def _end(self, rank: int) -> None:
         """End this process after another one has."""
-        if rank == 0:
-            raise ProcessLost(self._describe_lost()) from None
-        _close_abandoned(self.run)
-        sys.exit(1)
-
-    def _describe_lost(self) -> str:
-        """Which process has ended; of those that srun or torchrun has started it is not known."""
-        for _ in range(4):  # the connection is closed before the process has ended
-            for rank, process in enumerate(self.procs, 1):
-                if process.poll():
-                    return _describe(rank, process)
-            if not self.procs:
-                break
+        if rank > 0:
+            close_abandoned(self.run)
+            sys.exit(1)
+        end = time.monotonic() + GRACE  # a connection is closed before its process has ended
+        while self.procs and not self._find_lost() and time.monotonic() < end:
             time.sleep(POLL)
-        return "another process of this training has ended"
+        lost = self._find_lost()
+        if lost and abs(lost[1]) % 128 == signal.SIGTERM:
+            self.run.terminate()
+        raise ProcessLost(
+            _describe(*lost) if lost else "another process of this training has ended"
+        )
+
+    def _find_lost(self) -> tuple[int, int] | None:
+        """The rank and the exit code of a process that has failed."""
+        codes = ((rank, process.poll()) for rank, process in enumerate(self.procs, 1))
+        return next(((rank, code) for rank, code in codes if code), None)
 
     def _watch_children(self) -> None:
-        while not any(process.poll() for process in self.procs):
+        """Where the connection does not tell that a process is gone, as with GPUs, end after a while."""
+        while (lost := self._find_lost()) is None:
             if all(process.poll() == 0 for process in self.procs):
                 return
             time.sleep(POLL)
-        rank, lost = next((r, p) for r, p in enumerate(self.procs, 1) if p.poll())
-        if abs(lost.returncode) % 128 in (signal.SIGINT, signal.SIGTERM):
-            os.kill(os.getpid(), signal.SIGTERM)  # all end as this one was asked to
-        time.sleep(GRACE)
-        if self.run.client.get_run(self.run.id).info.status == "RUNNING":
-            self._force(_describe(rank, lost))
+        found = time.monotonic()
+        while self.began is None or time.monotonic() - max(found, self.began) < 2 * GRACE:
+            time.sleep(POLL)
+        self._force(_describe(*lost))
 
     def _force(self, why: str) -> None:
         """Close the run from this thread: the main thread waits for a process that is gone."""
@@ -105,7 +108,7 @@ class RankLauncher(_SubprocessScriptLauncher):
         while os.getppid() == int(os.environ[LEADER]):
             time.sleep(POLL)
         time.sleep(GRACE)
-        _close_abandoned(self.run)
+        close_abandoned(self.run)
         os._exit(1)
 
 
@@ -134,17 +137,9 @@ def _is_lost_connection(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
-def _describe(rank: int, process: subprocess.Popen[Any]) -> str:
-    code = process.returncode
+def _describe(rank: int, code: int) -> str:
     if code >= 0:
         return f"process {rank} of this training has ended with exit code {code}: its lines above say why"
     name = signal.Signals(-code).name
     hint = " (out of memory?)" if name == "SIGKILL" else ""
     return f"process {rank} of this training was killed by {name}{hint}"
-
-
-def _close_abandoned(run: Run) -> None:
-    """Close a run whose rank zero is gone; another process may be faster, or have resumed it."""
-    stored = run.client.get_run(run.id)
-    if not wait_until_closed(run, GRACE / 2) and is_gone(stored.data.tags["process"]):
-        run.client.set_terminated(run.id, "FAILED")

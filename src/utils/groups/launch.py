@@ -99,7 +99,7 @@ class MemberLauncher:
             start_fork_server()
         else:
             launcher.context = multiprocessing.get_context("fork")
-        launcher.slots.has_gpus = False  # it has its trial's
+        launcher.share_cores()  # it has its trial's GPU
         return launcher
 
     def _job_overrides(self, member: Member, run_id: str | None) -> list[str]:

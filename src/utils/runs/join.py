@@ -15,14 +15,15 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.paths import Experiment
-from src.utils.process import BUILDING, INPUTS, LAUNCH, SHARED_RUN, Launch
+from src.utils.process import BUILDING, INPUTS, LAUNCH, SHARED_RUN, Launch, is_gone
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
+from src.utils.store.reference import find_record
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict, read_write
@@ -50,7 +51,7 @@ def enter_launch(experiment: Experiment, settings: Settings, config: DictConfig)
     launch = Launch.current()
     if SHARED_RUN in os.environ or BUILDING in os.environ or launch is None:
         return
-    if not _is_shared(launch, settings):
+    if not _is_shared(launch, experiment, settings):
         return
     os.environ[LAUNCH] = launch.id
     if launch.rank == 0:
@@ -100,17 +101,19 @@ def launch_tags() -> dict[str, str]:
     return {SHARED: json.dumps(shared), TAG: os.environ[LAUNCH]}
 
 
-def _is_shared(launch: Launch, settings: Settings) -> bool:
+def _is_shared(launch: Launch, experiment: Experiment, settings: Settings) -> bool:
     """Whether the processes of a launch are those of one training, as the settings ask for it."""
     if getattr(settings, "is_group", False) and launch.by == "torchrun":
         refuse_launch("a group (folds=, seeds=)")
-    wanted = _processes(settings)
+    trainer = _trainer(experiment, settings)
+    wanted = _processes(trainer)
     if launch.by == "srun" and wanted == 1:  # several runs beside each other
         return False
     if wanted is not None and wanted != launch.size:
         raise UserError(
-            f"{_shape(settings)} is a training of {wanted} processes, and {launch.by} has started "
-            f"{launch.size}: devices times num_nodes should be {launch.size}"
+            f"trainer.devices={trainer['devices']} trainer.num_nodes={trainer['num_nodes']} is a training of "
+            f"{wanted} processes, and {launch.by} has started {launch.size}: devices times num_nodes should be "
+            f"{launch.size}"
         )
     if getattr(settings, "is_group", False):
         raise UserError("a group (folds=, seeds=) starts its own processes: srun --ntasks=1")
@@ -121,22 +124,27 @@ def _is_shared(launch: Launch, settings: Settings) -> bool:
     return isinstance(settings, ModelSettings)
 
 
-def _processes(settings: Settings) -> int | None:
-    """The number of processes that the settings ask for; None where the machine decides."""
+def _trainer(experiment: Experiment, settings: Settings) -> dict[str, Any]:
+    """How many devices and nodes a training is to have: a run that is resumed has as many as before."""
     if not isinstance(settings, TrainingSettings):
-        return None if "TORCHELASTIC_RUN_ID" in os.environ else 1
-    devices: Any = settings.trainer.get("devices", 1)
+        return {"devices": 1 if "SLURM_STEP_ID" in os.environ else "auto", "num_nodes": 1}
+    trainer = {"devices": 1, "num_nodes": 1} | settings.trainer
+    reference = settings.resume_run or settings.warm_start
+    if reference and _processes(trainer) == 1:
+        params = find_record(str(reference), str(experiment)).params
+        trainer |= {name: params.get(f"trainer.{name}", 1) for name in ("devices", "num_nodes")}
+    return trainer
+
+
+def _processes(trainer: Mapping[str, Any]) -> int | None:
+    """The number of processes that the settings ask for; None where the machine decides."""
+    devices = trainer["devices"]
     if isinstance(devices, str):
         number = int(devices) if devices.lstrip("-").isdigit() else len(devices.split(","))
         devices = -1 if devices == "auto" else number
     elif not isinstance(devices, int):
         devices = -1 if devices is None else len(devices)
-    return None if devices < 0 else devices * settings.trainer.get("num_nodes", 1)
-
-
-def _shape(settings: Any) -> str:
-    trainer = settings.trainer
-    return f"trainer.devices={trainer.get('devices', 1)} trainer.num_nodes={trainer.get('num_nodes', 1)}"
+    return None if devices < 0 else devices * int(trainer["num_nodes"])
 
 
 def _choose_address(launch: Launch) -> None:
@@ -181,8 +189,10 @@ def _say_ended(experiment: Experiment) -> None:
     """Tell the waiting processes that there will be no run."""
     from src.utils.store.mlflow import experiment_id, open_store  # late, as above
 
-    client = open_store()
-    client.set_experiment_tag(experiment_id(client, str(experiment)), ENDED, os.environ[LAUNCH])
+    with suppress(Exception):  # it has ended with an error of its own
+        client = open_store()
+        number = experiment_id(client, str(experiment))
+        client.set_experiment_tag(number, ENDED, os.environ[LAUNCH])
 
 
 @contextmanager
@@ -195,15 +205,18 @@ def following(run: Any) -> Iterator[None]:
         if not run.ended_by:
             raise
         if LAUNCH in os.environ:
-            wait_until_closed(run)
+            close_abandoned(run)
         raise SystemExit(128 + run.ended_by) from None
 
 
-def wait_until_closed(run: Any, seconds: float = CLOSING) -> bool:
-    """Wait until rank zero has closed the run; returns whether it has."""
-    end = time.monotonic() + seconds
-    while run.client.get_run(run.id).info.status == "RUNNING":
-        if time.monotonic() > end:
-            return False
+def close_abandoned(run: Any) -> None:
+    """Wait until rank zero has closed the run, and close it where rank zero is gone."""
+    end = time.monotonic() + CLOSING
+    while time.monotonic() < end:
+        stored = run.client.get_run(run.id)
+        if stored.info.status != "RUNNING":
+            return
+        if is_gone(stored.data.tags["process"]):  # of this machine
+            run.client.set_terminated(run.id, "FAILED")
+            return
         time.sleep(POLL)
-    return True

@@ -16,8 +16,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from src.utils.cores import count_affine_cores
 from src.utils.paths import ROOT
-from src.utils.process import BRANCH, count_cores
+from src.utils.process import BRANCH
 from src.utils.runs.git import GitError, git
 from src.utils.store.record import DETACHED
 
@@ -163,7 +164,7 @@ def _threads() -> int:
     number = os.environ.get("OMP_NUM_THREADS", "")
     if number.isdigit() and int(number) > 0:
         return int(number)
-    return count_cores()
+    return count_affine_cores()
 
 
 def _processor() -> str:

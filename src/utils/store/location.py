@@ -5,9 +5,7 @@ Nothing here imports MLflow. The study store (`src/utils/study/storage.py`) uses
 
 import os
 import re
-import sqlite3
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Iterable
 from pathlib import Path
 
 from src.utils.paths import LOGS
@@ -60,21 +58,3 @@ def old_artifact_roots(artifact_locations: Iterable[str]) -> set[str]:
     stored = [path for path in artifact_locations if marker in path]
     roots = {path[: path.rindex(marker)] + marker[:-1] for path in stored}
     return roots - {present}
-
-
-def create_database(database: Path, make_tables: Callable[[Path], None]) -> None:
-    """Create a SQLite file that many processes use.
-
-    The file is made beside its final path and then moved there: no process sees half of its tables.
-    It is in WAL mode, in which readers don't block the one writer.
-
-    Args:
-        database: the final path.
-        make_tables: is called with the path of the draft.
-    """
-    draft = database.with_suffix(".draft")
-    draft.unlink(missing_ok=True)
-    make_tables(draft)
-    with closing(sqlite3.connect(draft)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-    draft.rename(database)

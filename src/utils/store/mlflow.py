@@ -19,7 +19,6 @@ from src.utils.store.experiment_page import KIND
 from src.utils.store.location import (
     DEFAULT_DATABASE,
     SQLITE,
-    create_database,
     is_server,
     local_database,
     mask_password,
@@ -27,6 +26,7 @@ from src.utils.store.location import (
     tracking_uri,
 )
 from src.utils.store.record import PARENT, REASON
+from src.utils.store.sqlite_file import check_database, create_database
 
 from filelock import FileLock
 
@@ -59,10 +59,12 @@ def open_store() -> MlflowClient:
     """Open the store. The default store is created, or its paths are updated, if needed.
 
     Raises:
-        UserError: `MLFLOW_TRACKING_URI` is no MLflow store, can't be opened, or doesn't answer.
+        UserError: `MLFLOW_TRACKING_URI` is no MLflow store, can't be opened, or doesn't answer; or a SQLite
+            file is in WAL mode on a network file system.
     """
     database = local_database()
     if database is not None:
+        check_database(database)
         if not database.exists():
             create_store(database)
         elif _stored_old_roots(database):

@@ -10,7 +10,9 @@ from typing import Any
 
 from src.utils.errors import UserError, first_line
 from src.utils.paths import STUDIES
-from src.utils.store.location import SQLITE, create_database, mask_password
+from src.utils.store.location import SQLITE, mask_password
+from src.utils.store.sqlite_file import check_database, create_database
+from src.utils.study.heartbeat import HEARTBEAT_INTERVAL, HeartbeatStorage
 from src.utils.study.study import GRACE_PERIOD, requeue_trial
 
 import sqlalchemy
@@ -30,7 +32,6 @@ ONE_CONNECTION = {
 }
 KEEPALIVES = {"idle": 30, "interval": 10, "count": 3}  # seconds, and probes
 IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")
-HEARTBEAT_INTERVAL = 15  # seconds
 
 
 def open_storage(url: str | None = None, tables_exist: bool = False) -> RDBStorage:
@@ -41,7 +42,8 @@ def open_storage(url: str | None = None, tables_exist: bool = False) -> RDBStora
         tables_exist: create and check no tables. The processes of trials need not: their sweep has done it.
 
     Raises:
-        UserError: the storage is in memory, or can't be opened.
+        UserError: the storage is in memory, or can't be opened, or is a SQLite file in WAL mode on a network
+            file system.
     """
     url = url or f"sqlite:///{STUDIES}"
     if url in IN_MEMORY:
@@ -81,7 +83,7 @@ def _open_database(url: str, tables_exist: bool) -> RDBStorage:
 
 
 def _connect(url: str, options: dict[str, Any], tables_exist: bool) -> RDBStorage:
-    return RDBStorage(
+    return HeartbeatStorage(
         url,
         options,
         skip_compatibility_check=tables_exist,
@@ -132,7 +134,8 @@ def _drop_lost_machines(engine: sqlalchemy.Engine) -> None:
 
 
 def _create_sqlite(database: Path) -> None:
-    """Create the file in WAL mode, in one process only."""
+    """Create the file, in one process only."""
+    check_database(database)
     database.parent.mkdir(parents=True, exist_ok=True)
     if not database.exists():
         with TemporaryFile(dir=database.parent):  # FileLock waits for ever in a read-only folder

@@ -1,8 +1,8 @@
 """`hydra/launcher=fork`: runs every job in a fresh process, forked from a server that has the imports.
 
 A job that crashes, is killed or runs out of memory ends alone, and its process costs a fork instead of
-seconds of imports. Each job gets its share of the cores and, with GPUs, the lease of one; with
-`trainer.accelerator=cpu` no GPU is leased.
+seconds of imports. Each job gets its share of the cores and, with GPUs, the lease of one
+(`src/utils/sweep/slots.py`); with `trainer.accelerator=cpu` no GPU is leased.
 
 The server (`src/utils/sweep/fork_server.py`) starts no thread and touches no GPU.
 What happens inside a job is in `src/utils/sweep/job.py`.
@@ -13,7 +13,6 @@ import logging
 import multiprocessing
 import os
 import pickle
-import queue
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from src.utils.process import count_cores
 from src.utils.sweep.job import (
     STOP_TIMEOUT,
     JobRunner,
@@ -33,9 +31,9 @@ from src.utils.sweep.job import (
     failed_result,
     run_job_process,
 )
+from src.utils.sweep.slots import Slots, visible_gpus
 
 import cloudpickle
-import pynvml
 from hydra.core.utils import JobReturn, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -44,46 +42,7 @@ from omegaconf import DictConfig
 log = logging.getLogger(__name__)
 FORK = multiprocessing.get_context("forkserver")
 PROGRAM = "JIKKEN_PROGRAM"  # environment variable: the program whose jobs the fork server runs
-MAX_JOBS = 4  # at the same time on a machine without GPUs, unless n_jobs is set
 STOPPED = "stopped before it ended"
-
-
-class Slots:
-    """The slots in which jobs run at the same time: each has its share of the cores, and may lease a GPU."""
-
-    def __init__(self, n_jobs: int | None, leases: list[str]) -> None:
-        self.count = n_jobs or len(leases) or min(count_cores(), MAX_JOBS)
-        self.has_gpus = bool(leases)
-        self.free_gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for gpu in leases:
-            self.free_gpus.put(gpu)
-
-    @contextmanager
-    def lease(self) -> Iterator[dict[str, str]]:
-        """Wait until a GPU is free, and lease it; gives the environment variables of the job."""
-        threads = max(1, count_cores() // self.count)
-        chosen = os.environ.get("OMP_NUM_THREADS")
-        environment = {} if chosen else {"OMP_NUM_THREADS": str(threads)}
-        if not self.has_gpus:
-            yield environment
-            return
-        gpu = self.free_gpus.get()
-        try:
-            yield environment | {"CUDA_VISIBLE_DEVICES": gpu}
-        finally:
-            self.free_gpus.put(gpu)
-
-
-def visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use, without touching them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
-    try:
-        pynvml.nvmlInit()
-        return [str(gpu) for gpu in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError:  # no driver, no GPU
-        return []
 
 
 def start_fork_server() -> None:
@@ -101,7 +60,7 @@ class ForkLauncher(Launcher):
     timeout: float | None = None  # seconds; a job that takes longer is killed
 
     def __init__(self, n_jobs: int | None, jobs_per_gpu: int) -> None:
-        self.n_jobs, self.slots = n_jobs, Slots(n_jobs, visible_gpus() * jobs_per_gpu)
+        self.n_jobs, self.slots = n_jobs, Slots(n_jobs, visible_gpus(), jobs_per_gpu)
         self.context: Any = FORK
         self.processes: set[BaseProcess] = set()
         self.stopped = threading.Event()
@@ -159,7 +118,7 @@ class ForkLauncher(Launcher):
             _terminate(process)
 
     def _launch(self, overrides: Sequence[str], number: int) -> JobReturn:
-        with self.slots.lease() as environment:
+        with self.slots.lease(self.stopped) as environment:
             result = self._run(overrides, number, environment)
         result.overrides = list(overrides) if result.overrides is None else result.overrides
         return result

@@ -1,7 +1,8 @@
 """The run of a study in MLflow: the parent of the runs of its trials.
 
 It has the best value and its parameters, the table of trials and the plots, and is updated while the sweep
-runs. This file also names the objective, and writes the state of each trial to its run. What its pages say is
+runs. Several processes may share a study: one at a time writes, and the last one that leaves closes the run.
+This file also names the objective, and writes the state of each trial to its run. What its pages say is
 in `src/utils/sweep/study_page.py`.
 """
 
@@ -10,6 +11,8 @@ import math
 import queue
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,14 +26,14 @@ from src.utils.store.mlflow import open_store, search_children
 from src.utils.store.objective import MONITOR, Objective
 from src.utils.store.record import REASON
 from src.utils.study.lock import study_lock
+from src.utils.study.processes import BEAT, announce, leave
 from src.utils.study.study import (
-    FINISHED,
     INTERRUPTED,
     RUN_ID,
     best_trials,
     count_trials,
     has_lost_its_run,
-    n_trials_of,
+    is_complete,
 )
 from src.utils.sweep.live_table import print_study_summary
 from src.utils.sweep.plots import draw_plots
@@ -49,14 +52,15 @@ from optuna.trial import FrozenTrial, TrialState
 log = logging.getLogger(__name__)
 OBJECTIVE = "objective"  # metric: what main returned, where that is no metric of the run
 PRUNED = "(pruned)"  # in the name of a trial's run
-REFRESH = 20.0  # seconds between two updates while the sweep runs
+REFRESH_DUE = "refresh_due"  # user attribute: the time of the next update, in seconds since 1970
+REFRESH = 20.0  # seconds between two updates, of all processes together
 MAX_REFRESH_SHARE = 0.05  # of the time; with many trials, the plots take long
 
 
 class StudyRun:
     """Creates or reopens the run of a study, updates it during the sweep, and closes it.
 
-    A thread of its own writes, so that no trial waits for it.
+    A thread of its own writes, so that no trial waits for it. The caller holds the study's lock.
 
     Raises:
         UserError: the MLflow store can't be opened.
@@ -68,14 +72,17 @@ class StudyRun:
         self.client = open_store()
         self.run = self._open_run()
         notifier.begin(self.run.id)
+        announce(study)
+        self._has_news = False
         self._ended_trials: queue.SimpleQueue[FrozenTrial | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, daemon=True)
 
     def _open_run(self) -> Run:
-        """On resume, the run that the study already has."""
+        """The run that the study already has, or a new one. It stays closed where nothing is left to do."""
         run_id = self.study.user_attrs.get(RUN_ID)
         if run_id is not None:
-            take_over(self.client, run_id)
+            if not (self._is_closed(run_id) and is_complete(self.study)):
+                take_over(self.client, run_id)
             return Run(self.client, run_id, self.experiment, [])
         name = self.study.study_name
         run = create_run(self.experiment, {"optuna.study": name}, [], name)
@@ -86,7 +93,11 @@ class StudyRun:
             run.close("FAILED")
             raise
         self.study.set_user_attr(RUN_ID, run.id)
+        self.study.set_user_attr(REFRESH_DUE, time.time() + REFRESH)
         return run
+
+    def _is_closed(self, run_id: str) -> bool:
+        return bool(self.client.get_run(run_id).info.status == "FINISHED")
 
     def __enter__(self) -> "StudyRun":
         self.run.begin()
@@ -101,31 +112,65 @@ class StudyRun:
     ) -> None:
         self._ended_trials.put(None)
         self._writer.join()
-        with study_lock(self.study.study_name, self.study._storage):
+        with self._lock():
             self._close_trial_runs()
-            self._refresh()
-        self._save_results()
+            self._save_results()
+            others = leave(self.study)
+            closes = self._close(error, others)
         overrides: Any = OmegaConf.to_container(self.config.hydra.overrides.hydra, resolve=False)
         print_study_summary(self.study, self.experiment, overrides)
-        stopped = isinstance(error, SystemExit | KeyboardInterrupt)
-        self.run.close("KILLED" if stopped else "FAILED" if error else "FINISHED")
+        if not closes:
+            notifier.has_begun = False  # the process that closes the run tells of it
+        if others and not is_complete(self.study):
+            log.info("%d other process%s on with it", others, " goes" if others == 1 else "es go")
+
+    def _close(self, error: BaseException | None, others: int) -> bool:
+        """Close the run, unless other processes go on with the study, or one has closed it."""
+        complete = is_complete(self.study)
+        if (others and not complete) or self._is_closed(self.run.id):
+            self.run.close(None)
+            return False
+        self._refresh()
+        is_stopped = isinstance(error, SystemExit | KeyboardInterrupt)
+        is_finished = error is None or (is_stopped and complete)
+        self.run.close("FINISHED" if is_finished else "KILLED" if is_stopped else "FAILED")
+        return True
+
+    def _lock(self) -> AbstractContextManager[object]:
+        return study_lock(self.study.study_name, self.study._storage)
 
     def on_trial_end(self, trial: FrozenTrial) -> None:
         """Let the writer's thread record how a trial has ended."""
         self._ended_trials.put(trial)
 
     def _write(self) -> None:
-        due = time.monotonic() + REFRESH
-        while (trial := self._ended_trials.get()) is not None:
-            if RUN_ID in trial.user_attrs:
-                with study_lock(self.study.study_name, self.study._storage):
+        for trial in self._ended():
+            with self._lock():
+                announce(self.study)
+                if trial is not None and RUN_ID in trial.user_attrs:
                     self._close_trial_run(trial.user_attrs[RUN_ID], trial)
-            start = time.monotonic()
-            if start > due:
-                with study_lock(self.study.study_name, self.study._storage):
-                    self._refresh()
-                duration = time.monotonic() - start
-                due = time.monotonic() + max(REFRESH, duration / MAX_REFRESH_SHARE)
+                self._has_news |= trial is not None
+                self._refresh_if_due()
+
+    def _ended(self) -> Iterator[FrozenTrial | None]:
+        """Each trial that has ended, and None after a while without one."""
+        while True:
+            try:
+                trial = self._ended_trials.get(timeout=BEAT)
+            except queue.Empty:
+                yield None
+                continue
+            if trial is None:  # the sweep has ended
+                return
+            yield trial
+
+    def _refresh_if_due(self) -> None:
+        start = time.time()
+        if self._has_news and start >= self.study.user_attrs.get(REFRESH_DUE, 0.0):
+            self._refresh()
+            self._has_news = False
+            pause = max(REFRESH, (time.time() - start) / MAX_REFRESH_SHARE)
+            self.study.set_user_attr(REFRESH_DUE, time.time() + pause)
 
     def _close_trial_run(self, run_id: str, trial: FrozenTrial) -> None:
         """Tag the run of a trial with its state, and end it where its own process could not."""
@@ -195,8 +240,7 @@ class StudyRun:
             self.run.metrics.flush()
             tags[MONITOR] = _objective(self.study, name).to_tag()
         self.run.tag(tags)
-        is_finished = count_trials(self.study, *FINISHED) >= n_trials_of(self.study)
-        if has_one_objective and best_run and is_finished:
+        if has_one_objective and best_run and is_complete(self.study):
             log_best_params(self.run, best_run)
 
     def _save_results(self) -> None:

@@ -1,0 +1,43 @@
+"""The processes that work on one study, on whatever machines. The last one closes the study's run.
+
+A user attribute of the study says when each of them was last seen. One of this machine is found gone at once;
+one of another machine, killed, counts for another minute. Whoever calls this holds the study's lock.
+"""
+
+import socket
+import time
+
+from src.utils.process import is_gone, this_process
+
+import optuna
+
+PROCESSES = "processes"  # user attribute: {process: seconds since 1970}
+BEAT = 15.0  # seconds after which a process shows itself again
+LOST = 60.0  # seconds after which one of another machine is gone
+
+
+def announce(study: optuna.Study) -> None:
+    """Show that this process works on the study, or still does."""
+    study.set_user_attr(PROCESSES, _others(study) | {this_process(): time.time()})
+
+
+def leave(study: optuna.Study) -> int:
+    """Take this process off the study; returns how many others go on with it."""
+    others = _others(study)
+    study.set_user_attr(PROCESSES, others)
+    return len(others)
+
+
+def _others(study: optuna.Study) -> dict[str, float]:
+    stored: dict[str, float] = study.user_attrs.get(PROCESSES, {})
+    return {
+        process: seen
+        for process, seen in stored.items()
+        if process != this_process() and _is_there(process, seen)
+    }
+
+
+def _is_there(process: str, seen: float) -> bool:
+    if process.partition(" ")[0] == socket.gethostname():
+        return not is_gone(process)
+    return time.time() - seen < LOST
