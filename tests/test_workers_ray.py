@@ -67,8 +67,8 @@ def workers(place: ClusterLab, name: str) -> dict[str, Any]:
 
 
 def test_a_node_dies(place: ClusterLab, cluster: RayCluster) -> None:
-    """After Ctrl-C a search goes on without its command; when a node dies, its trials go on on the other one, in
-    their own runs. Each trial counts once, has the value that it would have had, and none is left."""
+    """After Ctrl-C a search goes on without its command; when a node dies, its trials go on on the other one,
+    in their own runs. Each counts once, has the value that it would have had, and none is left."""
     name = "eventful"
     asked = [f"steps={LENGTH}", f"hold={HOLD}", f"hydra.sweeper.n_trials={TRIALS}"]
     board = place.start_sweep(
@@ -135,8 +135,7 @@ def test_refusals(place: ClusterLab, tmp_path: Path) -> None:
         ({"RAY_ADDRESS": "127.0.0.9:1"}, "no Ray cluster answers at 127.0.0.9:1"),
         ({"PYTHONPATH": path}, "pip install ray"),
     ):
-        process = place.start_sweep(STEPS, *asked, **environment)
-        out, err = process.communicate(timeout=240)
-        assert (process.returncode, len(err.splitlines())) == (2, 1), out + err
-        assert reason in err
+        done = place.run(STEPS, "-m", *asked, **environment)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stdout + done.stderr
+        assert reason in done.stderr
     assert not place.trials("refused")

@@ -24,7 +24,7 @@ STARTED = "Ray runtime started"
 ADDRESSES = {"head": "127.0.0.2", "second": "127.0.0.3"}
 NODE = 'hostname "$0" && mount --bind "$1" /etc/hosts && exec "${@:2}"'
 ATTEMPTS = 3  # parts of Ray wait 15 s for each other, too little on a busy machine
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "60"}
 
 
 class RayCluster:
