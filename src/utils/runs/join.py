@@ -111,8 +111,9 @@ def _is_shared(launch: Launch, experiment: Experiment, settings: Settings) -> bo
         return False
     if wanted is not None and wanted != launch.size:
         raise UserError(
-            f"trainer.devices={trainer['devices']} trainer.num_nodes={trainer['num_nodes']} is a training of {wanted} processes, and {launch.by} has started "
-            f"{launch.size}: devices times num_nodes should be {launch.size}"
+            f"trainer.devices={trainer['devices']} trainer.num_nodes={trainer['num_nodes']} is a training of "
+            f"{wanted} processes, and {launch.by} has started {launch.size}: devices times num_nodes should "
+            f"be {launch.size}"
         )
     if getattr(settings, "is_group", False):
         raise UserError("a group (folds=, seeds=) starts its own processes: srun --ntasks=1")
@@ -124,7 +125,7 @@ def _is_shared(launch: Launch, experiment: Experiment, settings: Settings) -> bo
 
 
 def _trainer(experiment: Experiment, settings: Settings) -> dict[str, Any]:
-    """How many devices and nodes a training is to have: a run that is resumed, and a warm start, as before."""
+    """How many devices and nodes a training is to have: a run that is resumed has as many as before."""
     if not isinstance(settings, TrainingSettings):
         return {"devices": 1 if "SLURM_STEP_ID" in os.environ else "auto", "num_nodes": 1}
     trainer = {"devices": 1, "num_nodes": 1} | settings.trainer
