@@ -60,10 +60,10 @@ def running(place: ClusterLab, name: str) -> dict[str, str]:
     return {one["run_id"]: one["owner"].split()[0] for one in attributes}
 
 
-def workers(place: ClusterLab, name: str) -> dict[str, Any]:
-    """What `lab studies` says of a study."""
-    (study,) = json.loads(said(place, "studies", name, "--json"))["studies"]
-    return study
+def states_of_workers(place: ClusterLab, name: str) -> dict[str, int]:
+    """What `lab studies` says of the workers of a study; nothing if all have ended."""
+    (job,) = json.loads(said(place, "studies", name, "--json"))["workers"]
+    return job["states"]
 
 
 def test_a_node_dies(place: ClusterLab, cluster: RayCluster) -> None:
@@ -92,10 +92,12 @@ def test_a_node_dies(place: ClusterLab, cluster: RayCluster) -> None:
     hosts = running(place, name)
     assert Counter(hosts.values()) == {"head": 2, "second": 2}
 
+    assert states_of_workers(place, name) == {"running": 4}
+
     cluster.kill("second")
     (place.place / "go").touch()
     eventually(lambda: Counter(one.state.name for one in place.trials(name))["COMPLETE"] == TRIALS)
-    eventually(lambda: workers(place, name)["state"] != "running")
+    eventually(lambda: not states_of_workers(place, name))
     with place.opened(name) as study:
         counted = states(study)
         runs = place.trial_runs(study)
@@ -118,6 +120,7 @@ def test_stopping(place: ClusterLab, cluster: RayCluster) -> None:
     asked = ["steps=10000", f"hydra.sweeper.study_name={name}", "workers.count=3"]
     board = place.start_sweep(STEPS, *SEARCH, *asked)  # one node with two cores is left
     eventually(lambda: board.poll() is not None or len(running(place, name)) == 2)
+    assert states_of_workers(place, name) == {"running": 2, "pending": 1}
     said(place, "stop", name)
     output = "".join(board.communicate(timeout=120))
     assert board.returncode == 0, output
