@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -30,7 +31,7 @@ NAME = "soak"
 
 @dataclass
 class Trouble:
-    """Kills a node, or has it preempted, every few seconds."""
+    """Kills a node, or has it preempted, every few seconds; begins with the first trial."""
 
     cluster: Slurm
     every: float
@@ -38,7 +39,8 @@ class Trouble:
     counted: Counter[str] = field(default_factory=Counter)
     over: threading.Event = field(default_factory=threading.Event)
 
-    def make(self) -> None:
+    def make(self, has_begun: Callable[[], object]) -> None:
+        until(has_begun, 600)
         while not self.over.wait(self.every):
             busy = sorted(set(self.cluster.places().values()))
             if busy:
@@ -66,7 +68,7 @@ def soak(lab: ClusterLab, cluster: Slurm, trouble: Trouble, trials: int) -> floa
     study = [f"hydra.sweeper.n_trials={trials}", f"hydra.sweeper.study_name={NAME}"]
     workers = ["workers=slurm", f"workers.count={WORKERS}", "workers.partition=low"]
     one = ["workers.cpus=1", "hydra.sweeper.n_jobs=1"]
-    maker = threading.Thread(target=trouble.make)
+    maker = threading.Thread(target=trouble.make, args=(lab.taken,))
     maker.start()
     try:
         print(lab.sweep(STEPS, *asked, *study, *workers, *one))

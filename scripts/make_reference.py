@@ -15,13 +15,20 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from src.utils.config import sweep_settings
-from src.utils.config.comments import class_comments
-from src.utils.config.json_schema import TIERS, group_choices, tier_comments, tier_values
+from src.utils.config.comments import class_comments, yaml_comments
+from src.utils.config.json_schema import (
+    TIERS,
+    WORKERS,
+    group_choices,
+    tier_comments,
+    tier_values,
+)
 from src.utils.config.trainer_arguments import RESERVED
 from src.utils.config.type_words import type_in_words
+from src.utils.config.worker_settings import ENGINES, RemoteWorkers
 from src.utils.lab.cli import lab
 from src.utils.paths import ROOT
-from src.utils.settings import Settings
+from src.utils.settings import Settings, load_config
 
 import griffe
 import optuna
@@ -53,7 +60,7 @@ IMPORTS: dict[str, tuple[str, ...]] = {
 # What the engine uses of a run; the rest is for experiments
 ENGINE = {
     *("client", "metrics", "start", "has_trainer", "seed_random", "prefix", "whole", "part_names"),
-    *("ended_by", "first_step", "reported", "remote"),
+    *("ended_by", "first_step", "reported", "remote", "uploads", "heartbeat", "begin"),
     *("count_report", "log_dataset", "terminate", "close"),
 }
 ENVIRONMENT = {
@@ -65,6 +72,8 @@ ENVIRONMENT = {
     "PIP_INDEX_URL": "Where `scripts/setup.sh`, `lab upgrade` and `lab rerun --packages` look for "
     "packages, where pip has no setting of its own.",
     "POETRY_PYPI_MIRROR_URL": "The same, in place of it.",
+    "RAY_ADDRESS": "The Ray cluster of `workers=ray`: `head:6379`. Without it, the one of this machine. "
+    "`workers.address` goes before it.",
     "CUDA_VISIBLE_DEVICES": "The GPUs that may be used: `0,1`. The jobs of a search lease one each.",
     "OMP_NUM_THREADS": "Threads of each process. Without it, jobs that run at the same time share "
     "the cores.",
@@ -75,10 +84,11 @@ ENVIRONMENT = {
 # Variables that the engine sets for its own processes, or that belong to Python, git and libraries
 NOT_FOR_USERS = re.compile(
     "JIKKEN_(?!NOTIFY$)|HYDRA_|GIT_|PATH$|PIP_USER|LOCAL_RANK|PYTHONPATH|MLFLOW_(MAX_TRACES|SUPPRESS|ENABLE)"
+    "|SLURM|MASTER_|TORCHELASTIC_"
 )
 # What is code in a comment: names with _ . = or /, numbers below zero, options, null
 CODE = re.compile(
-    r"(?<![\w`])(\w+='.*?'|\+?\w+[_.=/][\w.=/\[\],-]*\w\]?|-\w+|null|\{.*\})(?![\w`])"
+    r"(?<![\w`])([\w.]+='.*?'|\+?\w+[_.=/][\w.=/\[\],-]*\w\]?|-\w+|null|\{.*\})(?![\w`])"
 )
 VALUES = {"<path>": "PATH", "<int>": "NUMBER", "<int range>": "NUMBER", "<float>": "NUMBER"}
 
@@ -106,6 +116,13 @@ def settings_page() -> Iterator[str]:
     )
     for tier, file in TIERS.items():
         yield from _tier(tier, file)
+    yield "## Settings of workers"
+    yield (
+        "`workers=slurm` and the like choose where a search or a run is executed; without it that is this "
+        "machine. `override /workers: slurm` among the defaults of a config.yaml does so for an experiment."
+    )
+    for kind in ENGINES:
+        yield from _workers(kind)
     yield "## Settings of a search"
     yield "For `-m`. They are typed with their whole name: `hydra.sweeper.n_trials=50`."
     yield from _fields("hydra.sweeper", sweep_settings.SearchSweeperConf)
@@ -137,6 +154,22 @@ def _tier(tier: type[Settings], file: Path) -> Iterator[str]:
     if "trainer" in own:
         yield "These arguments of the Trainer belong to the run, and are refused:"
         yield _list(f"`{name}` {reason}" for name, (_, reason) in RESERVED.items())
+
+
+def _workers(kind: type[RemoteWorkers]) -> Iterator[str]:
+    """The settings of one engine: each with its type and value."""
+    engine = kind.__name__.removesuffix("Workers").lower()
+    file = WORKERS / f"{engine}.yaml"
+    comments, values = yaml_comments(file.read_text()), load_config(file)
+    types = kind.model_json_schema()["properties"]
+    yield f"### `workers={engine}`"
+    yield _sentence(_first_line(kind.__doc__).partition(": ")[2])
+    yield _list(
+        f"**`workers.{name}`**, {type_in_words(types[name])}, default `{_yaml(values[name])}`: "
+        + CODE.sub(r"`\1`", _sentence(comments[name]))
+        for name in comments
+        if name != "engine"
+    )
 
 
 def _types(tier: type[Settings]) -> dict[str, Any]:

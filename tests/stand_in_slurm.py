@@ -1,7 +1,7 @@
 """A stand-in for the commands of Slurm: the tasks of a job array are processes of this machine.
 
-sbatch, squeue, scancel and scontrol are links to this file; STAND_IN names the folder of what they know. Tasks
-begin when it has the file `open`. They have none of the environment of whoever submits them.
+sbatch, squeue, scancel and scontrol are links to this file; STAND_IN names the folder of what they know.
+Tasks begin when it has the file `open`. They have nothing of the environment of whoever submits them.
 """
 
 import os
@@ -26,7 +26,7 @@ def sbatch(arguments: list[str]) -> None:
     (last,) = re.findall(r"--array=0-(\d+)", copy.read_text())
     for task in range(int(last) + 1):
         (STATE / f"{number}_{task}").touch()
-        keep = [sys.executable, __file__, "keep", str(number), str(task)]
+        keep = [sys.executable, Path(__file__).resolve(), "keep", str(number), str(task)]
         quiet = subprocess.DEVNULL
         subprocess.Popen(keep, start_new_session=True, stdin=quiet, stdout=quiet, stderr=quiet)
     print(number)
@@ -59,15 +59,18 @@ def keep(arguments: list[str]) -> None:
 
 def squeue(arguments: list[str]) -> None:
     """Print the state of each task of a job."""
-    tasks = STATE.glob(f"{arguments[-1]}_*")
-    for task in tasks:
-        if not task.suffix:
-            print("RUNNING" if task.read_text() else "PENDING")
+    for task in tasks_of(arguments[-1]):
+        print("RUNNING" if task.read_text() else "PENDING")
+
+
+def tasks_of(number: str) -> list[Path]:
+    """The tasks of a job that have not ended."""
+    return [task for task in STATE.glob(f"{number}_*") if not task.suffix]
 
 
 def scancel(arguments: list[str]) -> None:
     """Remove the tasks that wait, or signal the scripts of those that run."""
-    for task in STATE.glob(f"{arguments[-1]}_*"):
+    for task in tasks_of(arguments[-1]):
         process = task.read_text()
         if "--state=PENDING" in arguments and not process:
             task.unlink()

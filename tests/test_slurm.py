@@ -197,8 +197,9 @@ def test_detaching_and_stopping(cluster_lab: ClusterLab, slurm_cluster: Slurm) -
     assert "lab stop stopped" in out + err
     assert len(slurm_cluster.places()) == 2
 
-    (stated,) = json.loads(said(cluster_lab, "studies", "stopped", "--json"))["studies"]
+    stated = json.loads(said(cluster_lab, "studies", "stopped", "--json"))
     assert stated["state"] == "running"
+    assert stated["workers"][0]["states"] == {"running": 2}
     said(cluster_lab, "stop", "stopped")
     eventually(lambda: not slurm_cluster.jobs())
     with cluster_lab.opened("stopped") as study:

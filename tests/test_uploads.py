@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -182,9 +183,12 @@ def test_who_is_running() -> None:
 
 
 def test_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The heartbeat is set until the run has ended, whatever fails; a fork in the middle of a beat waits."""
+    """The heartbeat is set until the run has ended, whatever fails; a fork in the middle of a beat waits. A
+    process ends whose run another one has taken over."""
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.02)
-    client = Mock()
+    client, ended = Mock(), Mock()
+    monkeypatch.setattr(os, "kill", ended)
+    client.get_run.return_value.data.tags = {"process": this_process()}
     client.set_tag.side_effect = [ConnectionError, *[None] * 1000]
     beat = Heartbeat(client, "run")
     beat.start()
@@ -199,6 +203,12 @@ def test_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     time.sleep(0.1)
     count = client.set_tag.call_count
     time.sleep(0.1)
+    assert client.set_tag.call_count == count
+
+    client.get_run.return_value.data.tags = {"process": "another 1 1"}
+    Heartbeat(client, "run").start()
+    until(lambda: ended.called)
+    ended.assert_called_once_with(os.getpid(), signal.SIGTERM)
     assert client.set_tag.call_count == count
 
 
@@ -257,7 +267,7 @@ def test_killed_and_resumed(fresh: Lab, server: str, tmp_path: Path) -> None:
     assert run.info.status == "RUNNING"
     client.set_tag(run.info.run_id, "process", "another-machine 1 1")
     refused = elsewhere.run(MODEL, resume, **remote)
-    assert "is still running: stop it first" in refused.stderr
+    assert "is still running on another-machine, by its heartbeat: stop it first" in refused.stderr
     client.set_tag(run.info.run_id, "heartbeat", str(time.time() - 100))
     text = elsewhere.done(MODEL, resume, **remote)
     assert "resuming from step" in text

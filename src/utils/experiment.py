@@ -11,13 +11,13 @@ import atexit
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from src.utils.startup import FastExit, pause_gc, raise_on_interrupt, resume_gc
+from src.utils.startup import FastExit, exit_on_sigterm, pause_gc, raise_on_interrupt, resume_gc
 
 # From here on Ctrl-C ends the program without a traceback.
 # isort: split
@@ -106,7 +106,8 @@ class Program:
         Program.running = self
         resume_gc()
         raise_on_interrupt()
-        with exit_on_user_error():
+        with ExitStack() as at_end, exit_on_user_error():
+            at_end.callback(exit_on_sigterm)
             line = CommandLine.parse(self.settings_class)
             with notified(self.experiment, line.is_multirun):
                 try:

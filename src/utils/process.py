@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ INPUTS = (
 )
 SHARED_RUN = "JIKKEN_RUN"  # the run that the processes of one distributed training share
 WORKER = "JIKKEN_WORKER"  # the job that this worker belongs to (`src/utils/workers`)
+CORES = "JIKKEN_CORES"  # how many cores this worker was given, where nothing enforces it
 BRANCH = "JIKKEN_BRANCH"  # the branch from which the worker's code was copied
 LAUNCH = "JIKKEN_LAUNCH"  # the launch by srun or torchrun whose processes share a run
 LEADER = "JIKKEN_LEADER"  # the process id of rank zero, which has started this process
@@ -47,6 +49,14 @@ def exit_code(number: int) -> int:
     if number == signal.SIGTERM and WORKER in os.environ:
         return START_AGAIN
     return 128 + number
+
+
+def end_on_sigterm(*_: object) -> None:
+    """Handle SIGTERM where no run, training or sweep does."""
+    sys.exit(exit_code(signal.SIGTERM))
+
+
+UNHANDLED = (signal.SIG_DFL, end_on_sigterm)  # the handler of SIGTERM is one of these
 
 
 @dataclass(frozen=True)
@@ -167,11 +177,12 @@ def passed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
         process.send_signal(number)
 
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    handler = signal.getsignal(signal.SIGTERM)
+    if not is_main or handler not in UNHANDLED:
         yield received
         return
     signal.signal(signal.SIGTERM, pass_on)
     try:
         yield received
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, handler)

@@ -54,8 +54,9 @@ class Run(Fit):
         is_remote = local_store() is None  # whether MLflow's store is on another machine
         self.folder = remote_run_folder(run_id) if is_remote else Path(info.artifact_uri)
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Of the artifacts, where the store is elsewhere
         self.uploads = Uploads(client, run_id, self.folder) if is_remote else None
-        self.heartbeat = Heartbeat(client, run_id)
+        self.heartbeat = Heartbeat(client, run_id)  # says that it goes on
 
     def inputs(self, stage: str) -> list[Path]:
         """The folders of all inputs of a stage (`feature`, or one's own), in the order of the setting."""
@@ -204,12 +205,17 @@ class Run(Fit):
 
     def close(self, status: str | None) -> None:
         """Flush the metrics, upload the artifacts to a remote store, and set the final status, if any."""
+        if self.heartbeat.is_lost():
+            return
         final = status and "FAILED"  # unless all goes well
         try:
             self.metrics.flush()
             if self.uploads is not None:
                 self.uploads.finish(is_stopped=status in ("KILLED", None))
             final = status
+        except (KeyboardInterrupt, SystemExit):
+            final = status and "KILLED"
+            raise
         finally:
             self.heartbeat.stop()
             if final is not None:

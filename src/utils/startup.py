@@ -8,7 +8,7 @@ Garbage collector: the imports make 600,000 objects that stay. Python would look
 and again during the imports (one second), and once more at exit (another second).
 
 Ctrl-C: an interrupted import prints a traceback of some library, or ignores the interrupt. Until a program
-begins, Ctrl-C ends the process immediately.
+begins, Ctrl-C and SIGTERM end the process immediately.
 
 torchmetrics: Lightning needs two classes of it, but importing it imports all metrics, torchvision and
 scipy, which takes more than a second. A lazy module loads these two classes alone, and the whole package
@@ -27,12 +27,15 @@ from types import ModuleType
 from typing import Any
 
 from src.utils.paths import Experiment
+from src.utils.process import end_on_sigterm, exit_code
 
 # The classes that Lightning imports from torchmetrics, and their modules
 TORCHMETRICS_CLASSES = {
     "Metric": "torchmetrics.metric",
     "MetricCollection": "torchmetrics.collections",
 }
+# What Python does by itself; a shell may have let a program ignore Ctrl-C
+HANDLERS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 class LazyTorchmetrics(ModuleType):
@@ -72,22 +75,31 @@ def resume_gc() -> None:
 
 
 def exit_on_interrupt() -> None:
-    """Let Ctrl-C end this process immediately, if it was started with an experiment's program."""
+    """Let Ctrl-C and SIGTERM end this process immediately, if it was started with an experiment's program."""
     script = getattr(sys.modules["__main__"], "__file__", None)
     is_program = script is not None and Experiment.of(script) is not None
-    if is_program and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _exit_at_once)
+    for number, handler in HANDLERS.items():
+        if is_program and signal.getsignal(number) is handler:
+            signal.signal(number, _exit_at_once)
 
 
 def raise_on_interrupt() -> None:
-    """Let Ctrl-C raise KeyboardInterrupt again, as usual in Python."""
+    """Let Ctrl-C raise KeyboardInterrupt again, as usual in Python, and SIGTERM SystemExit."""
     if signal.getsignal(signal.SIGINT) is _exit_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) is _exit_at_once:
+        signal.signal(signal.SIGTERM, end_on_sigterm)
 
 
-def _exit_at_once(*_: object) -> None:
+def exit_on_sigterm() -> None:
+    """Let SIGTERM end this process immediately: all is done, and Python only frees memory."""
+    if signal.getsignal(signal.SIGTERM) is end_on_sigterm:
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(exit_code(number)))
+
+
+def _exit_at_once(number: int, _: object) -> None:
     os.write(2, b"interrupted before it began\n")
-    os._exit(128 + signal.SIGINT)
+    os._exit(exit_code(number))
 
 
 class FastExit:

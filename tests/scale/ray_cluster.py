@@ -1,17 +1,18 @@
 """A Ray cluster of two nodes on this host, for tests.
 
-Each node has processes of its own, and dies all at once. Ray listens on all addresses: the cluster, and all that
-a test starts while it runs, has a network namespace with nothing but the loopback. Both need root.
+Each node has a host name and processes of its own, and dies all at once. Ray listens on all addresses: the
+cluster, and all that a test starts while it runs, have a network with only the loopback. Both need root.
 """
 
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from ctypes import CDLL, get_errno
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from subprocess import run
 from tempfile import TemporaryDirectory
 
@@ -22,10 +23,9 @@ import pytest
 CLONE_NEWNET = 0x40000000  # of Linux
 STARTED = "Ray runtime started"
 ADDRESSES = {"head": "127.0.0.2", "second": "127.0.0.3"}
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_raylet_start_wait_time_s": "120",  # 30 are too few on a busy machine
-}
+NODE = 'hostname "$0" && mount --bind "$1" /etc/hosts && exec "${@:2}"'
+ATTEMPTS = 3  # parts of Ray wait 15 s for each other, too little on a busy machine
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "60"}
 
 
 class RayCluster:
@@ -34,26 +34,37 @@ class RayCluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.address = f"{ADDRESSES['head']}:{free_ports(1)[0]}"
+        hosts = "".join(f"{address} {node}\n" for node, address in ADDRESSES.items())
+        (folder / "hosts").write_text(f"127.0.0.1 localhost\n{hosts}")
         self.nodes: dict[str, ExitStack] = {}
 
     def start(self, node: str) -> None:
         """Start a node; returns when it is part of the cluster."""
+        for attempt in range(ATTEMPTS):
+            folder = self.folder / f"{node}{attempt}"
+            folder.mkdir()
+            with ExitStack() as stack, suppress(AssertionError):
+                # The first process of a PID namespace takes all others with it.
+                process = stack.enter_context(
+                    service(self.command(node), folder, ENVIRONMENT, signal.SIGKILL)
+                )
+                wait_for(process, lambda log=folder / "log": STARTED in log.read_text())
+                self.nodes[node] = stack.pop_all()
+                return
+        pytest.fail(f"Ray does not start: {(folder / 'log').read_text()}")
+
+    def command(self, node: str) -> list[str]:
+        """The command that starts a node, and runs as long as it."""
         own = ["--head", f"--port={self.address.partition(':')[2]}", "--include-dashboard=false"]
         join = [f"--address={self.address}"]
-        command = [
-            *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
+        return [
+            *("unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *("bash", "-c", NODE, node, str(self.folder / "hosts")),
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
             *(f"--node-ip-address={ADDRESSES[node]}", "--num-cpus=2", "--num-gpus=0"),
             *("--object-store-memory=100000000", "--disable-usage-stats"),
             *([*own, f"--temp-dir={self.folder}/tmp"] if node == "head" else join),
         ]
-        folder = self.folder / node
-        folder.mkdir()
-        with ExitStack() as stack:
-            # The first process of a PID namespace takes all others with it.
-            process = stack.enter_context(service(command, folder, ENVIRONMENT, signal.SIGKILL))
-            wait_for(process, lambda: STARTED in (folder / "log").read_text())
-            self.nodes[node] = stack.pop_all()
 
     def kill(self, node: str) -> None:
         """Kill a node with all that runs there, as by pulling its plug."""
@@ -77,6 +88,7 @@ def loopback_only() -> Iterator[None]:
     """Give this thread, and all that it starts, a network that has nothing but the loopback."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("only root on Linux can give a test a network of its own")
+    need(which("ip"), "ip (iproute2)")
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     libc = CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET) != 0:

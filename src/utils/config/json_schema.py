@@ -6,6 +6,7 @@ comments beside the values. git ignores the file: `lab schema` writes it, and a 
 """
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +40,9 @@ TIERS: dict[type[Settings], Path] = {  # where the values of each tier are
     ModelSettings: ROOT / "config" / "utils" / "model.yaml",
     TrainingSettings: ROOT / "config" / "utils" / "training.yaml",
 }
+WORKERS = ROOT / "config" / "utils" / "workers"
+# A config group that a tier brings: `  - /workers: local   # where it runs`
+GROUP = re.compile(r"^  - /(\w+): (\w+) +# (.*)$", re.MULTILINE)
 DEFAULTS = (
     "Where the values come from that are not in this file, in this order; `_self_` is this file."
 )
@@ -92,6 +96,8 @@ def settings_schema(experiment: Experiment, settings_class: type[Settings]) -> S
         name: _value(node) | _told(name, comments, values)
         for name, node in generated["properties"].items()
     }
+    if "workers" in settings:
+        settings["workers"] |= _workers(generated["$defs"])
     if issubclass(settings_class, TrainingSettings):
         arguments = generated["$defs"].pop("TrainerArguments")["properties"]
         settings["trainer"] |= {"anyOf": [_trainer(arguments, comments, values), _text()]}
@@ -108,7 +114,8 @@ def tier_comments(settings_class: type[Settings]) -> dict[str, str]:
     """What config/utils says about the shared settings that a class has, by dotted name."""
     found: dict[str, str] = {}
     for file in _tier_files(settings_class):
-        found |= yaml_comments(file.read_text())
+        text = file.read_text()
+        found |= {name: comment for name, _, comment in GROUP.findall(text)} | yaml_comments(text)
     return found
 
 
@@ -118,6 +125,7 @@ def tier_values(settings_class: type[Settings]) -> dict[str, Any]:
     for file in _tier_files(settings_class):
         values = OmegaConf.to_container(load_config(file))
         assert isinstance(values, dict)
+        found |= {name: value for name, value, _ in GROUP.findall(file.read_text())}
         found |= flatten({str(name): value for name, value in values.items()})
     return found
 
@@ -181,6 +189,14 @@ def _told(name: str, comments: Mapping[str, str], values: Mapping[str, Any]) -> 
     return description | ({"default": values[name]} if name in values else {})
 
 
+def _workers(kinds: Mapping[str, Schema]) -> Schema:
+    """The schema of the settings of workers: config.yaml may have a few of them, of the kind it chooses."""
+    names = [name for name in kinds if name.endswith("Workers")]
+    for name in names:
+        kinds[name].pop("required", None)
+    return {"anyOf": [*({"$ref": f"#/$defs/{name}"} for name in names), _text()]}
+
+
 def _trainer(
     checked: Mapping[str, Schema], comments: Mapping[str, str], values: Mapping[str, Any]
 ) -> Schema:
@@ -207,6 +223,7 @@ def _defaults(settings_class: type[Settings]) -> Schema:
         f"override /hydra/sweeper/{group}": {"enum": group_choices(f"hydra/sweeper/{group}")}
         for group in ("sampler", "pruner")
     }
+    choices["override /workers"] = {"enum": sorted(file.stem for file in WORKERS.glob("*.yaml"))}
     items = [{"enum": [*tiers, "_self_"]}, {"type": "string"}]
     items += [{"type": "object", "properties": choices}]
     return {"type": "array", "description": DEFAULTS, "items": {"anyOf": items}}

@@ -13,7 +13,7 @@ from src.utils.paths import PREDICTIONS, SAVED, VERSIONS, Experiment, display_pa
 from src.utils.runs.provenance import read_metadata
 from src.utils.store.objective import Objective, result_metrics
 from src.utils.store.reader import RunReader, find_artifact, trace_lineage
-from src.utils.store.record import GROUP, SIGNATURE, DatasetUse, RunRecord
+from src.utils.store.record import EARLIER_TRIALS, GROUP, SIGNATURE, DatasetUse, RunRecord
 from src.utils.store.reference import list_members, list_trials
 from src.utils.terminal import (
     format_metric,
@@ -99,7 +99,9 @@ def _related(reader: RunReader, record: RunRecord) -> Iterator[str]:
         group = tags[GROUP]
         yield f"{record.place} of the group {names.get(group, '(deleted)')} {group[:8]}"
     if "optuna.trial" in tags:
-        yield f"trial {tags['optuna.trial']} of {tags.get('optuna.study')}"
+        before = tags.get(EARLIER_TRIALS, "").replace(" ", ", ")
+        interrupted = f", before it was interrupted trial {before}" if before else ""
+        yield f"trial {tags['optuna.trial']} of {tags.get('optuna.study')}{interrupted}"
     for tag, relation in RELATIONS.items():
         if tag in tags:
             yield f"{relation} {tags[tag][:8]}"

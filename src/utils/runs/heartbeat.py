@@ -6,6 +6,7 @@ heartbeat of its run has stopped. A clock that is a minute off says the wrong th
 
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -41,16 +42,33 @@ class Heartbeat:
         """End it; the run has its final status."""
         self._stopping.set()
 
+    def is_lost(self) -> bool:
+        """Whether another process goes on with the run: this one had stopped for so long that it seemed dead.
+
+        The run of a study has several processes.
+        """
+        tags = self.client.get_run(self.run_id).data.tags
+        is_lost = not is_run_of_study(tags) and tags.get(PROCESS) != this_process()
+        if is_lost:
+            log.warning("another process goes on with run %s: this one leaves it", self.run_id[:8])
+        return is_lost
+
     def _beat(self) -> None:
         from src.utils.store.mlflow import close_connections  # late: it imports MLflow
 
         while not self._stopping.wait(BEAT_SECONDS):
             try:
                 with _beating:
-                    self.client.set_tag(self.run_id, HEARTBEAT, _now())
+                    is_lost = self.is_lost()
+                    if not is_lost:
+                        self.client.set_tag(self.run_id, HEARTBEAT, _now())
                     close_connections(self.client)  # of a database: a fork must not inherit them
             except Exception as error:  # of whatever store: the next beat may arrive
                 log.debug("heartbeat of run %s: %s", self.run_id, error)
+                continue
+            if is_lost:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
 
 
 def signs_of_life() -> dict[str, str]:
@@ -75,10 +93,14 @@ def is_running(status: str, tags: Mapping[str, str]) -> bool:
     if status != "RUNNING":
         return False
     process = tags.get(PROCESS, "")
-    is_study = "optuna.study" in tags and "optuna.trial" not in tags  # several processes have it
-    if is_of_this_host(process) and not (is_study and is_gone(process)):
+    if is_of_this_host(process) and not (is_run_of_study(tags) and is_gone(process)):
         return not is_gone(process)
     return HEARTBEAT not in tags or time.time() - float(tags[HEARTBEAT]) < STOPPED
+
+
+def is_run_of_study(tags: Mapping[str, str]) -> bool:
+    """Whether it is the run of a study, which several processes may have."""
+    return "optuna.study" in tags and "optuna.trial" not in tags
 
 
 def is_of_this_host(process: str) -> bool:

@@ -26,7 +26,7 @@ from src.utils.runs.member import returned_by
 from src.utils.runs.resume import WARM_START, ResumePoint, find_resume_point
 from src.utils.settings import AnySettings
 from src.utils.store.mlflow import open_store
-from src.utils.store.record import REASON
+from src.utils.store.record import NOT_RESUMED, REASON
 from src.utils.study.trial import Pruned, TrialLink
 
 from mlflow.entities import Run as StoredRun
@@ -35,7 +35,6 @@ from mlflow.tracking import MlflowClient
 
 log = logging.getLogger(__name__)
 PATIENCE = 90.0  # seconds in which the old process of a run may end, or be found dead
-NOT_RESUMED = "not_resumed"  # user attribute of a trial: why it has begun anew
 Start = tuple[AnySettings, ResumePoint | None, list[Manifest]]
 
 

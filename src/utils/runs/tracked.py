@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from src.utils.paths import Experiment, display_path
 from src.utils.pipeline.manifest import Manifest
-from src.utils.process import SHARED_RUN, deferred_interrupts, exit_code, is_rank_zero
+from src.utils.process import SHARED_RUN, UNHANDLED, deferred_interrupts, exit_code, is_rank_zero
 from src.utils.run import Run, create_run
 from src.utils.runs.artifacts import record_run, record_settings, save_traceback
 from src.utils.runs.heartbeat import take_over
@@ -66,7 +66,7 @@ def _opened(
         with deferred_interrupts() as handlers:
             run = _create_or_reopen(experiment, inputs, start)
             os.environ[SHARED_RUN] = run.id
-            if handlers[signal.SIGTERM] is signal.SIG_DFL:
+            if handlers[signal.SIGTERM] in UNHANDLED:
                 handlers[signal.SIGTERM] = run.terminate
         yield run
         status = "FINISHED"

@@ -35,6 +35,8 @@ EQUAL = "equal_to"  # user attribute of a trial that has not reused an equal run
 # Tags of every run: the process that began or resumed it last, and its last sign of life (seconds since 1970)
 JOB = "workers.job"  # tag of a run: the job whose worker has it (`src/utils/workers`)
 PROCESS, HEARTBEAT = "process", "heartbeat"
+GOES_ON_WITH = "goes_on_with"  # user attribute of a trial: the interrupted one whose run it has
+NOT_RESUMED = "not_resumed"  # or why it has a new run
 REASON = "reason"  # tag of a run and user attribute of a trial: why it has failed
 
 

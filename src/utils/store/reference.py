@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from src.utils.errors import UserError
 from src.utils.store.objective import Objective, find_objective
 from src.utils.store.reader import RunReader, open_reader
-from src.utils.store.record import FOLD, GROUP, PARENT, SEED, RunRecord
+from src.utils.store.record import EARLIER_TRIALS, FOLD, GROUP, PARENT, SEED, RunRecord
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
@@ -135,7 +135,7 @@ def _find_child(reader: RunReader, owner: RunRecord, word: str) -> RunRecord:
     if word == BEST:
         tagged = [run for run in children if run.id == owner.tags.get("best.run_id")]
         return tagged[0] if tagged else find_best(reader, children, owner.name)
-    found = [run for run in children if _number(run) == word]
+    found = [run for run in children if word in (_number(run), *_earlier_numbers(run))]
     if len(found) == 1:
         return found[0]
     if found:
@@ -152,6 +152,11 @@ def _number(child: RunRecord) -> str:
     """Of a trial; of a member the fold, or in a group without folds the seed."""
     tags = child.tags
     return tags.get("optuna.trial") or tags.get(FOLD) or tags.get(SEED) or "?"
+
+
+def _earlier_numbers(child: RunRecord) -> list[str]:
+    """Of a trial that was interrupted, and went on as another one with the same run."""
+    return child.tags.get(EARLIER_TRIALS, "").split()
 
 
 def _hint(records: list[RunRecord], reference: str) -> str:

@@ -17,10 +17,10 @@ from src.utils.store.record import REASON
 from src.utils.study.study import (
     EXPERIMENT,
     FINISHED,
-    INTERRUPTED,
     N_TRIALS,
     PROCESS,
     REDUNDANT,
+    was_interrupted,
 )
 
 from optuna.storages import BaseStorage, RDBStorage
@@ -146,5 +146,5 @@ def _read(
 
 
 def _has_failed(trial: FrozenTrial) -> bool:
-    reason = trial.user_attrs.get(REASON, INTERRUPTED)  # it lacks where its machine was lost
-    return trial.state is TrialState.FAIL and reason not in (INTERRUPTED, REDUNDANT)
+    is_redundant = trial.user_attrs.get(REASON) == REDUNDANT
+    return trial.state is TrialState.FAIL and not was_interrupted(trial) and not is_redundant

@@ -12,6 +12,7 @@ from src.utils.errors import UserError, first_line
 from src.utils.paths import STUDIES
 from src.utils.store.location import SQLITE, mask_password
 from src.utils.store.sqlite_file import check_database, create_database
+from src.utils.study.heartbeat import HEARTBEAT_INTERVAL, HeartbeatStorage
 from src.utils.study.study import GRACE_PERIOD, requeue_trial
 
 import sqlalchemy
@@ -31,7 +32,6 @@ ONE_CONNECTION = {
 }
 KEEPALIVES = {"idle": 30, "interval": 10, "count": 3}  # seconds, and probes
 IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")
-HEARTBEAT_INTERVAL = 15  # seconds
 
 
 def open_storage(url: str | None = None, tables_exist: bool = False) -> RDBStorage:
@@ -83,7 +83,7 @@ def _open_database(url: str, tables_exist: bool) -> RDBStorage:
 
 
 def _connect(url: str, options: dict[str, Any], tables_exist: bool) -> RDBStorage:
-    return RDBStorage(
+    return HeartbeatStorage(
         url,
         options,
         skip_compatibility_check=tables_exist,

@@ -14,7 +14,7 @@ from typing import Any
 from src.utils.errors import UserError
 from src.utils.paths import Experiment
 from src.utils.process import is_gone
-from src.utils.store.record import NO_EFFECT
+from src.utils.store.record import GOES_ON_WITH, NO_EFFECT, REASON
 from src.utils.study.search_space import SearchSpace
 
 import optuna
@@ -33,6 +33,7 @@ SEARCH_SPACE = "question"  # `SearchSpace.describe`
 OVERRIDES = "arguments"  # the overrides of the experiment
 SETTINGS = "settings"  # the overrides of Hydra
 INPUTS = "inputs"  # the versions of data that all trials read: {experiment: digest}
+FOLDER = "folder"  # of the sweep, relative to the repository
 CODE = "code"  # digest of the experiment's code when the study began
 # User attributes of a trial, and a system attribute: how often its parameters have failed before
 PROCESS = "owner"  # the process that runs it, as stored by earlier versions
@@ -244,7 +245,8 @@ def requeue_trial(study: optuna.Study, trial: FrozenTrial) -> None:
 
     It has the run and the reports of the old one, and goes on with that run. It is not counted as a failure.
     """
-    run = {name: one for name, one in trial.user_attrs.items() if name == RUN_ID}
+    run_id = trial.user_attrs.get(RUN_ID)
+    run = {RUN_ID: run_id, GOES_ON_WITH: trial.number} if run_id is not None else {}
     _requeue(
         study, trial, count_failures(trial), trial.system_attrs, run, trial.intermediate_values
     )
@@ -277,6 +279,12 @@ def _requeue(
             intermediate_values=reports,
         )
     )
+
+
+def was_interrupted(trial: FrozenTrial) -> bool:
+    """Whether a trial was interrupted, or lost with its process, which could give no reason."""
+    reason = trial.user_attrs.get(REASON, INTERRUPTED)
+    return trial.state is TrialState.FAIL and reason == INTERRUPTED
 
 
 def has_lost_its_run(study: optuna.Study, trial: FrozenTrial) -> bool:

@@ -27,7 +27,7 @@ from src.utils.study.study import (
 from src.utils.sweep.live_table import LiveTable, print_study_summary
 from src.utils.terminal import lab_command, print_hints
 from src.utils.workers.job import Submitted
-from src.utils.workers.states import WorkerStates, ask_engines, last_lines, log_files
+from src.utils.workers.states import WorkerStates, ask_engines, last_words
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -136,18 +136,16 @@ class Board:
         return time.monotonic() - self.alive < (ASK if self.jobs else QUIET)
 
     def _end(self) -> UserError:
-        """Why nobody works any more, as far as the worker that wrote last says it."""
-        study, files = self.study, [file for job in self.jobs for file in log_files(job)]
-        trials = f"{count_trials(study, *FINISHED)} of {n_trials_of(study)} trials"
-        if not self.jobs:
-            return UserError(f"nobody works on {study.study_name} any more, which has {trials}")
-        if files:
-            last = max(files, key=lambda file: file.stat().st_mtime)
-            log.warning("%s ends with:", display_path(last))
-            log.warning(textwrap.indent(last_lines(last), "  "))
-        logs = display_path(self.jobs[-1].logs)
+        """Why nobody works any more, as far as a worker says it."""
+        name, done = self.study.study_name, count_trials(self.study, *FINISHED)
+        said = last_words(self.jobs)
+        if said is not None:
+            file, lines = said
+            log.warning("%s ends with:\n%s", display_path(file), textwrap.indent(lines, "  "))
+        who, more = ("all workers", " workers=…") if self.jobs else ("all processes", "")
         return UserError(
-            f"all workers of {study.study_name} have ended, which has {trials}: see {logs}"
+            f"{who} of {name} have ended after {done} of {n_trials_of(self.study)} trials; "
+            f"it goes on with -m resume_study={shlex.quote(name)}{more}"
         )
 
 

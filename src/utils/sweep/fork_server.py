@@ -38,6 +38,7 @@ signal.signal(signal.SIGALRM, exit_with_sweep)
 signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
 
 import src.utils.runs.execute
+import src.utils.runs.interrupted
 import src.utils.runs.resume
 import src.utils.runs.reuse
 import src.utils.runs.summary

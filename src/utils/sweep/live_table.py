@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 
 from src.utils.paths import Experiment
-from src.utils.store.record import EQUAL, REASON, REUSED
+from src.utils.store.record import EQUAL, GOES_ON_WITH, NOT_RESUMED, REASON, REUSED
 from src.utils.study.study import (
     FINISHED,
     GRID,
@@ -29,6 +29,7 @@ from src.utils.study.study import (
     count_trials,
     host_of,
     n_trials_of,
+    was_interrupted,
 )
 from src.utils.terminal import (
     format_duration,
@@ -99,12 +100,13 @@ class LiveTable:
 
     def on_trial_end(self, trial: FrozenTrial) -> None:
         """Log one line about a trial that has ended."""
-        reason = trial.user_attrs.get(REASON, INTERRUPTED)
+        reason, state = trial.user_attrs.get(REASON, ""), _state(trial)
         if reason == REDUNDANT:
             return
         failed = trial.state is TrialState.FAIL
+        reason = "" if state == INTERRUPTED else reason
         parts = [
-            f"trial {trial.number:<3} {'failed' if failed else trial.state.name.lower():8}",
+            f"trial {trial.number:<3} {STATE_NAMES.get(state, state):8}",
             reason if failed else _format_values(trial),
             format_settings(trial.params),
             format_duration(trial.duration),
@@ -142,9 +144,8 @@ class LiveTable:
         progress.add_row(bar, self._format_counts(trials, finished))
         at_a_time = self.n_jobs or len(running)
         left = self._time_left(trials, self.n_trials - finished, at_a_time)
-        lines = [Text(" · ".join(filter(None, (_format_best(self.study), left))))]
-        if self.workers:
-            lines.append(Text(self.workers))
+        texts = (" · ".join(filter(None, (_format_best(self.study), left))), self.workers)
+        lines = [Text(text) for text in texts if text]
         if self.interrupts:
             lines.append(Text(_interrupt_message(self.interrupts), style="yellow"))
         table = Group("", _trial_table(running, width)) if running else ""
@@ -173,14 +174,27 @@ class LiveTable:
 
 
 def _earlier_run(trial: FrozenTrial) -> str:
-    """The equal run whose results a trial has, or could have had."""
-    reused, equal = (str(trial.user_attrs.get(name, ""))[:8] for name in (REUSED, EQUAL))
-    return f"reused {reused}" if reused else f"equal to {equal}" if equal else ""
+    """The equal run whose results a trial has, or could have had; the trial with whose run it went on."""
+    words = {
+        REUSED: "reused",
+        EQUAL: "equal to",
+        NOT_RESUMED: "anew:",
+        GOES_ON_WITH: "went on with trial",
+    }
+    name = next((one for one in words if one in trial.user_attrs), None)
+    if name is None:
+        return ""
+    value = str(trial.user_attrs[name])
+    return f"{words[name]} {value[:8] if name in (REUSED, EQUAL) else value}"
 
 
 def _count_states(trials: list[FrozenTrial]) -> Counter[str]:
     counted = (trial for trial in trials if trial.user_attrs.get(REASON) != REDUNDANT)
-    return Counter(trial.state.name.lower() for trial in counted)
+    return Counter(map(_state, counted))
+
+
+def _state(trial: FrozenTrial) -> str:
+    return INTERRUPTED if was_interrupted(trial) else trial.state.name.lower()
 
 
 def format_states(study: optuna.Study) -> str:

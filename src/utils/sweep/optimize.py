@@ -15,7 +15,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from numbers import Real
 from typing import Any
 
@@ -82,32 +83,43 @@ class Optimization:
         self.failures: list[FrozenTrial] = []  # trials that have failed for good
         self.refusal = ""  # why every trial of this study must fail
         self.interrupts = 0  # Ctrl-C, and SIGTERM as two of them
+        self.launched: set[int] = set()  # the numbers of the trials whose jobs run
         self.ended_by = signal.SIGINT
 
-    def run(self, n_jobs: int, callbacks: Sequence[OnTrialEnd], on_interrupt: OnInterrupt) -> None:
+    @contextmanager
+    def interruptible(self, on_interrupt: OnInterrupt) -> Iterator[None]:
+        """Handle Ctrl-C and SIGTERM, before the first trial and after the last one, too.
+
+        Args:
+            on_interrupt: called at each Ctrl-C.
+        """
+        self.on_interrupt = on_interrupt
+        previous = {one: signal.signal(one, self._interrupt) for one in SIGNALS}
+        try:
+            yield
+        finally:
+            for one, handler in previous.items():
+                signal.signal(one, handler)
+
+    def run(self, n_jobs: int, callbacks: Sequence[OnTrialEnd]) -> None:
         """Run trials until `n_trials` are finished, too many have failed, or Ctrl-C or SIGTERM.
 
         Args:
             n_jobs: how many trials run at the same time.
             callbacks: called with each trial that has ended.
-            on_interrupt: called at each Ctrl-C.
         """
-        self.callbacks, self.on_interrupt = callbacks, on_interrupt
-        previous = {one: signal.signal(one, self._interrupt) for one in SIGNALS}
-        try:
-            if isinstance(self.launcher, ForkLauncher):
-                self.launcher.wait_for_server()
-            while not self._is_done():
-                for trial in requeue_lost_trials(self.study):
-                    self._call_back(trial)
-                remaining = remaining_trials(self.study)
-                if remaining <= 0:  # other processes run the last trials
-                    time.sleep(1)
-                    continue
+        self.callbacks = callbacks
+        if isinstance(self.launcher, ForkLauncher):
+            self.launcher.wait_for_server()
+        while not self._is_done():
+            for trial in requeue_lost_trials(self.study):
+                self._call_back(trial)
+            remaining = remaining_trials(self.study)
+            if remaining <= 0:  # other processes run the last trials
+                time.sleep(1)
+                continue
+            with suppress(KeyboardInterrupt):  # of `_interrupt`
                 self._optimize(remaining, min(n_jobs, remaining))
-        finally:
-            for one, handler in previous.items():
-                signal.signal(one, handler)
 
     def exit_unless_successful(self) -> None:
         """Exit with code 130 after Ctrl-C, 143 after SIGTERM; a worker with 75.
@@ -169,6 +181,8 @@ class Optimization:
             result = self._launch(trial)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             # Not an error of the job, which is in its result: before it, in the launcher, or Ctrl-C
+            if isinstance(error, SystemExit) and error.code == exit_code(signal.SIGTERM):
+                self._count_interrupt(signal.SIGTERM)  # to a training in this process
             raise self._job_failure(trial, format_error(error)) from error
         if self.study._storage.get_trial(trial._trial_id).state.is_finished():
             log.warning("trial %d was taken over: its result is not used", trial.number)
@@ -190,7 +204,11 @@ class Optimization:
         resume = [f"resume_run='{run_id}'"] if run_id else []
         own = self.space.trial_overrides(trial.params)
         overrides = [*own, *resume, link.to_override(), self.pins]
-        (result,) = self.launcher.launch([overrides], initial_job_idx=trial.number)
+        self.launched.add(trial.number)
+        try:
+            (result,) = self.launcher.launch([overrides], initial_job_idx=trial.number)
+        finally:
+            self.launched.discard(trial.number)
         return result
 
     def _values(self, trial: optuna.Trial, result: JobReturn) -> list[float]:
@@ -241,14 +259,20 @@ class Optimization:
 
     def _interrupt(self, number: int, _: Any) -> None:
         """The first Ctrl-C lets the running trials finish, the second one stops them, and so does SIGTERM."""
+        is_repeated = (
+            number == self.ended_by == signal.SIGTERM
+        )  # by a scheduler: it is the same request
+        self._count_interrupt(number)
+        if self.interrupts == 1 or is_repeated:
+            return
+        if isinstance(self.launcher, ForkLauncher):
+            self.launcher.stop()
+        elif self.launched:  # perhaps in this process
+            raise KeyboardInterrupt
+
+    def _count_interrupt(self, number: int) -> None:
         if number == signal.SIGTERM:
             self.ended_by = signal.SIGTERM
             self.interrupts += 1
         self.interrupts += 1
         self.on_interrupt(self.interrupts)
-        if self.interrupts == 1:
-            return
-        if isinstance(self.launcher, ForkLauncher):
-            self.launcher.stop()
-        else:
-            raise KeyboardInterrupt

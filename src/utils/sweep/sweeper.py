@@ -10,11 +10,10 @@ name. `src/utils/sweep/optimize.py` runs the trials.
 """
 
 import logging
-import re
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import src.utils.startup  # noqa: F401  before Optuna imports torch
@@ -25,6 +24,7 @@ from src.utils.paths import STUDIES, Experiment
 from src.utils.pipeline.inputs import prepare_inputs_of_sweep
 from src.utils.pipeline.manifest import code_digests, json_digest
 from src.utils.pipeline.pins import pinned, pins_of
+from src.utils.process import WORKER
 from src.utils.runs.restore import ensure_version
 from src.utils.settings import Settings, trains_on_cpu
 from src.utils.study.lock import study_lock
@@ -37,6 +37,7 @@ from src.utils.study.samplers import (
 from src.utils.study.search_space import SearchSpace, load_custom_search_space
 from src.utils.study.storage import open_storage
 from src.utils.study.study import (
+    EXPERIMENT,
     GRID,
     OVERRIDES,
     SETTINGS,
@@ -48,6 +49,7 @@ from src.utils.study.study import (
     pinned_inputs,
 )
 from src.utils.sweep.board import show_board
+from src.utils.sweep.folder import check_folder, default_study_name, use_folder
 from src.utils.sweep.launcher import ForkLauncher
 from src.utils.sweep.live_table import LiveTable
 from src.utils.sweep.optimize import Optimization
@@ -71,9 +73,6 @@ from optuna.trial import TrialState
 log = logging.getLogger(__name__)
 NO_PRUNER = "hydra/sweeper/pruner=none"
 SEED_STEP = 7919  # a prime: the seed of a resumed study is far from that of any other
-# The folder of a sweep, as in config/utils/hydra.yaml: 2026-11-24/17-22-08-688d
-SWEEP_FOLDER = re.compile(r"\d{4}-(\d\d-\d\d)/(\d\d-\d\d)-\d\d-(\w+)")
-MAX_NAMES = 2  # parameters in the name of a study
 # Overrides of Hydra that belong to one process of a study, or are stored by other means
 NOT_STORED = (
     "hydra.sweeper.n_trials",  # a user attribute of the study
@@ -145,6 +144,7 @@ class SearchSweeper(Sweeper):
             )
             self._initialize(study, experiment, overrides, space, resumed is not None)
             pin_inputs(study, pins_of(inputs))
+            use_folder(study, self.cfg, is_set=self._is_set("hydra.sweep.dir"))
             if submission is None:
                 live_table = LiveTable(study, self.n_jobs)
                 study_run = StudyRun(study, experiment, self.cfg)
@@ -153,12 +153,11 @@ class SearchSweeper(Sweeper):
         if submission is not None:
             show_board(study, jobs_of(study.user_attrs), self.hydra_overrides)
             return
-        with study_run, live_table:
-            optimization = Optimization(
-                study, space, self.launcher, study_run.run.id, self.cfg, custom_search_space
-            )
-            callbacks = [live_table.on_trial_end, study_run.on_trial_end]
-            optimization.run(self.n_jobs, callbacks, live_table.on_interrupt)
+        optimization = Optimization(
+            study, space, self.launcher, study_run.run.id, self.cfg, custom_search_space
+        )
+        with optimization.interruptible(live_table.on_interrupt), study_run, live_table:
+            optimization.run(self.n_jobs, [live_table.on_trial_end, study_run.on_trial_end])
             optimization.exit_unless_successful()
 
     @cached_property
@@ -273,7 +272,8 @@ class SearchSweeper(Sweeper):
         space: SearchSpace,
         is_resumed: bool,
     ) -> None:
-        if not space.is_grid and study.get_trials(deepcopy=False):
+        is_joined = EXPERIMENT in study.user_attrs  # another process has made the study
+        if not space.is_grid and is_joined:
             study.sampler = reseed_sampler(study.sampler, self.settings, self._next_seed(study))
         keeps_n_trials = is_resumed and not self._is_set("hydra.sweeper.n_trials")
         n_trials = None if keeps_n_trials else self.settings.n_trials
@@ -282,8 +282,10 @@ class SearchSweeper(Sweeper):
         initialize_study(study, experiment, overrides, settings, space, n_trials)
 
     def _next_seed(self, study: optuna.Study) -> int | None:
-        """A new seed for a resumed study; none for a process that joins others on a study."""
-        if count_trials(study, TrialState.RUNNING):
+        """A new seed for a resumed study; none for a process that works on a study with others: it would draw
+        the points that they draw, too."""
+        has_begun = bool(study.get_trials(deepcopy=False))
+        if WORKER in os.environ or not has_begun or count_trials(study, TrialState.RUNNING):
             return None
         seed = self.settings.sampler.get("seed")
         seed = self.cfg.get("seed") if seed is None else seed
@@ -298,43 +300,6 @@ def warn_of_luck(space: SearchSpace) -> None:
                 "%s is searched: the best trial is then the luckiest one; %ss=N gives each trial the mean",
                 *(name, name),
             )
-
-
-def check_folder(folder: str | None) -> None:
-    """Check that the first trial can create hydra.sweep.dir; a sweep that is refused leaves no folder.
-
-    Raises:
-        UserError: the name is empty, or the folder can't be written.
-    """
-    if not folder:
-        raise UserError("hydra.sweep.dir is empty: name a folder for the trials, or leave it out")
-    path = Path(folder).absolute()
-    try:
-        existing = next(parent for parent in (path, *path.parents) if parent.exists())
-        with TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise UserError(f"hydra.sweep.dir={folder} can't be written: {error.strerror}") from None
-
-
-def default_study_name(experiment: Experiment, folder: Path, params: Iterable[str]) -> str:
-    """Return a name for a study: `11-24-17-22-learning_rate+hidden-688d`.
-
-    What distinguishes studies comes first, since tables and charts cut long names.
-
-    Args:
-        folder: the folder of the sweep, such as multirun/…/2026-11-24/17-22-08-688d.
-        params: the parameters of the search space.
-    """
-    names = [name.lstrip("+").rpartition(".")[2].replace("/", ".") for name in params]
-    more = ["more"] if len(names) > MAX_NAMES else []
-    searched = "+".join([*names[:MAX_NAMES], *more]) or "search"
-    end_of_path = "/".join(folder.parts[-2:])
-    match = SWEEP_FOLDER.fullmatch(end_of_path)
-    if match is None:  # hydra.sweep.dir was set
-        return f"{experiment.name}-{end_of_path.replace('/', '-')}-{searched}"
-    day, minute, unique = match.groups()
-    return f"{day}-{minute}-{searched}-{unique}"
 
 
 def stored_overrides(hydra_overrides: Sequence[str]) -> list[str]:

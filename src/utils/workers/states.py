@@ -1,5 +1,6 @@
 """What the workers of jobs are doing, as their engines say."""
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from src.utils.workers.job import Submitted
 
 AT_A_TIME = 8  # jobs whose engines are asked
 LAST_LINES = 5
+LINKS = ("🏃", "🧪")  # MLflow prints them when a run ends
+REFUSED = re.compile("^error: ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,17 @@ def _ask_engine(job: Submitted) -> WorkerStates:
         return WorkerStates(job, {}, one_line(error))
 
 
-def log_files(job: Submitted) -> list[Path]:
-    """What the workers of a job have printed, as far as the engine brings it here."""
-    return sorted(job.logs.glob("*.out"))
+def last_words(jobs: Sequence[Submitted]) -> tuple[Path, str] | None:
+    """What a worker has printed last, and where; if one was refused, it is this one.
 
-
-def last_lines(file: Path) -> str:
-    """The last lines of a text file."""
-    return "\n".join(file.read_text(errors="replace").splitlines()[-LAST_LINES:])
+    None where nothing was printed, or the engine does not bring it here.
+    """
+    texts = {
+        file: file.read_text(errors="replace") for job in jobs for file in job.logs.glob("*.out")
+    }
+    refused = [file for file, text in texts.items() if REFUSED.search(text)]
+    latest = max(refused or texts, key=lambda file: file.stat().st_mtime, default=None)
+    if latest is None:
+        return None
+    lines = [line for line in texts[latest].splitlines() if not line.startswith(LINKS)]
+    return latest, "\n".join(lines[-LAST_LINES:])
