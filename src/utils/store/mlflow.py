@@ -46,6 +46,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("botocore").setLevel(logging.WARNING)  # of artifacts in S3
 
 # Of a database server; MLflow would keep five in each process. It opens more for as long as threads need them
 KEEP_ONE_CONNECTION = ("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "1")
