@@ -118,8 +118,8 @@ class SweepLab(Lab):
         result = self.run(program, "-m", *arguments, **environment)
         output = result.stdout + result.stderr
         assert result.returncode == code, output
-        assert "Traceback" not in output
-        assert "Warning" not in output
+        assert "Traceback" not in output, output
+        assert "Warning" not in output, output
         return output
 
     def run_lines(

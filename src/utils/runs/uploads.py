@@ -25,18 +25,20 @@ from src.utils.files import link_or_copy, replace_file
 from src.utils.paths import display_path
 from src.utils.process import this_process
 
+from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0  # between two looks at the folder
 BETWEEN_UPLOADS = 15.0  # seconds between two uploads of the same file
-MAX_SHARE = 0.1  # of the time: where uploads are slow, they are fewer
+MAX_SHARE = 0.02  # of the time of a core: large files are uploaded less often
 WRITING_SECONDS = 1.0  # a file that has not changed for so long is complete
 LAST_SECONDS = 300.0  # for which uploading is tried again when the run has ended
 LONGEST_END = 20.0  # seconds for the uploads of a run that was stopped
 LAST_PAUSE = 10.0  # seconds between two of these attempts
 GROWING = "logs"  # the artifact folder of files that are written all the time
-SNAPSHOT, RECORD = ".uploads", ".uploads.json"  # in the folder of the artifacts
+# In the folder of the artifacts
+SNAPSHOT, RECORD, LOCK = ".uploads", ".uploads.json", ".uploads.lock"
 
 State = tuple[int, int]  # of a file: time of the last change, in nanoseconds, and size
 
@@ -103,7 +105,9 @@ class Uploads:
     def _attempt(self, watched: float = 0) -> None:
         """Upload what is new. Of failures in a row the first one is a warning."""
         try:
-            self._upload(watched)
+            # Workers on one machine share the run of their study, and its folder
+            with FileLock(self.folder / LOCK):
+                self._upload(watched)
             self._failure = None
         except Exception as error:  # of whatever store: the training goes on
             if self._failure is None:
@@ -113,7 +117,7 @@ class Uploads:
 
     def _upload(self, watched: float) -> None:
         """Upload the files that are new or have changed, and do not change for `watched` seconds."""
-        start, found, known = time.monotonic(), dict(self._find()), {*self.uploaded}
+        start, found, known = time.thread_time(), dict(self._find()), {*self.uploaded}
         try:
             self._link(sorted(found, key=lambda name: found[name], reverse=True))
             linked = dict(_files(self.folder / SNAPSHOT))
@@ -125,8 +129,8 @@ class Uploads:
                 shutil.rmtree(self.folder / SNAPSHOT, ignore_errors=True)
                 self._save_record()
         if known & found.keys():
-            now = time.monotonic()
-            self._due = now + max(BETWEEN_UPLOADS, (now - start) / MAX_SHARE)
+            spent = time.thread_time() - start
+            self._due = time.monotonic() + max(BETWEEN_UPLOADS, spent / MAX_SHARE)
 
     def _find(self) -> Iterator[tuple[str, State]]:
         """The files to upload now, by their names; all that are left when the run has ended."""

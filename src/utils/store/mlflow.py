@@ -30,7 +30,10 @@ from src.utils.store.sqlite_file import check_database, create_database
 
 from filelock import FileLock
 
-os.environ.setdefault("MLFLOW_MAX_TRACES_TO_DISPLAY_IN_NOTEBOOK", "0")  # before MLflow's import
+# Before MLflow's import. The second and third are what it would print of each run of a server
+os.environ.setdefault("MLFLOW_MAX_TRACES_TO_DISPLAY_IN_NOTEBOOK", "0")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 from mlflow.entities import Experiment as StoredExperiment
@@ -43,6 +46,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("botocore").setLevel(logging.WARNING)  # of artifacts in S3
 
 # Of a database server; MLflow would keep five in each process. It opens more for as long as threads need them
 KEEP_ONE_CONNECTION = ("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "1")
