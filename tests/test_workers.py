@@ -5,6 +5,7 @@ What Slurm itself does is tested in test_slurm.py.
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalW
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol")
 SLURM = ("workers=slurm", "workers.cpus=1")
 FIX = "from src.utils.workers.code import fix_code; print(fix_code())"
+UNUSED = "from src.utils.workers.code import unused_code; print(len(unused_code()))"
 CODE_LATER = """
 raise SystemExit("edited after the submission")
 """
@@ -113,11 +115,13 @@ def test_search(cluster: ClusterLab) -> None:
     code = program.read_text()
     program.write_text(CODE_LATER + code)
     try:
+        assert cluster.python(UNUSED)[0] == "0\n"
         begin(cluster)
         out, err = board.communicate(timeout=120)
     finally:
         program.write_text(code)
     assert board.returncode == 0, out + err + printed(cluster, "shared")
+    until(lambda: cluster.python(UNUSED)[0] == "1\n")
     assert "submitted 2 workers of shared: slurm " in out
     assert "shared: 4 complete" in out
     with cluster.opened("shared") as study:
@@ -276,10 +280,10 @@ def test_code(bare: Lab, tmp_path: Path) -> None:
 
     (root / "run.sh").write_text("echo changed\n")
     assert bare.python(FIX)[0] != f"{folder}\n"
-    remove = "import sys; from pathlib import Path; from src.utils.workers.code import remove_code"
-    bare.python(f"{remove}; remove_code(Path({str(folder)!r}))")
-    assert not folder.exists()
-    assert str(folder) not in bare.git("worktree", "list")
+    shutil.rmtree(folder)
+    (root / "run.sh").write_text("echo\n")
+    assert bare.python(FIX)[0] == f"{folder}\n"
+    assert tree(folder) == expected_files
 
 
 def test_code_in_a_subfolder(clone: Lab, tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 Unused are: artifacts of runs that are deleted or unknown to the store, folders in outputs/ and multirun/
 that belong to no run, checkpoints of finished runs other than best and last, versions of data that no run
-has read or made, and the records of builds whose version is gone. Never removed are the best trial of a
-study, with its members if it is a group, versions that this checkout or a linked worktree has in use, and
-folders that changed within the last hour: a run may be about to start in them.
+has read or made, the records of builds whose version is gone, and code that was copied for workers that have
+ended. Never removed are the best trial of a study, with its members if it is a group, versions that this
+checkout or a linked worktree has in use, and folders that changed within the last hour: a run may be about to
+start in them.
 """
 
 import json
@@ -34,6 +35,7 @@ from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader
 from src.utils.store.record import GROUP, RunRecord
 from src.utils.terminal import format_size
+from src.utils.workers.code import unused_code
 
 import typer
 from rich import box, get_console
@@ -87,6 +89,7 @@ def find_unused(reader: RunReader) -> list[UnusedFile]:
         *_checkpoints([run for run in runs if run.id not in kept]),
         *_versions(reader),
         *_environments(),
+        *_code_of_workers(),
     ]
 
 
@@ -192,6 +195,13 @@ def _environments() -> Iterator[UnusedFile]:
     for folder in sorted(ENVIRONMENTS.glob("[!.]*/")):
         if not _is_recent(folder):
             yield UnusedFile("environments of reruns", folder, _freed(folder, Counter()))
+
+
+def _code_of_workers() -> Iterator[UnusedFile]:
+    """Copies of the code, for workers that have ended: a submission makes them again."""
+    for folder in unused_code():
+        if not _is_recent(folder):
+            yield UnusedFile("code of workers that have ended", folder)
 
 
 def _in_store(path: Path) -> bool:

@@ -19,7 +19,8 @@ from pathlib import Path
 from src.utils.errors import UserError
 from src.utils.paths import ROOT
 from src.utils.runs.git import GitError, git
-from src.utils.workers.job import JOBS
+from src.utils.workers.job import JOBS, saved_jobs
+from src.utils.workers.states import ask_engines
 
 from filelock import FileLock
 
@@ -64,10 +65,12 @@ def fix_code(is_dry: bool = False) -> Path:
             raise UserError(f"the code can't be copied for the workers: {error}") from None
 
 
-def remove_code(folder: Path) -> None:
-    """Remove a folder of code that no worker needs any more."""
-    with _lock(folder):
-        _remove(folder)
+def unused_code() -> list[Path]:
+    """The folders of code whose workers have all ended, as their engines say."""
+    there = {folder.name: folder for folder in sorted(CODE.glob("[!.]*/"))}
+    jobs = [job for job in saved_jobs() if _top(job.code) in there]
+    used = {_top(one.job.code) for one in ask_engines(jobs) if not one.have_ended}
+    return [folder for name, folder in there.items() if name not in used]
 
 
 def _fix(top: Path, drafts: Path, is_dry: bool) -> Path:
@@ -78,7 +81,7 @@ def _fix(top: Path, drafts: Path, is_dry: bool) -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _lock(folder):
-        if not _ready(folder).exists():
+        if not (_ready(folder).exists() and folder.is_dir()):
             _remove(folder)  # a process that was killed may have left a part
             for one in snapshots:
                 _check_out(top / one.path, one, folder / one.path, drafts)
@@ -156,6 +159,11 @@ def _has_commit(folder: Path) -> bool:
     with suppress(GitError):
         return (folder / ".git").exists() and bool(git(folder, "rev-parse", "--verify", "HEAD"))
     return False
+
+
+def _top(code: str) -> str:
+    """The folder in `CODE`; the project may be a subfolder of it."""
+    return code.partition("/")[0]
 
 
 def _lock(folder: Path) -> FileLock:

@@ -52,7 +52,7 @@ class Submitted:
     id: str  # by which the engine knows it
     count: int  # of its workers
     time: float  # when it was submitted, in seconds since 1970
-    code: str = ""  # the folder that its workers run, relative to `JOBS`
+    code: str = ""  # the folder that its workers run, in `logs/workers/code`
     details: dict[str, str] = field(default_factory=dict)  # what else the engine needs to cancel it
 
     @classmethod
