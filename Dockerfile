@@ -6,6 +6,10 @@
 #
 # One image for CPU and CUDA: torch's wheels for Linux have CUDA in them. With NVIDIA's container toolkit,
 # `--gpus all` before the name of the image is all that a GPU needs. A .venv in your folder stays as it is.
+#
+# The code is in the image, too, with its git history: workers on Kubernetes run it, and their runs record its commit.
+#
+#     docker build -t registry.example/project . && docker push registry.example/project
 ARG PYTHON=3.12
 FROM python:${PYTHON}-slim
 

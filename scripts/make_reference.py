@@ -72,7 +72,7 @@ ENVIRONMENT = {
     "PIP_INDEX_URL": "Where `scripts/setup.sh`, `lab upgrade` and `lab rerun --packages` look for "
     "packages, where pip has no setting of its own.",
     "POETRY_PYPI_MIRROR_URL": "The same, in place of it.",
-    "RAY_ADDRESS": "The Ray cluster of `workers=ray`: `ray://head:10001` or `head:6379`. "
+    "RAY_ADDRESS": "The Ray cluster of `workers=ray`: `head:6379`. Without it, the one of this machine. "
     "`workers.address` goes before it.",
     "CUDA_VISIBLE_DEVICES": "The GPUs that may be used: `0,1`. The jobs of a search lease one each.",
     "OMP_NUM_THREADS": "Threads of each process. Without it, jobs that run at the same time share "

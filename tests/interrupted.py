@@ -1,6 +1,6 @@
 """Trials that end the whole sweep once, at a moment of their own. `test_interrupted_trials.py` copies it.
 
-python src/model/model96/interrupted.py -m rate=0.1,0.2
+python src/model/model96/interrupted.py -m kind=train,parts
 """
 
 import os
@@ -23,8 +23,7 @@ from torch.utils.data import DataLoader
 
 
 class Config(TrainingSettings):
-    kind: Literal["lightning", "train", "parts", "plain"]
-    rate: float
+    kind: Literal["train", "parts", "plain"]
 
 
 @experiment
@@ -38,7 +37,7 @@ def main(cfg: Config, run: Run) -> float:
 
 def train(cfg: Config, run: Run, fold: int) -> float:
     monitor = "train_loss" if cfg.kind == "train" else "val_loss"
-    model = Net(cfg.rate)
+    model = Net()
     trainer = tracked_trainer(run, cfg, monitor, "min", [Interrupted(cfg.kind, fold)])
     rows = torch.rand(20, 3, generator=torch.Generator().manual_seed(fold))
     data = DataLoader(rows, 4, shuffle=True), DataLoader(torch.ones(4, 3) * fold)
@@ -54,7 +53,7 @@ def descend(cfg: Config, run: Run) -> float:
         weight, start = float(state["weight"]), int(state["step"])
     for step in range(start, 6):
         interrupt(cfg.kind, 0, step)
-        weight -= cfg.rate * weight
+        weight -= 0.1 * weight
         run.log({"loss": weight**2}, step)
         run.report(weight**2, 10 * step)
         if step % 2 == 0:
@@ -84,9 +83,8 @@ def interrupt(kind: str, fold: int, step: int) -> None:
 
 
 class Net(pl.LightningModule):
-    def __init__(self, rate: float):
+    def __init__(self):
         super().__init__()
-        self.save_hyperparameters()
         self.network = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.3), nn.Linear(4, 1))
 
     def training_step(self, batch, index):
@@ -99,7 +97,7 @@ class Net(pl.LightningModule):
         self.log("val_loss", loss)
 
     def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), self.hparams["rate"])
+        return torch.optim.Adam(self.parameters(), 0.1)
 
 
 if __name__ == "__main__":

@@ -118,14 +118,17 @@ class SweepLab(Lab):
         result = self.run(program, "-m", *arguments, **environment)
         output = result.stdout + result.stderr
         assert result.returncode == code, output
-        assert "Traceback" not in output
-        assert "Warning" not in output
+        assert "Traceback" not in output, output
+        assert "Warning" not in output, output
         return output
 
-    def run_lines(self, lines: Sequence[Sequence[str]], folder: Path) -> list[tuple[int, str]]:
+    def run_lines(
+        self, lines: Sequence[Sequence[str]], folder: Path, **environment: str
+    ) -> list[tuple[int, str]]:
         """Run many command lines that start no process; returns the exit code and the output of each."""
         commands = [[str(self.root / program), *arguments] for program, *arguments in lines]
-        codes = self.python(RUN_LINES.format(lines=commands, folder=folder))[0].split()
+        code = RUN_LINES.format(lines=commands, folder=folder)
+        codes = self.python(code, **environment)[0].split()
         texts = [(folder / f"{number}.txt").read_text() for number in range(len(lines))]
         return list(zip(map(int, codes), texts, strict=True))
 

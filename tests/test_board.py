@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -154,6 +155,15 @@ def test_stopping(toys: SweepLab) -> None:
     }
 
 
+# Two studies that others have made
+EMPTY = """
+    import optuna
+    from src.utils.study.storage import open_storage
+
+    for name in ("first", "second"):
+        study = optuna.create_study(storage=open_storage(), study_name=name)
+        study.set_user_attr("experiment", "model/model90")
+"""
 # The board of `far`: first with workers that end too early, then with some that do the other two trials
 BOARD = """
     import logging, sys
@@ -204,3 +214,14 @@ def test_board(toys: SweepLab) -> None:
     assert re.match(r"trial 1 +complete +0.2500", lines[12])
     assert re.match(r"trial 2 +complete +0.7500 .*best so far", lines[13])
     assert "far: 3 complete" in lines
+
+
+def test_first_points(toys: SweepLab, tmp_path: Path) -> None:
+    """Workers that begin at the same moment begin with different points, although they have one seed."""
+    line = [TOY, "-m", "x=interval(0,1)", "hydra.sweeper.n_trials=1", "hydra/launcher=basic"]
+    lines = [[*line, f"hydra.sweeper.study_name={name}"] for name in ("first", "second")]
+    toys.python(EMPTY)
+    ended = toys.run_lines(lines, tmp_path, JIKKEN_WORKER="workers")
+    assert [code for code, _ in ended] == [0, 0], ended
+    first, second = (toys.study(name).trials[0].params["x"] for name in ("first", "second"))
+    assert first != second

@@ -113,8 +113,9 @@ def test_dev_container() -> None:
 
 
 def test_build_context() -> None:
-    """What .dockerignore leaves out is not in git: the code in the image has no changes."""
+    """What .dockerignore leaves out is not in git: the code in the image has a commit and no changes."""
     patterns = (ROOT / ".dockerignore").read_text().splitlines()
+    assert not {".git", "**/.git"} & {*patterns}
     ignored = [
         one.strip("*/") for one in patterns if one and one[0] not in "#!_" and "*/" not in one
     ]

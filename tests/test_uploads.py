@@ -267,7 +267,7 @@ def test_killed_and_resumed(fresh: Lab, server: str, tmp_path: Path) -> None:
     assert run.info.status == "RUNNING"
     client.set_tag(run.info.run_id, "process", "another-machine 1 1")
     refused = elsewhere.run(MODEL, resume, **remote)
-    assert "is still running: stop it first" in refused.stderr
+    assert "is still running on another-machine, by its heartbeat: stop it first" in refused.stderr
     client.set_tag(run.info.run_id, "heartbeat", str(time.time() - 100))
     text = elsewhere.done(MODEL, resume, **remote)
     assert "resuming from step" in text

@@ -60,15 +60,15 @@ def running(place: ClusterLab, name: str) -> dict[str, str]:
     return {one["run_id"]: one["owner"].split()[0] for one in attributes}
 
 
-def workers(place: ClusterLab, name: str) -> dict[str, Any]:
-    """What `lab studies` says of a study."""
-    (study,) = json.loads(said(place, "studies", name, "--json"))["studies"]
-    return study
+def states_of_workers(place: ClusterLab, name: str) -> dict[str, int]:
+    """What `lab studies` says of the workers of a study; nothing if all have ended."""
+    jobs = json.loads(said(place, "studies", name, "--json"))["workers"]
+    return jobs[0]["states"] if jobs else {}
 
 
 def test_a_node_dies(place: ClusterLab, cluster: RayCluster) -> None:
-    """After Ctrl-C a search goes on without its command; when a node dies, its trials go on on the other one, in
-    their own runs. Each trial counts once, has the value that it would have had, and none is left."""
+    """After Ctrl-C a search goes on without its command; when a node dies, its trials go on on the other one,
+    in their own runs. Each counts once, has the value that it would have had, and none is left."""
     name = "eventful"
     asked = [f"steps={LENGTH}", f"hold={HOLD}", f"hydra.sweeper.n_trials={TRIALS}"]
     board = place.start_sweep(
@@ -91,11 +91,12 @@ def test_a_node_dies(place: ClusterLab, cluster: RayCluster) -> None:
     assert f"lab stop {name}" in output
     hosts = running(place, name)
     assert Counter(hosts.values()) == {"head": 2, "second": 2}
+    assert states_of_workers(place, name) == {"running": 4}
 
     cluster.kill("second")
     (place.place / "go").touch()
     eventually(lambda: Counter(one.state.name for one in place.trials(name))["COMPLETE"] == TRIALS)
-    eventually(lambda: workers(place, name)["state"] != "running")
+    eventually(lambda: not states_of_workers(place, name))
     with place.opened(name) as study:
         counted = states(study)
         runs = place.trial_runs(study)
@@ -118,6 +119,7 @@ def test_stopping(place: ClusterLab, cluster: RayCluster) -> None:
     asked = ["steps=10000", f"hydra.sweeper.study_name={name}", "workers.count=3"]
     board = place.start_sweep(STEPS, *SEARCH, *asked)  # one node with two cores is left
     eventually(lambda: board.poll() is not None or len(running(place, name)) == 2)
+    assert states_of_workers(place, name) == {"running": 2, "pending": 1}
     said(place, "stop", name)
     output = "".join(board.communicate(timeout=120))
     assert board.returncode == 0, output
@@ -135,8 +137,7 @@ def test_refusals(place: ClusterLab, tmp_path: Path) -> None:
         ({"RAY_ADDRESS": "127.0.0.9:1"}, "no Ray cluster answers at 127.0.0.9:1"),
         ({"PYTHONPATH": path}, "pip install ray"),
     ):
-        process = place.start_sweep(STEPS, *asked, **environment)
-        out, err = process.communicate(timeout=240)
-        assert (process.returncode, len(err.splitlines())) == (2, 1), out + err
-        assert reason in err
+        done = place.run(STEPS, "-m", *asked, **environment)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stdout + done.stderr
+        assert reason in done.stderr
     assert not place.trials("refused")

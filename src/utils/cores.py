@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from src.utils.process import CORES
+
 PROC = Path("/proc/self")
 
 
@@ -13,10 +15,10 @@ def count_cores() -> int:
     """How many cores this process may use.
 
     Its affinity counts, the CPU quotas of its control groups (containers, systemd, Kubernetes), rounded up,
-    and in a job of Slurm what the job was given, also where nothing enforces it.
+    and in a job of Slurm or a worker of Ray what it was given, also where nothing enforces it.
     """
     quotas = [math.ceil(quota) for quota in cpu_quotas()]
-    return max(1, min([count_affine_cores(), *quotas, *_cores_of_slurm()]))
+    return max(1, min([count_affine_cores(), *quotas, *_cores_of_slurm(), *_cores_of_worker()]))
 
 
 def count_affine_cores() -> int:
@@ -45,6 +47,10 @@ def _cores_of_slurm() -> list[int]:
     names = ["SLURM_CPUS_PER_TASK"] * ("SLURM_STEP_ID" in os.environ) + ["SLURM_CPUS_ON_NODE"]
     numbers = [os.environ.get(name, "") for name in names]
     return [int(number) for number in numbers if number.isdigit()][:1]
+
+
+def _cores_of_worker() -> list[int]:
+    return [int(os.environ[CORES])] if CORES in os.environ else []
 
 
 def _groups(proc: Path) -> Iterator[Path]:

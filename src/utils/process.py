@@ -25,6 +25,7 @@ INPUTS = (
 )
 SHARED_RUN = "JIKKEN_RUN"  # the run that the processes of one distributed training share
 WORKER = "JIKKEN_WORKER"  # the job that this worker belongs to (`src/utils/workers`)
+CORES = "JIKKEN_CORES"  # how many cores this worker was given, where nothing enforces it
 BRANCH = "JIKKEN_BRANCH"  # the branch from which the worker's code was copied
 LAUNCH = "JIKKEN_LAUNCH"  # the launch by srun or torchrun whose processes share a run
 LEADER = "JIKKEN_LEADER"  # the process id of rank zero, which has started this process

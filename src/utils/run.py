@@ -213,6 +213,9 @@ class Run(Fit):
             if self.uploads is not None:
                 self.uploads.finish(is_stopped=status in ("KILLED", None))
             final = status
+        except (KeyboardInterrupt, SystemExit):
+            final = status and "KILLED"
+            raise
         finally:
             self.heartbeat.stop()
             if final is not None:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from ctypes import CDLL, get_errno
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from subprocess import run
 from tempfile import TemporaryDirectory
 
@@ -24,7 +25,7 @@ STARTED = "Ray runtime started"
 ADDRESSES = {"head": "127.0.0.2", "second": "127.0.0.3"}
 NODE = 'hostname "$0" && mount --bind "$1" /etc/hosts && exec "${@:2}"'
 ATTEMPTS = 3  # parts of Ray wait 15 s for each other, too little on a busy machine
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "60"}
 
 
 class RayCluster:
@@ -87,6 +88,7 @@ def loopback_only() -> Iterator[None]:
     """Give this thread, and all that it starts, a network that has nothing but the loopback."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("only root on Linux can give a test a network of its own")
+    need(which("ip"), "ip (iproute2)")
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     libc = CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET) != 0:

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import time
 from typing import Any, NoReturn
 
 from src.utils.callbacks.checkpoints import can_resume_after_batch
@@ -13,6 +14,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 log = logging.getLogger(__name__)
+ONE_REQUEST = 5.0  # seconds: a scheduler sends SIGTERM to a trial, and so does the trial's sweep
 
 
 class Interruption(pl.Callback):
@@ -29,6 +31,7 @@ class Interruption(pl.Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
         self.received: list[signal.Signals] = []
+        self.asked = 0.0  # when
         self.received_by_any = 0  # the number of the signal
         self.previous_handlers: dict[signal.Signals, Any] = {}
 
@@ -47,8 +50,12 @@ class Interruption(pl.Callback):
             handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle_signal)
 
     def _handle_signal(self, number: int, _: Any) -> None:
+        now, is_first = time.monotonic(), not self.received
+        if number == signal.SIGTERM and not is_first and now - self.asked < ONE_REQUEST:
+            return
+        self.asked = now
         self.received.append(signal.Signals(number))
-        if len(self.received) > 1:
+        if not is_first:
             raise KeyboardInterrupt
         if self.run.is_rank_zero:
             print_from_signal_handler("stopping after this batch; Ctrl-C again stops now")

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from src.utils.errors import ProcessLost
-from src.utils.process import LEADER
+from src.utils.process import LEADER, exit_code
 from src.utils.run import Run
 from src.utils.runs.join import close_abandoned
 
@@ -75,7 +75,7 @@ class RankLauncher(_SubprocessScriptLauncher):
         while self.procs and not self._find_lost() and time.monotonic() < end:
             time.sleep(POLL)
         lost = self._find_lost()
-        if lost and abs(lost[1]) % 128 == signal.SIGTERM:
+        if lost and lost[1] in (-signal.SIGTERM, exit_code(signal.SIGTERM)):
             self.run.terminate()
         raise ProcessLost(
             _describe(*lost) if lost else "another process of this training has ended"

@@ -88,6 +88,8 @@ def _launch(
     batches = [[member] for member in waiting] if launcher.in_job else [waiting]
     failures: dict[Member, str] = {}
     progress = MemberProgress(members, len(values), launcher.at_a_time)
+    if run.trial is not None and values:  # it may have been stopped before this report
+        _report(run, [values[member] for member in members if member in values])
     with progress.bar:
         for batch in batches:
             _close_connections(run)

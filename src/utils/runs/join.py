@@ -21,7 +21,8 @@ from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.paths import Experiment
-from src.utils.process import BUILDING, INPUTS, LAUNCH, SHARED_RUN, Launch, is_gone
+from src.utils.process import BUILDING, INPUTS, LAUNCH, SHARED_RUN, Launch, exit_code
+from src.utils.runs.heartbeat import STOPPED, is_running
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
 from src.utils.store.reference import find_record
 
@@ -32,7 +33,7 @@ SHARED = "launch.shared"  # tag of a run: what the other processes need, as JSON
 ENDED = "launch.ended"  # tag of an experiment: the launch whose rank zero has ended without a run
 TAG = "launch"
 WAIT = 600.0  # seconds that the others wait for the run
-CLOSING = 60.0  # seconds that they wait for it to be closed
+CLOSING = 1.5 * STOPPED  # seconds that they wait for it to be closed
 POLL = 0.5
 
 
@@ -105,29 +106,28 @@ def _is_shared(launch: Launch, experiment: Experiment, settings: Settings) -> bo
     """Whether the processes of a launch are those of one training, as the settings ask for it."""
     if getattr(settings, "is_group", False) and launch.by == "torchrun":
         refuse_launch("a group (folds=, seeds=)")
+    if not isinstance(settings, TrainingSettings):
+        return isinstance(settings, ModelSettings) and launch.by == "torchrun"
     trainer = _trainer(experiment, settings)
     wanted = _processes(trainer)
     if launch.by == "srun" and wanted == 1:  # several runs beside each other
         return False
     if wanted is not None and wanted != launch.size:
         raise UserError(
-            f"trainer.devices={trainer['devices']} trainer.num_nodes={trainer['num_nodes']} is a training of "
-            f"{wanted} processes, and {launch.by} has started {launch.size}: devices times num_nodes should be "
-            f"{launch.size}"
+            f"trainer.devices={trainer['devices']} on {trainer['num_nodes']} nodes are {wanted} processes; "
+            f"{launch.by} has started {launch.size}: set trainer.devices and +trainer.num_nodes to match"
         )
-    if getattr(settings, "is_group", False):
+    if settings.is_group:
         raise UserError("a group (folds=, seeds=) starts its own processes: srun --ntasks=1")
-    if getattr(settings, "reuse", False):
+    if settings.reuse:
         raise UserError(
             f"reuse=true is for runs of one process, and {launch.by} has started several"
         )
-    return isinstance(settings, ModelSettings)
+    return True
 
 
-def _trainer(experiment: Experiment, settings: Settings) -> dict[str, Any]:
-    """How many devices and nodes a training is to have: a run that is resumed has as many as before."""
-    if not isinstance(settings, TrainingSettings):
-        return {"devices": 1 if "SLURM_STEP_ID" in os.environ else "auto", "num_nodes": 1}
+def _trainer(experiment: Experiment, settings: TrainingSettings) -> dict[str, Any]:
+    """How many devices and nodes a training is to have; one that is resumed has as many as before."""
     trainer = {"devices": 1, "num_nodes": 1} | settings.trainer
     reference = settings.resume_run or settings.warm_start
     if reference and _processes(trainer) == 1:
@@ -206,7 +206,7 @@ def following(run: Any) -> Iterator[None]:
             raise
         if LAUNCH in os.environ:
             close_abandoned(run)
-        raise SystemExit(128 + run.ended_by) from None
+        raise SystemExit(exit_code(run.ended_by)) from None
 
 
 def close_abandoned(run: Any) -> None:
@@ -216,7 +216,7 @@ def close_abandoned(run: Any) -> None:
         stored = run.client.get_run(run.id)
         if stored.info.status != "RUNNING":
             return
-        if is_gone(stored.data.tags["process"]):  # of this machine
+        if not is_running(stored.info.status, stored.data.tags):
             run.client.set_terminated(run.id, "FAILED")
             return
         time.sleep(POLL)

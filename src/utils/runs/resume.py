@@ -26,7 +26,7 @@ from src.utils.paths import SAVED, Experiment
 from src.utils.pipeline.manifest import Manifest
 from src.utils.process import is_rank_zero
 from src.utils.runs.downloads import artifact_folder
-from src.utils.runs.heartbeat import is_running
+from src.utils.runs.heartbeat import STOPPED, is_of_this_host, is_running
 from src.utils.runs.member import MemberLink
 from src.utils.runs.restore import ensure_inputs
 from src.utils.runs.source_code import same_code
@@ -38,7 +38,7 @@ from src.utils.settings import (
     settings_of_run,
 )
 from src.utils.store.mlflow import open_store
-from src.utils.store.record import GROUP, MEMBERS, NO_EFFECT
+from src.utils.store.record import GROUP, MEMBERS, NO_EFFECT, PROCESS
 from src.utils.store.reference import find_run
 
 from hydra.core.hydra_config import HydraConfig
@@ -130,7 +130,7 @@ def find_resume_point(
     client = open_store()
     run = find_run(client, str(reference), str(experiment))
     if is_rank_zero() and is_running(run.info.status, run.data.tags):
-        raise UserError(f"run {run.info.run_id[:8]} is still running: stop it first")
+        raise UserError(_still_running(run))
     if warm is not None:
         run = _same_member(client, run)
     folder = artifact_folder(client, run)
@@ -156,6 +156,14 @@ def find_resume_point(
         checkpoint = _saved_files(run, folder / SAVED, is_needed=warm is not None)
     is_training = isinstance(settings, TrainingSettings)
     return used, ResumePoint(run, folder, checkpoint, warm is not None, more_epochs, is_training)
+
+
+def _still_running(run: StoredRun) -> str:
+    process = run.data.tags.get(PROCESS, "")
+    is_here = is_of_this_host(process)
+    where = "" if is_here else f" on {process.partition(' ')[0]}, by its heartbeat"
+    killed = "" if is_here else f"; if it was killed, it can be resumed after {STOPPED:.0f} s"
+    return f"run {run.info.run_id[:8]} is still running{where}: stop it first{killed}"
 
 
 def _same_member(client: MlflowClient, run: StoredRun) -> StoredRun:

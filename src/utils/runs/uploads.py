@@ -30,7 +30,7 @@ from mlflow.tracking import MlflowClient
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0  # between two looks at the folder
 BETWEEN_UPLOADS = 15.0  # seconds between two uploads of the same file
-MAX_SHARE = 0.1  # of the time: where uploads are slow, they are fewer
+MAX_SHARE = 0.02  # of the time of a core: large files are uploaded less often
 WRITING_SECONDS = 1.0  # a file that has not changed for so long is complete
 LAST_SECONDS = 300.0  # for which uploading is tried again when the run has ended
 LONGEST_END = 20.0  # seconds for the uploads of a run that was stopped
@@ -113,7 +113,7 @@ class Uploads:
 
     def _upload(self, watched: float) -> None:
         """Upload the files that are new or have changed, and do not change for `watched` seconds."""
-        start, found, known = time.monotonic(), dict(self._find()), {*self.uploaded}
+        start, found, known = time.thread_time(), dict(self._find()), {*self.uploaded}
         try:
             self._link(sorted(found, key=lambda name: found[name], reverse=True))
             linked = dict(_files(self.folder / SNAPSHOT))
@@ -125,8 +125,8 @@ class Uploads:
                 shutil.rmtree(self.folder / SNAPSHOT, ignore_errors=True)
                 self._save_record()
         if known & found.keys():
-            now = time.monotonic()
-            self._due = now + max(BETWEEN_UPLOADS, (now - start) / MAX_SHARE)
+            spent = time.thread_time() - start
+            self._due = time.monotonic() + max(BETWEEN_UPLOADS, spent / MAX_SHARE)
 
     def _find(self) -> Iterator[tuple[str, State]]:
         """The files to upload now, by their names; all that are left when the run has ended."""

@@ -31,6 +31,7 @@ from src.utils.store.sqlite_file import check_database, create_database
 from filelock import FileLock
 
 os.environ.setdefault("MLFLOW_MAX_TRACES_TO_DISPLAY_IN_NOTEBOOK", "0")  # before MLflow's import
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 from mlflow.entities import Experiment as StoredExperiment
@@ -43,6 +44,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("botocore").setLevel(logging.WARNING)  # of artifacts in S3
 
 # Of a database server; MLflow would keep five in each process. It opens more for as long as threads need them
 KEEP_ONE_CONNECTION = ("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "1")

@@ -33,7 +33,6 @@ NETWORK = (
     ),
     *("orangefs", "pvfs2", "fuse.sshfs", "fuse.ceph", "fuse.gluster", "fuse.juicefs"),
 )
-MODES = slice(18, 20)  # bytes of the file: its version for writing and for reading, 2 with WAL
 
 
 def create_database(database: Path, make_tables: Callable[[Path], None]) -> None:
@@ -66,10 +65,8 @@ def check_database(database: Path) -> None:
     Raises:
         UserError: it is; the message has the command that changes it.
     """
-    if not database.exists() or not _has_wal(database):
-        return
-    network = network_of(database)
-    if network:
+    network = network_of(database) if database.exists() else ""
+    if network and _has_wal(database):
         code = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA journal_mode=DELETE')"
         raise UserError(
             f"{database} is on a network file system ({network}) in SQLite's WAL mode, which works on one "
@@ -91,5 +88,7 @@ def network_of(path: Path) -> str:
 
 
 def _has_wal(database: Path) -> bool:
-    with database.open("rb") as file:
-        return file.read(MODES.stop)[MODES] == b"\x02\x02"
+    """As SQLite says: where a process opens the file by itself and closes it, its connections lose locks
+    (sqlite.org/howtocorrupt.html)."""
+    with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as store:
+        return bool(store.execute("PRAGMA journal_mode").fetchone() == ("wal",))

@@ -259,8 +259,11 @@ class Optimization:
 
     def _interrupt(self, number: int, _: Any) -> None:
         """The first Ctrl-C lets the running trials finish, the second one stops them, and so does SIGTERM."""
+        is_repeated = (
+            number == self.ended_by == signal.SIGTERM
+        )  # by a scheduler: it is the same request
         self._count_interrupt(number)
-        if self.interrupts == 1:
+        if self.interrupts == 1 or is_repeated:
             return
         if isinstance(self.launcher, ForkLauncher):
             self.launcher.stop()

@@ -37,6 +37,7 @@ from src.utils.study.samplers import (
 from src.utils.study.search_space import SearchSpace, load_custom_search_space
 from src.utils.study.storage import open_storage
 from src.utils.study.study import (
+    EXPERIMENT,
     GRID,
     OVERRIDES,
     SETTINGS,
@@ -271,8 +272,8 @@ class SearchSweeper(Sweeper):
         space: SearchSpace,
         is_resumed: bool,
     ) -> None:
-        is_one_of_many = WORKER in os.environ  # they begin at the same moment
-        if not space.is_grid and (is_one_of_many or study.get_trials(deepcopy=False)):
+        is_joined = EXPERIMENT in study.user_attrs  # another process has made the study
+        if not space.is_grid and is_joined:
             study.sampler = reseed_sampler(study.sampler, self.settings, self._next_seed(study))
         keeps_n_trials = is_resumed and not self._is_set("hydra.sweeper.n_trials")
         n_trials = None if keeps_n_trials else self.settings.n_trials
@@ -281,8 +282,10 @@ class SearchSweeper(Sweeper):
         initialize_study(study, experiment, overrides, settings, space, n_trials)
 
     def _next_seed(self, study: optuna.Study) -> int | None:
-        """A new seed for a resumed study; none for a process that joins others on a study."""
-        if WORKER in os.environ or count_trials(study, TrialState.RUNNING):
+        """A new seed for a resumed study; none for a process that works on a study with others: it would draw
+        the points that they draw, too."""
+        has_begun = bool(study.get_trials(deepcopy=False))
+        if WORKER in os.environ or not has_begun or count_trials(study, TrialState.RUNNING):
             return None
         seed = self.settings.sampler.get("seed")
         seed = self.cfg.get("seed") if seed is None else seed

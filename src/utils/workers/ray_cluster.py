@@ -18,6 +18,7 @@ from typing import Any
 from src.utils.config.worker_settings import RemoteWorkers
 from src.utils.errors import UserError, first_line
 from src.utils.paths import display_path
+from src.utils.process import CORES
 from src.utils.workers.job import GRACE, Submitted, WorkerJob, masked
 
 ANSWER = 3  # seconds in which a cluster, and an actor that runs, answers
@@ -186,8 +187,9 @@ def _make_actor(ray: Any, job: WorkerJob, number: int) -> Any:
 
 
 def _environment(job: WorkerJob) -> dict[str, str]:
-    """What workers need; Ray hides no GPUs from a process that was to have none."""
-    return job.environment | ({} if job.settings.gpus else {"CUDA_VISIBLE_DEVICES": ""})
+    """What workers need. Ray keeps none from using all cores, and GPUs where it has asked for none."""
+    own = {CORES: str(job.settings.cpus or 1)}
+    return job.environment | own | ({} if job.settings.gpus else {"CUDA_VISIBLE_DEVICES": ""})
 
 
 def _check_started(ray: Any, actors: list[Any]) -> None:
