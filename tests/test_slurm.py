@@ -214,7 +214,7 @@ def found_running(search: Search) -> list[str]:
 def test_one_training_on_two_nodes(cluster_lab: ClusterLab, slurm_cluster: Slurm) -> None:
     """The processes that srun starts on two nodes are one training, and one run."""
     before = {run.info.run_id for run in cluster_lab.runs("model/model01")}
-    asked = ["trainer.num_nodes=2", "trainer.devices=1", "trainer.strategy=ddp"]
+    asked = ["+trainer.num_nodes=2", "trainer.devices=1", "trainer.strategy=ddp"]
     command = ["srun", "-plow", "-N2", "-n2", "-c1", cluster_lab.root / ".venv/bin/python", MODEL]
     process = cluster_lab.start(*command, *QUICK, *asked)
     out, err = process.communicate(timeout=400)
