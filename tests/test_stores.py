@@ -67,7 +67,7 @@ def leave_one_by_one(
     first: subprocess.Popen[str],
     last: subprocess.Popen[str],
 ) -> None:
-    until(lambda: lab.studies() == ["us"] and here(lab) == 3)
+    until(lambda: lab.studies() == ["us"] and here(lab) == 3, 240)
     until(lambda: states(lab.study())["COMPLETE"] > 2)
     os.killpg(killed.pid, signal.SIGKILL)
     first.send_signal(signal.SIGTERM)

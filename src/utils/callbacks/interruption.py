@@ -21,8 +21,8 @@ class Interruption(pl.Callback):
     """Stops a training after the current batch, with a checkpoint to resume from.
 
     Where a validation or the end of the epoch follows the batch, that is done first: Lightning would skip it
-    when the run is resumed. A second signal stops at once. In a distributed training all
-    processes stop, whichever of them has received the signal.
+    when the run is resumed. A second signal stops at once. All processes of a distributed
+    training stop, whichever of them has received the signal.
 
     Raises:
         KeyboardInterrupt: the training stops; `run.ended_by` is the signal.
@@ -73,6 +73,9 @@ class Interruption(pl.Callback):
         self._restore_handlers()
         if self._should_stop(trainer):
             self._stop()
+
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._restore_handlers()  # of a training that had ended, and has not begun again
 
     def on_exception(
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException

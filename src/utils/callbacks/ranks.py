@@ -77,9 +77,8 @@ class RankLauncher(_SubprocessScriptLauncher):
         lost = self._find_lost()
         if lost and lost[1] in (-signal.SIGTERM, exit_code(signal.SIGTERM)):
             self.run.terminate()
-        raise ProcessLost(
-            _describe(*lost) if lost else "another process of this training has ended"
-        )
+        why = _describe(*lost) if lost else "another process of this training has ended"
+        raise ProcessLost(f"{why}; resume_run={self.run.id[:8]} resumes it") from None
 
     def _find_lost(self) -> tuple[int, int] | None:
         """The rank and the exit code of a process that has failed."""
@@ -93,7 +92,7 @@ class RankLauncher(_SubprocessScriptLauncher):
                 return
             time.sleep(POLL)
         found = time.monotonic()
-        while self.began is None or time.monotonic() - max(found, self.began) < 2 * GRACE:
+        while (began := self.began) is None or time.monotonic() - max(found, began) < 2 * GRACE:
             time.sleep(POLL)
         self._force(_describe(*lost))
 

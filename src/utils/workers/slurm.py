@@ -24,7 +24,7 @@ PREFIX = re.compile(r"^\w+: (error|fatal): ")  # of its messages
 GONE = "Invalid job id"  # what squeue and scancel say of a job that has ended some time ago
 BODY = """\
 job={job}
-. "$job/{environment}"
+. "$job/{environment}" || exit 2
 cd {code} || exit 1
 [ -e "$job/{stopped}" ] && exit
 
