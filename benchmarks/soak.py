@@ -71,7 +71,9 @@ def soak(lab: ClusterLab, cluster: Slurm, trouble: Trouble, trials: int) -> floa
     maker = threading.Thread(target=trouble.make, args=(lab.taken,))
     maker.start()
     try:
-        print(lab.sweep(STEPS, *asked, *study, *workers, *one))
+        board = lab.start_sweep(STEPS, *asked, *study, *workers, *one)
+        out, err = board.communicate()
+        print(out, err)
     finally:
         trouble.over.set()
         maker.join()

@@ -47,7 +47,7 @@ def tracking_server(store: Path) -> Iterator[str]:
 
 
 def _wait_for(address: str) -> None:
-    for _ in range(300):
+    for _ in range(600):
         try:
             with urlopen(address):
                 return

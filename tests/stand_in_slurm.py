@@ -42,7 +42,7 @@ def keep(arguments: list[str]) -> None:
             time.sleep(0.05)
             continue
         known = {name: os.environ[name] for name in ("PATH", "HOME", "STAND_IN")}
-        known |= {"SLURM_JOB_ID": mine.name, "SLURM_ARRAY_TASK_ID": task}
+        known |= {"SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": task}
         known |= {"SLURM_RESTART_COUNT": str(restart)} if restart else {}
         with Path(output.replace("%a", task)).open("a") as file:
             process = subprocess.Popen(["bash", script], env=known, stdout=file, stderr=file)

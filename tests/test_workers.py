@@ -117,7 +117,7 @@ def test_search(cluster: ClusterLab) -> None:
     try:
         assert cluster.python(UNUSED)[0] == "0\n"
         begin(cluster)
-        out, err = board.communicate(timeout=120)
+        out, err = board.communicate(timeout=240)
     finally:
         program.write_text(code)
     assert board.returncode == 0, out + err + printed(cluster, "shared")
@@ -127,7 +127,7 @@ def test_search(cluster: ClusterLab) -> None:
     with cluster.opened("shared") as study:
         assert states(study)["COMPLETE"] == 4
         assert [one["name"] for one in study.user_attrs["workers"]] == ["shared"]
-        assert {*study.user_attrs["question"]} == {"x", "steps", "seconds"}
+        assert "workers" not in study.user_attrs["question"]
         runs = cluster.trial_runs(study)
     assert {run.data.tags["mlflow.source.git.branch"] for run in runs} == {"main"}
     assert stat.S_IMODE(job.stat().st_mode) == 0o700
@@ -266,7 +266,7 @@ def test_code(bare: Lab, tmp_path: Path) -> None:
     expected_files = {name: one for name, one in original.items() if name not in listed.split("\0")}
 
     processes = [bare.start(sys.executable, "-c", FIX) for _ in range(3)]
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=240) for process in processes]
     assert {process.returncode for process in processes} == {0}, outputs
     (folder,) = {Path(out.strip()) for out, _ in outputs}
     assert folder.parent == root / "logs/workers/code"

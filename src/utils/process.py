@@ -23,6 +23,7 @@ BUILDING = "JIKKEN_BUILDING"  # the inputs that are being built, each for the on
 INPUTS = (
     "JIKKEN_INPUTS"  # the versions of data that a run is to read, as JSON: {experiment: digest}
 )
+TRIAL = "JIKKEN_TRIAL"  # the trial of a study that this process runs
 SHARED_RUN = "JIKKEN_RUN"  # the run that the processes of one distributed training share
 WORKER = "JIKKEN_WORKER"  # the job that this worker belongs to (`src/utils/workers`)
 CORES = "JIKKEN_CORES"  # how many cores this worker was given, where nothing enforces it

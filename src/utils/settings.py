@@ -8,6 +8,7 @@ class Config(StageSettings)       /stage       what makes data: a dataset, a fea
 """
 
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -23,6 +24,7 @@ from src.utils.config.trainer_arguments import (
 from src.utils.config.worker_settings import WORKERS, LocalWorkers, Workers, unknown_worker_setting
 from src.utils.errors import UserError
 from src.utils.notification import SETTING, is_url
+from src.utils.process import TRIAL
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -117,7 +119,8 @@ class ModelSettings(Settings):
     @field_validator("warm_start")
     @classmethod
     def _without_resume_run(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and info.data.get("resume_run") is not None:
+        is_trial = TRIAL in os.environ  # it may go on with a run that had a warm start
+        if value is not None and info.data.get("resume_run") is not None and not is_trial:
             raise ValueError("should be set without resume_run, which resumes the run itself")
         return value
 

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 import pytest
 from conftest import NOT_INHERITED, until
 
-WAIT = 120  # seconds for a service to answer, on a machine that does much else
+WAIT = 400  # seconds for a service to answer, on a machine that does much else
 # Below the ports that the kernel gives to whoever asks for any; those stay free between a look and a start.
 PORTS = range(20_000, 32_000)
 

@@ -31,7 +31,7 @@ def mlflow_server(folder: Path, database: str, bucket: dict[str, str]) -> Iterat
     folder.mkdir(parents=True)
     (port,) = free_ports(1)
     command = [
-        *(sys.executable, "-m", "mlflow", "server", f"--port={port}", "--workers=2"),
+        *(sys.executable, "-m", "mlflow", "server", f"--port={port}", "--workers=1"),
         f"--backend-store-uri={database.replace('postgresql:', 'postgresql+psycopg:')}",
         *("--artifacts-destination=s3://mlflow/artifacts", "--serve-artifacts"),
     ]

@@ -17,10 +17,9 @@ from typing import Any
 
 from src.utils.config.overrides import override_key
 from src.utils.pipeline.pins import pins_override, read_pins
-from src.utils.process import INPUTS, SHARED_RUN
+from src.utils.process import INPUTS, SHARED_RUN, TRIAL
 from src.utils.runs.member import Member, MemberLink
 from src.utils.settings import ModelSettings, flatten, trains_on_cpu
-from src.utils.study.trial import TRIAL
 from src.utils.sweep.job import convert_result, failure_reason
 from src.utils.sweep.launcher import ForkLauncher, start_fork_server
 

@@ -24,9 +24,8 @@ from src.utils.pipeline.manifest import FILE_NAME, Manifest
 from src.utils.pipeline.pins import find_pinned, read_pins
 from src.utils.pipeline.recipe import Recipe, reasons_to_rebuild
 from src.utils.pipeline.versions import version_in_use
-from src.utils.process import BUILDING, INPUTS, RERUN, exit_code, is_rank_zero, passed_on
+from src.utils.process import BUILDING, INPUTS, RERUN, TRIAL, exit_code, is_rank_zero, passed_on
 from src.utils.settings import Settings, format_override_value
-from src.utils.study.trial import TRIAL
 
 log = logging.getLogger(__name__)
 MANIFESTS = f"*/{FILE_NAME}"  # in the folder of a stage's data

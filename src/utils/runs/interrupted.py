@@ -48,12 +48,13 @@ def find_start(experiment: Experiment, typed: AnySettings) -> Start[AnySettings]
         UserError: the run that the settings name can't be resumed. A trial begins a new one then.
     """
     trial, run_id = TrialLink.current(), getattr(typed, "resume_run", None)
-    if trial is None or run_id is None or not is_rank_zero():
+    if trial is None or run_id is None:
         return _find_start(experiment, typed)
     try:
-        _wait_until_it_ends(run_id)
-        return _find_start(experiment, typed)
+        return _find_start(experiment, typed.model_copy(update={"warm_start": None}))
     except UserError as error:
+        if not is_rank_zero():
+            raise
         reason = str(error).removesuffix(f"; {WARM_START.format(run_id[:8])}")
         log.warning("this trial begins anew: %s", reason)
         trial.set_user_attr(NOT_RESUMED, reason)
@@ -68,11 +69,18 @@ def _find_start(experiment: Experiment, typed: AnySettings) -> Start[AnySettings
 
 
 def find_finished(typed: AnySettings) -> StoredRun | None:
-    """The run of this trial, if it had finished before its sweep was interrupted."""
+    """The run of this trial, if it had finished before its sweep was interrupted.
+
+    Where the sweep was killed a moment ago, the trial's own process then saves and ends: that is waited for.
+    """
     run_id = getattr(typed, "resume_run", None)
     if TrialLink.current() is None or run_id is None or not is_rank_zero():
         return None
-    run = _read(open_store(), run_id)
+    client, end = open_store(), time.monotonic() + PATIENCE
+    run = _read(client, run_id)
+    while run is not None and _is_running(run) and time.monotonic() < end:
+        time.sleep(1)
+        run = _read(client, run_id)
     return run if run is not None and run.info.status == "FINISHED" else None
 
 
@@ -93,30 +101,22 @@ def result_of(run: StoredRun) -> Any:
 
 
 def _read(client: MlflowClient, run_id: str) -> StoredRun | None:
+    """A run; None if it was deleted."""
     try:
-        return client.get_run(run_id)
-    except MlflowException:  # deleted for good
+        run = client.get_run(run_id)
+    except MlflowException:
         return None
+    return run if run.info.lifecycle_stage == "active" else None
 
 
-def _wait_until_it_ends(run_id: str) -> None:
-    """Its sweep may have been killed a moment ago: the trial's own process then saves and ends."""
-    client, end = open_store(), time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        run = _read(client, run_id)
-        if run is None or not is_running(run.info.status, run.data.tags):
-            return
-        time.sleep(1)
+def _is_running(run: StoredRun) -> bool:
+    return is_running(run.info.status, run.data.tags)
 
 
 def _close(client: MlflowClient, run_id: str, reason: str) -> None:
     """Close a run that nobody will resume."""
     run = _read(client, run_id)
-    if (
-        run is None
-        or run.info.lifecycle_stage == "deleted"
-        or is_running(run.info.status, run.data.tags)
-    ):
+    if run is None or _is_running(run):
         return
     client.set_tag(run_id, REASON, f"interrupted, and not resumed: {reason}")
     if run.info.status == "RUNNING":

@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from src.utils.process import TRIAL
 from src.utils.settings import ModelSettings
 from src.utils.store.record import FOLD, GROUP, PARENT, RETURNED, SEED
-from src.utils.study.trial import TRIAL
 
 MEMBER = "JIKKEN_MEMBER"  # environment variable
 SEPARATOR = " | "

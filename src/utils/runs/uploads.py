@@ -25,6 +25,7 @@ from src.utils.files import link_or_copy, replace_file
 from src.utils.paths import display_path
 from src.utils.process import this_process
 
+from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ LAST_SECONDS = 300.0  # for which uploading is tried again when the run has ende
 LONGEST_END = 20.0  # seconds for the uploads of a run that was stopped
 LAST_PAUSE = 10.0  # seconds between two of these attempts
 GROWING = "logs"  # the artifact folder of files that are written all the time
-SNAPSHOT, RECORD = ".uploads", ".uploads.json"  # in the folder of the artifacts
+# In the folder of the artifacts
+SNAPSHOT, RECORD, LOCK = ".uploads", ".uploads.json", ".uploads.lock"
 
 State = tuple[int, int]  # of a file: time of the last change, in nanoseconds, and size
 
@@ -103,7 +105,9 @@ class Uploads:
     def _attempt(self, watched: float = 0) -> None:
         """Upload what is new. Of failures in a row the first one is a warning."""
         try:
-            self._upload(watched)
+            # Workers on one machine share the run of their study, and its folder
+            with FileLock(self.folder / LOCK):
+                self._upload(watched)
             self._failure = None
         except Exception as error:  # of whatever store: the training goes on
             if self._failure is None:

@@ -30,7 +30,9 @@ from src.utils.store.sqlite_file import check_database, create_database
 
 from filelock import FileLock
 
-os.environ.setdefault("MLFLOW_MAX_TRACES_TO_DISPLAY_IN_NOTEBOOK", "0")  # before MLflow's import
+# Before MLflow's import. The second and third are what it would print of each run of a server
+os.environ.setdefault("MLFLOW_MAX_TRACES_TO_DISPLAY_IN_NOTEBOOK", "0")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.utils.config.sweep_settings import DIRECTIONS, Mode, direction_conflict
 from src.utils.errors import UserError
+from src.utils.process import TRIAL
 from src.utils.store.record import EARLIER_TRIALS, PARENT, TRIAL_NUMBER, TRIAL_STATE
 from src.utils.terminal import format_settings
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import optuna
     from mlflow.tracking import MlflowClient
 
-TRIAL = "JIKKEN_TRIAL"  # environment variable
 SEPARATOR = " | "
 MAX_NAME = 80  # characters of a run's name
 REFUSED = "refused"  # user attribute of a trial: why every trial of its study must fail

@@ -16,8 +16,9 @@ from typing import Any
 
 from src.utils.errors import UserError, format_error
 from src.utils.paths import Experiment, display_path
+from src.utils.process import TRIAL
 from src.utils.runs.member import MEMBER
-from src.utils.study.trial import PRUNED, TRIAL
+from src.utils.study.trial import PRUNED
 
 import cloudpickle
 from hydra.core.plugins import Plugins

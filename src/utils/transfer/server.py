@@ -59,8 +59,6 @@ PROVENANCE = "provenance"  # the artifact folder that has the code
 USER, UNKNOWN = "mlflow.user", "unknown"
 PAGE = 1000  # runs of one request
 UPLOADS = 4  # files at a time
-# What MLflow would print of each run
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 
 class ServerPlace(Place):

@@ -51,8 +51,9 @@ class RayCluster:
             "output": job.logs / "*.out",
             "environment": "",
         }
-        lines |= {f"    {name}": value for name, value in masked(_environment(job)).items()}
-        return "\n".join(f"{name:<11} {value}".rstrip() for name, value in lines.items())
+        said = [f"{name:<11} {value}".rstrip() for name, value in lines.items()]
+        values = [f"    {name}={value}" for name, value in masked(_environment(job)).items()]
+        return "\n".join([*said, *values])
 
     def submit(self, job: WorkerJob) -> Submitted:
         """Make the actors.

@@ -24,7 +24,7 @@ PREFIX = re.compile(r"^\w+: (error|fatal): ")  # of its messages
 GONE = "Invalid job id"  # what squeue and scancel say of a job that has ended some time ago
 BODY = """\
 job={job}
-. "$job/{environment}"
+. "$job/{environment}" || exit 2
 cd {code} || exit 1
 [ -e "$job/{stopped}" ] && exit
 
@@ -39,7 +39,8 @@ wait "$worker"; code=$?
 while kill -0 "$worker" 2> /dev/null; do wait "$worker"; code=$?; done
 echo "$(date '+%F %T') $(hostname): ends with $code"
 if [ -n "$asked" ] && [ "$code" != 0 ] && [ "$code" != 2 ] && [ ! -e "$job/{stopped}" ]; then
-    scontrol show job "$SLURM_JOB_ID" | grep -q JobState=RUNNING && scontrol requeue "$SLURM_JOB_ID"
+    task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID  # SLURM_JOB_ID of one task means the whole array
+    scontrol show job "$task" | grep -q JobState=RUNNING && scontrol requeue "$task"
 fi
 exit "$code"
 """

@@ -265,10 +265,11 @@ def _notify() -> dict[str, str]:
 
 def _make_folder(name: str) -> Path:
     """The folder of a new job, which nobody else can read."""
+    CODE.mkdir(parents=True, exist_ok=True)  # no job has its name
     folder, number = job_folder(name), 1
     while True:
         with suppress(FileExistsError):
-            folder.mkdir(mode=0o700, parents=True)
+            folder.mkdir(mode=0o700)
             return folder
         number += 1
         folder = job_folder(f"{name}-{number}")
