@@ -36,7 +36,8 @@ class ExactResume(pl.Callback):
     Metrics measured before a checkpoint are written before it, so that none is missing after a crash.
 
     Raises:
-        UserError: the checkpoint was saved by a version that did not store the position in the data.
+        UserError: the checkpoint was saved by a version that did not store the position in the data, or the
+            processes of a distributed training have different ones.
     """
 
     def __init__(self, run: Run) -> None:
@@ -49,6 +50,7 @@ class ExactResume(pl.Callback):
         if stage == TrainerFn.FITTING:
             source = trainer.fit_loop._data_source
             trainer.fit_loop._data_source = TrainingSource(source.instance, source.name)
+            _check_same_checkpoint(trainer, self.run.resume_from)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -143,6 +145,20 @@ def _current_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str,
         "epoch": trainer.current_epoch,
         "epoch_ends": trainer.is_last_batch,
     }
+
+
+def _check_same_checkpoint(trainer: pl.Trainer, file: Path | None) -> None:
+    """On machines without a common disk, one may have an older checkpoint than another, or none."""
+    if trainer.world_size == 1:
+        return
+    step = -1 if file is None else torch.load(file, mmap=True, weights_only=True)["global_step"]
+    both = torch.tensor([step, -step], device=trainer.strategy.root_device)
+    newest, oldest = trainer.strategy.reduce(both, reduce_op="max").tolist()
+    if newest != -oldest:
+        raise UserError(
+            "the processes of this training have different checkpoints of the run to resume: their machines "
+            "need a common disk for logs/"
+        )
 
 
 def _with_others(own: dict[str, Any], trainer: pl.Trainer) -> dict[str, Any]:
