@@ -217,13 +217,16 @@ def found_running(search: Search) -> list[str]:
     return [run for run, attempts in search.attempts().items() if run and "RUNNING" in attempts]
 
 
-def test_one_training_on_two_nodes(cluster_lab: ClusterLab, slurm_cluster: Slurm) -> None:
-    """The processes that srun starts on two nodes are one training, and one run."""
-    before = {run.info.run_id for run in cluster_lab.runs("model/model01")}
+def test_one_training_on_two_nodes(
+    cluster_lab: ClusterLab, slurm_cluster: Slurm, fresh: Lab
+) -> None:
+    """The processes that srun starts on two nodes with a common file system are one training, and one run."""
+    lab = ClusterLab(fresh.root, cluster_lab.addresses)
+    before = {run.info.run_id for run in lab.runs("model/model01")}
     asked = ["+trainer.num_nodes=2", "trainer.devices=1", "trainer.strategy=ddp"]
-    command = ["srun", "-plow", "-N2", "-n2", "-c1", cluster_lab.root / ".venv/bin/python", MODEL]
-    process = cluster_lab.start(*command, *QUICK, *asked)
+    command = ["srun", "-plow", "-N2", "-n2", "-c1", lab.root / ".venv/bin/python", MODEL]
+    process = lab.start(*command, *QUICK, *asked)
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, out + err
-    (run,) = [run for run in cluster_lab.runs("model/model01") if run.info.run_id not in before]
+    (run,) = [run for run in lab.runs("model/model01") if run.info.run_id not in before]
     assert run.info.status == "FINISHED"
