@@ -133,19 +133,19 @@ def test_stalled(fresh_toys: SweepLab) -> None:
     value counts twice."""
     lab = fresh_toys
     for file, old, new in (
-        ("study/study.py", "GRACE_PERIOD = 60", "GRACE_PERIOD = 6"),
-        ("study/heartbeat.py", "HEARTBEAT_INTERVAL = 15", "HEARTBEAT_INTERVAL = 2"),
+        ("study/study.py", "GRACE_PERIOD = 60", "GRACE_PERIOD = 8"),
+        ("study/heartbeat.py", "HEARTBEAT_INTERVAL = 15", "HEARTBEAT_INTERVAL = 3"),
         ("runs/interrupted.py", "PATIENCE = 90.0", "PATIENCE = 2.0"),
     ):
         source = lab.root / "src/utils" / file
         assert old in source.read_text()
         source.write_text(source.read_text().replace(old, new))
     asked = ("x=interval(0,1)", "hydra.sweeper.n_trials=2", ONE, "hydra.sweeper.study_name=shared")
-    one = lab.start_sweep(TOY, *asked, "seconds=3")
+    one = lab.start_sweep(TOY, *asked, "seconds=5")
     until(lambda: lab.running_trials(1))
     time.sleep(0.5)  # it has written what it writes when it begins
     os.killpg(one.pid, signal.SIGSTOP)
-    other = lab.start_sweep(TOY, *asked, "seconds=3")
+    other = lab.start_sweep(TOY, *asked, "seconds=5")
     until(lambda: len(finished(lab.study())) == 2)
     os.killpg(one.pid, signal.SIGCONT)
     for process in (one, other):

@@ -71,12 +71,12 @@ def leave_one_by_one(
     until(lambda: states(lab.study())["COMPLETE"] > 2)
     os.killpg(killed.pid, signal.SIGKILL)
     first.send_signal(signal.SIGTERM)
-    out, err = first.communicate(timeout=120)
+    out, err = first.communicate(timeout=240)
     assert "1 other process goes on with it" in out + err
     assert (first.returncode, status(lab)) == (143, "RUNNING")
     assert not said.exists()
     last.send_signal(signal.SIGTERM)
-    last.communicate(timeout=120)
+    last.communicate(timeout=240)
     assert (last.returncode, status(lab)) == (143, "KILLED")
     assert said.read_text().count("sweep of model/model90 stopped by SIGTERM") == 1
 

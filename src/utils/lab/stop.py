@@ -7,7 +7,7 @@ from src.utils.errors import UserError
 from src.utils.lab.studies import STORAGE, study_store, workers_as_dicts
 from src.utils.paths import STUDIES
 from src.utils.process import is_gone
-from src.utils.store.record import RunRecord
+from src.utils.store.record import JOB, RunRecord
 from src.utils.store.reference import find_record
 from src.utils.study.overview import list_studies, read_overviews
 from src.utils.study.study import PROCESS
@@ -19,8 +19,7 @@ from src.utils.workers.states import WorkerStates, ask_engines
 from optuna.study._frozen import FrozenStudy
 from rich import get_console
 
-# Tags of a run: the job whose worker it is of, and the study that it is of or that it is
-JOB, STUDY = "workers.job", "optuna.study"
+STUDY = "optuna.study"  # tag of a run: the study that it is, or is a trial of
 
 
 def stop(reference: str) -> list[WorkerStates]:
@@ -93,7 +92,7 @@ def print_stopped(reference: str, workers: list[WorkerStates]) -> None:
     for its in workers:
         get_console().print(f"cancelled  {its}", highlight=False, soft_wrap=True)
     get_console().print("they save what they are running, and end within a minute or two")
-    print_hints({"look": f"{lab_command()} studies"})
+    print_hints({"searches": f"{lab_command()} studies", "runs": f"{lab_command()} runs"})
 
 
 def as_dict(reference: str, workers: list[WorkerStates]) -> dict[str, Any]:

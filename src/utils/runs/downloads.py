@@ -37,9 +37,8 @@ def artifact_folder(client: MlflowClient, run: StoredRun) -> Path:
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not _is_current(folder, run):
             _download(client, run, folder)
-    if not (
-        folder / "config" / "config.yaml"
-    ).exists():  # the last of what is recorded at the start
+    last_recorded = folder / "config" / "config.yaml"  # of what is recorded when a run begins
+    if not last_recorded.exists():
         raise UserError(
             f"run {run.info.run_id[:8]} was stopped before its settings were recorded: start a new one"
         )

@@ -55,10 +55,8 @@ def take_up_run(experiment: Experiment) -> None:
         return
     print(f"run {short} of this job goes on")
     kept = [one for one in sys.argv[1:] if override_key(one) not in REFERENCES]
-    sys.argv[1:] = [
-        *kept,
-        f"resume_run={run.info.run_id}",
-    ]  # further ranks are started with it, too
+    # Further ranks are started with these arguments, too
+    sys.argv[1:] = [*kept, f"resume_run={run.info.run_id}"]
 
 
 def _find(client: MlflowClient, experiment: Experiment) -> StoredRun | None:

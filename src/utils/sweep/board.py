@@ -121,7 +121,9 @@ class Board:
     def _ask(self) -> None:
         """Show what the workers are doing."""
         self.workers, self.asked = ask_engines(self.jobs), time.monotonic()
-        living = [its for its in self.workers if not its.have_ended]  # earlier jobs have not
+        living = [
+            its for its in self.workers if not its.have_ended
+        ]  # of a resumed study, earlier jobs have
         text = "; ".join(map(str, living or self.workers[-1:]))
         if text != self.table.workers and not get_console().is_terminal:
             log.info(text)

@@ -219,19 +219,15 @@ def _add(text: str, pod: dict[str, Any], container: dict[str, Any]) -> None:
 
 
 def _states(job: dict[str, Any]) -> dict[str, int]:
-    status = job.get("status", {})
-    ended = {"Complete", "Failed"}
-    if any(
-        one["type"] in ended and one["status"] == "True" for one in status.get("conditions", [])
-    ):
+    count, status = job["spec"]["completions"], job.get("status", {})
+    conditions = [one["type"] for one in status.get("conditions", []) if one["status"] == "True"]
+    if {"Complete", "Failed"} & {*conditions}:
         return {}
     if job["spec"].get("suspend"):
-        return {"suspended": job["spec"]["completions"]}
-    active, ready = status.get("active", 0), status.get("ready", 0)
-    counts = {"running": ready, "pending": active - ready}
-    return {state: count for state, count in counts.items() if count} or {
-        "pending": job["spec"]["completions"]
-    }
+        return {"suspended": count}
+    ready = status.get("ready", 0)
+    states = {"running": ready, "pending": status.get("active", count) - ready}
+    return {state: number for state, number in states.items() if number}
 
 
 def _place(namespace: str | None, context: str = "") -> list[str]:
