@@ -30,7 +30,7 @@ SEARCH = ["x=interval(0,1)", "hydra.sweeper.n_jobs=1", "hydra/sweeper/pruner=non
 LOAD = """
     from src.utils.tracking import load_model
 
-    print(load_model({run!r})["step"])
+    print(load_model({run!r}, trust_source=True)["step"])
 """
 
 
