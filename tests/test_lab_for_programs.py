@@ -78,8 +78,11 @@ def test_statuses_of_lab(scripted: Lab) -> None:
 
 
 def test_statuses_of_programs() -> None:
-    """The page has each status with which a program has ended (`scripted` checks that they do)."""
-    assert {int(status) for status, *_ in rows("Exit status")} == {*ENDS.values(), 137}
+    """The page has each status with which a program has ended (`scripted` checks that they do).
+
+    It also has that of SIGKILL, and that of a worker that wants to be started again.
+    """
+    assert {int(status) for status, *_ in rows("Exit status")} == {*ENDS.values(), 137, 75}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
