@@ -31,7 +31,7 @@ cd {code} || exit 1
 # USR1: the time limit or a preemption is near; TERM: a preemption without warning, or somebody cancels. The
 # worker saves what it is running and ends with 75, or with 143 if it had not begun to listen. Then it is
 # queued again, unless the job was cancelled, by lab stop or scancel. 2 is a mistake in the settings.
-trap 'asked=1; [ -z "$worker" ] || kill -TERM "$worker"' USR1 TERM
+trap 'asked=1; [ -z "$worker" ] || kill -TERM "$worker" 2> /dev/null' USR1 TERM
 echo "$(date '+%F %T') $(hostname): begins${{SLURM_RESTART_COUNT:+, restart $SLURM_RESTART_COUNT}}"
 {command} &
 worker=$!
