@@ -161,7 +161,7 @@ def test_who_is_running() -> None:
     process. One of an earlier version may be running elsewhere."""
     here, now = this_process(), str(time.time())
     gone, elsewhere, old = (
-        f"{socket.gethostname()} 1 never",
+        f"{socket.gethostname()} 1 0",
         "elsewhere 1 1",
         str(time.time() - 100),
     )

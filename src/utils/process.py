@@ -4,6 +4,7 @@ A process is recorded as `host pid start-time`, which no later process can have.
 distributed training are started by Lightning, or all at once by srun or torchrun (`Launch`).
 """
 
+import math
 import os
 import signal
 import socket
@@ -32,6 +33,7 @@ LAUNCH = "JIKKEN_LAUNCH"  # the launch by srun or torchrun whose processes share
 LEADER = "JIKKEN_LEADER"  # the process id of rank zero, which has started this process
 # What a person sets; all other variables of this name say which run a process belongs to
 SET_BY_PERSONS = ("JIKKEN_NOTIFY", "JIKKEN_VENV")
+CLOCK_CHANGE = 2.0  # seconds by which the clock may be set while a process runs
 START_AGAIN = 75  # exit status of a worker that has saved its work and wants to be started again
 
 
@@ -105,7 +107,7 @@ class Launch:
         rank, size, local_rank, local_size, node = (int(given[name]) for name in numbers)
         text = " ".join(["torchrun", *(given.get(name, "0") for name in names)])
         if size == local_size:  # several nodes have several parents, and an id that was given
-            text += f" {os.getppid()} {_start_time(os.getppid())}"
+            text += f" {os.getppid()} {_start_time(os.getppid()):.0f}"
         nodes = int(given.get("GROUP_WORLD_SIZE", 1))
         return cls("torchrun", text, rank, size, local_rank, local_size, node, nodes)
 
@@ -121,22 +123,25 @@ def _tasks_of_node(given: Mapping[str, str], node: int) -> int:
 
 def this_process() -> str:
     """Host, id and start time of this process."""
-    return f"{socket.gethostname()} {os.getpid()} {_start_time(os.getpid())}"
+    return f"{socket.gethostname()} {os.getpid()} {_start_time(os.getpid()):.0f}"
 
 
 def is_gone(process: str) -> bool:
     """Whether a recorded process ran on this machine and has ended. False for other machines."""
     host, pid, start_time = process.split()
-    return host == socket.gethostname() and _start_time(int(pid)) != start_time
+    if host != socket.gethostname():
+        return False
+    return abs(_start_time(int(pid)) - float(start_time)) > CLOCK_CHANGE
 
 
-def _start_time(pid: int) -> str:
+def _start_time(pid: int) -> float:
+    """In seconds since 1970; infinite for a process that has ended."""
     try:
         process = psutil.Process(pid)
         has_ended = process.status() == psutil.STATUS_ZOMBIE  # whose parent has not looked yet
-        return "never" if has_ended else f"{process.create_time():.0f}"
+        return math.inf if has_ended else process.create_time()
     except psutil.NoSuchProcess:
-        return "never"
+        return math.inf
 
 
 @contextmanager
