@@ -65,7 +65,7 @@ QUICK = (
 )
 LONG_NOTE = "why_" * 500
 # Files of few tests, each of which takes minutes
-SLOW_FILES = ("test_reproducing.py", "test_slurm.py")
+SLOW_FILES = ("test_reproducing.py", "test_slurm.py", "test_workers_ray.py")
 
 
 class Answer(NamedTuple):
