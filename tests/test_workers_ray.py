@@ -96,13 +96,12 @@ def test_a_node_dies(place: ClusterLab, cluster: RayCluster) -> None:
     cluster.kill("second")
     (place.place / "go").touch()
     eventually(lambda: Counter(one.state.name for one in place.trials(name))["COMPLETE"] == TRIALS)
-    eventually(lambda: not states_of_workers(place, name))
-    with place.opened(name) as study:
+    with place.opened(name) as study:  # the last worker closes it
+        eventually(lambda: place.study_run(study).info.status == "FINISHED")
         counted = states(study)
         runs = place.trial_runs(study)
         assert (counted["COMPLETE"], counted["RUNNING"], counted["WAITING"]) == (TRIALS, 0, 0)
         assert Counter(run.info.status for run in runs) == {"FINISHED": TRIALS}
-        assert place.study_run(study).info.status == "FINISHED"
     for trial in place.trials(name):
         if trial.state.name == "COMPLETE":
             assert trial.value == expected(trial.params["x"], LENGTH)
