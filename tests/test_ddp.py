@@ -12,13 +12,12 @@ from src.utils.process import LAUNCH, Launch
 
 import psutil
 import pytest
-import torch
 from conftest import Lab, add_experiment, made_once
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from mlflow.entities import Run
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
+from weights import assert_same, weights
 
 PROGRAM = "src/model/model95/ranks.py"
 NAME = "model/model95"
@@ -44,16 +43,6 @@ def place(shared: Path, clone: Lab) -> Lab:
 def whole(place: Lab) -> dict[str, Tensor]:
     """The weights of that training."""
     return weights(place, place.runs(NAME)[-1])
-
-
-def weights(lab: Lab, run: Run) -> dict[str, Tensor]:
-    last = lab.artifacts(run) / "checkpoints" / "last.ckpt"
-    return dict(torch.load(last, weights_only=True)["state_dict"])
-
-
-def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
 def assert_alone(lab: Lab) -> None:

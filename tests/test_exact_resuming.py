@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import Lab, add_experiment
 from mlflow.entities import Run
-from torch import Tensor
+from weights import assert_same, weights
 
 PROGRAM = "src/model/model92/loaders.py"
 SHORT = ("max_epochs=3", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1")
@@ -30,16 +30,6 @@ def place(bare: Lab) -> Lab:
 
 def newest(lab: Lab) -> Run:
     return lab.newest("model/model92")
-
-
-def weights(lab: Lab, run: Run) -> dict[str, Tensor]:
-    last = lab.artifacts(run) / "checkpoints" / "last.ckpt"
-    return dict(torch.load(last, weights_only=True)["state_dict"])
-
-
-def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
 def refused(lab: Lab, *arguments: str) -> str:

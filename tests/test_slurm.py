@@ -67,17 +67,13 @@ class Search:
 
     def attempts(self) -> dict[str, list[str]]:
         """The states of the trials that each run was, by its id."""
-        found: dict[str, list[str]] = {}
-        for trial in self.lab.trials(self.name):
-            found.setdefault(trial.user_attrs.get("run_id", ""), []).append(trial.state.name)
-        return found
+        return self.lab.attempts(self.name)
 
     def holding(self) -> dict[str, str]:
         """The runs that wait for the gate: id and host."""
         taken = {run for run, steps in self.lab.taken().items() if (HOLD - 1) in dict(steps)}
-        running = [one for one in self.lab.trials(self.name) if one.state.name == "RUNNING"]
-        hosts = {trial.user_attrs.get("run_id"): trial.user_attrs["owner"] for trial in running}
-        return {run: owner.split()[0] for run, owner in hosts.items() if run in taken}
+        hosts = self.lab.running_runs(self.name)
+        return {run: host for run, host in hosts.items() if run in taken}
 
     def is_stored(self, run: str) -> bool:
         """Whether what a run has saved is in the store."""
@@ -99,6 +95,7 @@ def search(cluster_lab: ClusterLab, slurm_cluster: Slurm) -> Iterator[Search]:
         yield found
     finally:
         board.kill()
+        board.communicate()
         slurm_cluster.clear()
 
 

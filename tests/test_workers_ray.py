@@ -53,13 +53,6 @@ def eventually(condition: Callable[[], Any]) -> Any:
     return until(condition, 300)
 
 
-def running(place: ClusterLab, name: str) -> dict[str, str]:
-    """The runs whose trials run, with the node of each."""
-    trials = [trial for trial in place.trials(name) if trial.state.name == "RUNNING"]
-    attributes = [trial.user_attrs for trial in trials if "run_id" in trial.user_attrs]
-    return {one["run_id"]: one["owner"].split()[0] for one in attributes}
-
-
 def states_of_workers(place: ClusterLab, name: str) -> dict[str, int]:
     """What `lab studies` says of the workers of a study; nothing if all have ended."""
     jobs = json.loads(said(place, "studies", name, "--json"))["workers"]
@@ -78,7 +71,7 @@ def test_a_node_dies(place: ClusterLab, cluster: RayCluster) -> None:
     def all_hold() -> bool:
         assert board.poll() is None, board.communicate()
         taken = place.taken()
-        found = running(place, name)
+        found = place.running_runs(name)
         return len(found) == 4 and all(
             len(taken.get(run, [])) == HOLD and place.client.list_artifacts(run, "model")
             for run in found
@@ -89,7 +82,7 @@ def test_a_node_dies(place: ClusterLab, cluster: RayCluster) -> None:
     output = "".join(board.communicate(timeout=60))
     assert board.returncode == 0, output
     assert f"lab stop {name}" in output
-    hosts = running(place, name)
+    hosts = place.running_runs(name)
     assert Counter(hosts.values()) == {"head": 2, "second": 2}
     assert states_of_workers(place, name) == {"running": 4}
 
@@ -113,12 +106,16 @@ def test_a_node_dies(place: ClusterLab, cluster: RayCluster) -> None:
 
 
 def test_stopping(place: ClusterLab, cluster: RayCluster) -> None:
-    """`lab stop` ends the workers that run, and the one that waits for a place; none is left running."""
+    """A worker that is killed begins again, with its trial. `lab stop` ends the workers that run, and the one
+    that waits for a place; none is left running."""
     name, places = "stopped", 2 * len(cluster.nodes)
     asked = ["steps=10000", f"hydra.sweeper.study_name={name}", f"workers.count={places + 1}"]
     board = place.start_sweep(STEPS, *SEARCH, *asked)
-    eventually(lambda: board.poll() is not None or len(running(place, name)) == places)
+    eventually(lambda: board.poll() is not None or len(place.running_runs(name)) == places)
     assert states_of_workers(place, name) == {"running": places, "pending": 1}
+    first = place.trials(name)[0].user_attrs
+    os.kill(int(first["owner"].split()[1]), signal.SIGKILL)
+    eventually(lambda: place.attempts(name)[first["run_id"]] == ["FAIL", "RUNNING"])
     said(place, "stop", name)
     output = "".join(board.communicate(timeout=240))
     assert "all workers of stopped have ended" in output

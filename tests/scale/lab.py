@@ -81,6 +81,20 @@ class ClusterLab(SweepLab):
         except KeyError:
             return []
 
+    def attempts(self, name: str) -> dict[str, list[str]]:
+        """The states of the trials that each run was, by its id."""
+        found: dict[str, list[str]] = {}
+        for trial in self.trials(name):
+            found.setdefault(trial.user_attrs.get("run_id", ""), []).append(trial.state.name)
+        return found
+
+    def running_runs(self, name: str) -> dict[str, str]:
+        """The runs of the trials that run, each with its host."""
+        known = [one.user_attrs for one in self.trials(name) if one.state.name == "RUNNING"]
+        # One that has just begun has no run yet; one that has just been taken up, no process.
+        begun = [attributes for attributes in known if attributes.keys() >= {"run_id", "owner"}]
+        return {attributes["run_id"]: attributes["owner"].split()[0] for attributes in begun}
+
     @contextmanager
     def opened(self, name: str) -> Iterator[optuna.Study]:
         """The study of this name."""

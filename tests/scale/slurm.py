@@ -75,7 +75,7 @@ class Slurm:
 
     def is_up(self, node: str) -> bool:
         """Whether a node listens, and the cluster knows it."""
-        return not is_free(self.ports[node]) and self.state(node) in ("idle", "mixed")
+        return not is_free(self.ports[node]) and self.state(node) in ("idle", "mixed", "allocated")
 
     def state(self, node: str) -> str:
         """As Slurm calls it: `down*` does not answer."""
