@@ -133,8 +133,8 @@ def test_stalled(fresh_toys: SweepLab) -> None:
     value counts twice."""
     lab = fresh_toys
     for file, old, new in (
-        ("study/study.py", "GRACE_PERIOD = 60", "GRACE_PERIOD = 8"),
-        ("study/heartbeat.py", "HEARTBEAT_INTERVAL = 15", "HEARTBEAT_INTERVAL = 3"),
+        ("process.py", "HEARTBEAT_LIMIT = 60", "HEARTBEAT_LIMIT = 8"),
+        ("process.py", "HEARTBEAT_INTERVAL = 15", "HEARTBEAT_INTERVAL = 3"),
         ("runs/interrupted.py", "PATIENCE = 90.0", "PATIENCE = 2.0"),
     ):
         source = lab.root / "src/utils" / file

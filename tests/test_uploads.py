@@ -185,7 +185,7 @@ def test_who_is_running() -> None:
 def test_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     """The heartbeat is set until the run has ended, whatever fails; a fork in the middle of a beat waits. A
     process ends whose run another one has taken over."""
-    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 0.02)
     client, ended = Mock(), Mock()
     monkeypatch.setattr(os, "kill", ended)
     client.get_run.return_value.data.tags = {"process": this_process()}

@@ -35,6 +35,9 @@ LEADER = "JIKKEN_LEADER"  # the process id of rank zero, which has started this 
 SET_BY_PERSONS = ("JIKKEN_NOTIFY", "JIKKEN_VENV")
 CLOCK_CHANGE = 2.0  # seconds by which the clock may be set while a process runs
 START_AGAIN = 75  # exit status of a worker that has saved its work and wants to be started again
+# Heartbeats, in seconds: of a run, of a trial, and of a process that works on a study
+HEARTBEAT_INTERVAL = 15
+HEARTBEAT_LIMIT = 60  # without one, what another machine runs counts as dead
 
 
 def is_of_one_run(variable: str) -> bool:
@@ -126,11 +129,16 @@ def this_process() -> str:
     return f"{socket.gethostname()} {os.getpid()} {_start_time(os.getpid()):.0f}"
 
 
+def is_of_this_host(process: str) -> bool:
+    """Whether a recorded process is or was one of this machine."""
+    return process.partition(" ")[0] == socket.gethostname()
+
+
 def is_gone(process: str) -> bool:
     """Whether a recorded process ran on this machine and has ended. False for other machines."""
-    host, pid, start_time = process.split()
-    if host != socket.gethostname():
+    if not is_of_this_host(process):
         return False
+    _, pid, start_time = process.split()
     return abs(_start_time(int(pid)) - float(start_time)) > CLOCK_CHANGE
 
 

@@ -15,7 +15,8 @@ from src.utils.errors import UserError
 from src.utils.lab.finding import Finding
 from src.utils.lab.installation import check_installation
 from src.utils.paths import LOGS, ROOT, STUDIES, display_path
-from src.utils.runs.heartbeat import is_of_this_host, is_running
+from src.utils.process import is_of_this_host
+from src.utils.runs.heartbeat import is_running
 from src.utils.store.location import local_database
 from src.utils.store.reader import RunReader, find_artifact, open_reader
 from src.utils.store.record import HEARTBEAT, PROCESS, REASON, RunRecord

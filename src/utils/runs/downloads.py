@@ -12,7 +12,7 @@ from pathlib import Path
 
 from src.utils.errors import UserError
 from src.utils.paths import remote_run_folder
-from src.utils.runs.heartbeat import is_of_this_host
+from src.utils.process import is_of_this_host
 from src.utils.runs.uploads import Record
 from src.utils.store.mlflow import get_artifact, local_store
 from src.utils.store.record import PROCESS

@@ -7,21 +7,24 @@ heartbeat of its run has stopped. A clock that is a minute off says the wrong th
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from src.utils.process import is_gone, this_process
+from src.utils.process import (
+    HEARTBEAT_INTERVAL,
+    HEARTBEAT_LIMIT,
+    is_gone,
+    is_of_this_host,
+    this_process,
+)
 from src.utils.store.record import HEARTBEAT, PROCESS
 
 if TYPE_CHECKING:  # what only reads tags needs no MLflow
     from mlflow.tracking import MlflowClient
 
 log = logging.getLogger(__name__)
-BEAT_SECONDS = 15.0
-STOPPED = 60.0  # seconds after which a heartbeat has stopped
 LONGEST_BEAT = 5.0  # seconds for which a fork waits
 _beating = threading.Lock()  # held by the thread that writes to the store
 _held = False  # by a fork
@@ -56,7 +59,7 @@ class Heartbeat:
     def _beat(self) -> None:
         from src.utils.store.mlflow import close_connections  # late: it imports MLflow
 
-        while not self._stopping.wait(BEAT_SECONDS):
+        while not self._stopping.wait(HEARTBEAT_INTERVAL):
             try:
                 with _beating:
                     is_lost = self.is_lost()
@@ -95,17 +98,12 @@ def is_running(status: str, tags: Mapping[str, str]) -> bool:
     process = tags.get(PROCESS, "")
     if is_of_this_host(process) and not (is_run_of_study(tags) and is_gone(process)):
         return not is_gone(process)
-    return HEARTBEAT not in tags or time.time() - float(tags[HEARTBEAT]) < STOPPED
+    return HEARTBEAT not in tags or time.time() - float(tags[HEARTBEAT]) < HEARTBEAT_LIMIT
 
 
 def is_run_of_study(tags: Mapping[str, str]) -> bool:
     """Whether it is the run of a study, which several processes may have."""
     return "optuna.study" in tags and "optuna.trial" not in tags
-
-
-def is_of_this_host(process: str) -> bool:
-    """Whether a recorded process is or was one of this machine."""
-    return process.partition(" ")[0] == socket.gethostname()
 
 
 def _now() -> str:

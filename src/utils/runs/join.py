@@ -21,8 +21,16 @@ from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.paths import Experiment
-from src.utils.process import BUILDING, INPUTS, LAUNCH, SHARED_RUN, Launch, exit_code
-from src.utils.runs.heartbeat import STOPPED, is_running
+from src.utils.process import (
+    BUILDING,
+    HEARTBEAT_LIMIT,
+    INPUTS,
+    LAUNCH,
+    SHARED_RUN,
+    Launch,
+    exit_code,
+)
+from src.utils.runs.heartbeat import is_running
 from src.utils.settings import ModelSettings, Settings, TrainingSettings
 from src.utils.store.reference import find_record
 
@@ -33,7 +41,7 @@ SHARED = "launch.shared"  # tag of a run: what the other processes need, as JSON
 ENDED = "launch.ended"  # tag of an experiment: the launch whose rank zero has ended without a run
 TAG = "launch"
 WAIT = 600.0  # seconds that the others wait for the run
-CLOSING = 1.5 * STOPPED  # seconds that they wait for it to be closed
+CLOSING = 1.5 * HEARTBEAT_LIMIT  # seconds that they wait for it to be closed
 POLL = 0.5
 
 

@@ -24,9 +24,9 @@ from src.utils.config.overrides import override_key
 from src.utils.errors import UserError, first_line
 from src.utils.paths import SAVED, Experiment
 from src.utils.pipeline.manifest import Manifest
-from src.utils.process import is_rank_zero
+from src.utils.process import HEARTBEAT_LIMIT, is_of_this_host, is_rank_zero
 from src.utils.runs.downloads import artifact_folder
-from src.utils.runs.heartbeat import STOPPED, is_of_this_host, is_running
+from src.utils.runs.heartbeat import is_running
 from src.utils.runs.member import MemberLink
 from src.utils.runs.restore import ensure_inputs
 from src.utils.runs.source_code import same_code
@@ -162,7 +162,7 @@ def _still_running(run: StoredRun) -> str:
     process = run.data.tags.get(PROCESS, "")
     is_here = is_of_this_host(process)
     where = "" if is_here else f" on {process.partition(' ')[0]}, by its heartbeat"
-    killed = "" if is_here else f"; if it was killed, it can be resumed after {STOPPED:.0f} s"
+    killed = "" if is_here else f"; if it was killed, it can be resumed after {HEARTBEAT_LIMIT} s"
     return f"run {run.info.run_id[:8]} is still running{where}: stop it first{killed}"
 
 

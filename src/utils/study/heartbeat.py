@@ -7,11 +7,12 @@ and those of others that have slept with it. It then waits for the next ones bef
 import logging
 import time
 
+from src.utils.process import HEARTBEAT_INTERVAL
+
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 log = logging.getLogger(__name__)
-HEARTBEAT_INTERVAL = 15  # seconds
 AWAKE = 2 * HEARTBEAT_INTERVAL  # seconds: who shows no sign of life for longer has slept
 
 

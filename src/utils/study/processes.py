@@ -4,16 +4,13 @@ A user attribute of the study says when each of them was last seen. One of this 
 one of another machine, killed, counts for another minute. Whoever calls this holds the study's lock.
 """
 
-import socket
 import time
 
-from src.utils.process import is_gone, this_process
+from src.utils.process import HEARTBEAT_LIMIT, is_gone, is_of_this_host, this_process
 
 import optuna
 
 PROCESSES = "processes"  # user attribute: {process: seconds since 1970}
-BEAT = 15.0  # seconds after which a process shows itself again
-LOST = 60.0  # seconds after which one of another machine is gone
 
 
 def announce(study: optuna.Study) -> None:
@@ -38,6 +35,6 @@ def _others(study: optuna.Study) -> dict[str, float]:
 
 
 def _is_there(process: str, seen: float) -> bool:
-    if process.partition(" ")[0] == socket.gethostname():
+    if is_of_this_host(process):
         return not is_gone(process)
-    return time.time() - seen < LOST
+    return time.time() - seen < HEARTBEAT_LIMIT

@@ -10,10 +10,11 @@ from typing import Any
 
 from src.utils.errors import UserError, first_line
 from src.utils.paths import STUDIES
+from src.utils.process import HEARTBEAT_INTERVAL, HEARTBEAT_LIMIT
 from src.utils.store.location import SQLITE, mask_password
 from src.utils.store.sqlite_file import check_database, create_database
-from src.utils.study.heartbeat import HEARTBEAT_INTERVAL, HeartbeatStorage
-from src.utils.study.study import GRACE_PERIOD, requeue_trial
+from src.utils.study.heartbeat import HeartbeatStorage
+from src.utils.study.study import requeue_trial
 
 import sqlalchemy
 from filelock import FileLock
@@ -89,7 +90,7 @@ def _connect(url: str, options: dict[str, Any], tables_exist: bool) -> RDBStorag
         skip_compatibility_check=tables_exist,
         skip_table_creation=tables_exist,
         heartbeat_interval=HEARTBEAT_INTERVAL,
-        grace_period=GRACE_PERIOD,
+        grace_period=HEARTBEAT_LIMIT,
         heartbeat_stale_trial_callback=requeue_trial,
     )
 

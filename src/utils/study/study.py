@@ -13,7 +13,7 @@ from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.paths import Experiment
-from src.utils.process import is_gone
+from src.utils.process import HEARTBEAT_LIMIT, is_gone
 from src.utils.store.record import GOES_ON_WITH, NO_EFFECT, REASON
 from src.utils.study.search_space import SearchSpace
 
@@ -24,7 +24,6 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 log = logging.getLogger(__name__)
-GRACE_PERIOD = 60  # seconds without a heartbeat, after which a trial is lost
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 # User attributes of a study. «question» and «arguments» are as stored by earlier versions.
@@ -236,7 +235,7 @@ def _is_lost(trial: FrozenTrial) -> bool:
     process = trial.user_attrs.get(PROCESS)
     if process is None:  # just started; or its sweep was killed before the first heartbeat
         start = trial.datetime_start or datetime.now()
-        return datetime.now() - start > timedelta(seconds=GRACE_PERIOD)
+        return datetime.now() - start > timedelta(seconds=HEARTBEAT_LIMIT)
     return is_gone(process)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from src.utils.notification import notifier
 from src.utils.paths import Experiment
+from src.utils.process import HEARTBEAT_INTERVAL
 from src.utils.run import Run, create_run
 from src.utils.runs.artifacts import log_inputs_of, record_run
 from src.utils.runs.heartbeat import take_over
@@ -26,7 +27,7 @@ from src.utils.store.mlflow import open_store, search_children
 from src.utils.store.objective import MONITOR, Objective
 from src.utils.store.record import REASON
 from src.utils.study.lock import study_lock
-from src.utils.study.processes import BEAT, announce, leave
+from src.utils.study.processes import announce, leave
 from src.utils.study.study import (
     INTERRUPTED,
     RUN_ID,
@@ -156,7 +157,7 @@ class StudyRun:
         """Each trial that has ended, and None after a while without one."""
         while True:
             try:
-                trial = self._ended_trials.get(timeout=BEAT)
+                trial = self._ended_trials.get(timeout=HEARTBEAT_INTERVAL)
             except queue.Empty:
                 yield None
                 continue

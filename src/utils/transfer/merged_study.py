@@ -6,8 +6,8 @@ numbers agree as long as only one side goes on. What is stored of a trial only g
 failed, finished.
 
 A trial that runs elsewhere is added as running, with a heartbeat of this moment. A later transfer ends it
-with its value. If none comes, a sweep that resumes the study takes it for lost after `GRACE_PERIOD` seconds
-and queues it again, as it does with its own; a value that arrives later replaces this failure.
+with its value. If none comes, a sweep that resumes the study takes it for lost after `HEARTBEAT_LIMIT` and
+queues it again, as it does with its own; a value that arrives later replaces this failure.
 """
 
 import logging
