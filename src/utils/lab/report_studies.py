@@ -18,6 +18,7 @@ from src.utils.lab.report_charts import (
 from src.utils.lab.report_runs import Subject
 from src.utils.lab.runs import varying_params
 from src.utils.paths import STUDIES
+from src.utils.store.location import STUDY_STORE
 from src.utils.store.objective import Objective
 from src.utils.store.reader import find_artifact
 from src.utils.store.record import RunRecord
@@ -72,7 +73,7 @@ def _coordinate(text: str) -> float | str:
 
 def _importances(study: RunRecord) -> Iterator[Chart]:
     """As Optuna estimates them, where the sweep has had enough trials and the study is here."""
-    storage = os.environ.get("OPTUNA_STORAGE")
+    storage = os.environ.get(STUDY_STORE)
     is_drawn = find_artifact(study, f"plots/{IMPORTANCES}.png") is not None
     if not is_drawn or not (storage or STUDIES.exists()):
         return

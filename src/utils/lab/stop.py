@@ -4,9 +4,10 @@ import os
 from typing import Any
 
 from src.utils.errors import UserError
-from src.utils.lab.studies import STORAGE, study_store, workers_as_dicts
+from src.utils.lab.studies import study_store, workers_as_dicts
 from src.utils.paths import STUDIES
 from src.utils.process import is_gone
+from src.utils.store.location import STUDY_STORE
 from src.utils.store.record import JOB, RunRecord
 from src.utils.store.reference import find_record
 from src.utils.study.overview import list_studies, read_overviews
@@ -60,7 +61,7 @@ def _find(reference: str) -> tuple[list[Submitted], list[str]]:
 
 
 def _find_study(name: str) -> FrozenStudy | None:
-    if not os.environ.get(STORAGE) and not STUDIES.exists():
+    if not os.environ.get(STUDY_STORE) and not STUDIES.exists():
         return None
     return next((one for one in list_studies(study_store()) if one.study_name == name), None)
 

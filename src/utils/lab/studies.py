@@ -14,6 +14,7 @@ from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.paths import STUDIES, Experiment
+from src.utils.store.location import STUDY_STORE
 from src.utils.study.overview import Overview, find_study_named, list_studies, read_overviews
 from src.utils.study.storage import open_storage
 from src.utils.study.study import host_of
@@ -40,7 +41,6 @@ from rich import box, get_console
 from rich.markup import escape
 from rich.table import Table
 
-STORAGE = "OPTUNA_STORAGE"  # environment variable
 STYLES = {"running": "yellow", "waiting": "yellow", "stopped": "dim"}
 
 
@@ -72,7 +72,7 @@ def study_store() -> RDBStorage:
     Raises:
         UserError: there are no studies yet, or the storage can't be opened.
     """
-    url = os.environ.get(STORAGE)
+    url = os.environ.get(STUDY_STORE)
     if not url and not STUDIES.exists():
         raise UserError("there are no studies yet: a program with -m and a range makes the first")
     return open_storage(url)

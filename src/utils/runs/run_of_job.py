@@ -13,10 +13,11 @@ import time
 from src.utils.config.overrides import override_key
 from src.utils.errors import UserError
 from src.utils.paths import Experiment
-from src.utils.process import BUILDING, WORKER, is_rank_zero
+from src.utils.process import BUILDING, HEARTBEAT_LIMIT, WORKER, is_rank_zero
 from src.utils.runs.downloads import artifact_folder
-from src.utils.runs.heartbeat import STOPPED, is_running
+from src.utils.runs.heartbeat import is_running
 from src.utils.runs.member import is_one_of_many
+from src.utils.settings import REFERENCES
 from src.utils.store.mlflow import open_store
 from src.utils.store.record import JOB, REASON
 
@@ -24,9 +25,8 @@ from mlflow.entities import Run as StoredRun
 from mlflow.tracking import MlflowClient
 
 log = logging.getLogger(__name__)
-PATIENCE = 2 * STOPPED  # seconds in which a run that seems to go on ends, or is found dead
+PATIENCE = 2 * HEARTBEAT_LIMIT  # seconds in which a run that seems to go on ends, or is found dead
 POLL = 1.0  # seconds
-REFERENCES = ("resume_run", "warm_start")  # what the job began with
 
 
 def job_tags() -> dict[str, str]:

@@ -12,17 +12,18 @@ from src.utils.paths import LOGS
 
 DEFAULT_DATABASE = LOGS / "mlruns" / "mlflow.db"
 SQLITE = "sqlite:///"
+RUN_STORE, STUDY_STORE = "MLFLOW_TRACKING_URI", "OPTUNA_STORAGE"  # environment variables
 
 
 def tracking_uri() -> str:
     """The tracking URI for MLflow. A SQLite file has an absolute path, so that any folder will do."""
     database = local_database()
-    return f"{SQLITE}{database}" if database else os.environ["MLFLOW_TRACKING_URI"]
+    return f"{SQLITE}{database}" if database else os.environ[RUN_STORE]
 
 
 def local_database() -> Path | None:
     """The SQLite file of the store; None if the store is a server or a shared database."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{DEFAULT_DATABASE}"
+    uri = os.environ.get(RUN_STORE) or f"{SQLITE}{DEFAULT_DATABASE}"
     return Path(uri.removeprefix(SQLITE)).resolve() if uri.startswith(SQLITE) else None
 
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from src.utils.files import replace_file
 from src.utils.paths import STUDIES
-from src.utils.store.location import SQLITE
+from src.utils.store.location import SQLITE, STUDY_STORE
 from src.utils.study.storage import open_storage
 from src.utils.study.study import RUN_ID
 from src.utils.transfer.merged_study import Number, find_study, merge_study
@@ -26,7 +26,7 @@ from optuna.storages import RDBStorage
 
 def study_storage() -> str:
     """The address of this project's studies: `OPTUNA_STORAGE`, or the SQLite file in `logs/optuna`."""
-    return os.environ.get("OPTUNA_STORAGE") or f"{SQLITE}{STUDIES}"
+    return os.environ.get(STUDY_STORE) or f"{SQLITE}{STUDIES}"
 
 
 def study_file(folder: Path, name: str) -> Path:
