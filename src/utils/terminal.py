@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.paths import Experiment
+from src.utils.store.location import local_database
 
 from rich import get_console
 from rich.markup import escape
@@ -159,6 +160,7 @@ def reload_command(reference: str, checkpoint: str = "best") -> str:
         reference: what names the run, such as its id
     """
     option = "" if checkpoint == "best" else f', checkpoint="{checkpoint}"'
+    option += "" if local_database() is not None else ", trust_source=True"
     code = f'from src.utils.tracking import load_model; print(load_model("{reference}"{option}))'
     return f"{python_command()} -c '{code}'"
 
