@@ -17,6 +17,7 @@ from src.utils.config.worker_settings import seconds
 from src.utils.errors import UserError
 from src.utils.workers.submit import check_stores
 
+import psutil
 import pytest
 from conftest import FEATURE, Lab, until
 from scale.lab import STEPS, ClusterLab, expected
@@ -138,8 +139,8 @@ def test_search(cluster: ClusterLab) -> None:
 
 
 def test_run(cluster: ClusterLab) -> None:
-    """A single run that is preempted is queued again, and goes on as the same run; when it is finished, a
-    worker that is started once more does nothing."""
+    """A single run that is preempted is queued again, and goes on as the same run, and so does one whose
+    process is killed; when it is finished, a worker that is started once more does nothing."""
     begin(cluster)
     (cluster.place / "go").unlink(missing_ok=True)
     asked = ("steps=6", "hold=3", "seconds=0", "x=0.1")
@@ -148,7 +149,10 @@ def test_run(cluster: ClusterLab) -> None:
     mine = task(cluster, job)
     until(lambda: any(len(steps) == 3 for steps in cluster.taken().values()))
     os.kill(int(mine.read_text()), signal.SIGUSR1)
-    until(lambda: "restart 1" in printed(cluster, job))
+    until(lambda: printed(cluster, job).count("goes on") == 1)
+    (worker,) = psutil.Process(int(mine.read_text())).children()
+    worker.kill()
+    until(lambda: printed(cluster, job).count("goes on") == 2)
     (cluster.place / "go").touch()
     until(lambda: not mine.exists())
     (run,) = [
@@ -157,7 +161,7 @@ def test_run(cluster: ClusterLab) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.metrics["value"] == expected(0.1, 6)
     assert [step for step, _ in cluster.taken()[run.info.run_id]] == [*range(6)]
-    assert "goes on" in printed(cluster, job)
+    assert "restart 2" in printed(cluster, job)
 
 
 def test_dry_run(cluster: ClusterLab, tmp_path: Path) -> None:

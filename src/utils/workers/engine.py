@@ -5,6 +5,7 @@ The contract of a worker, by its exit status:
 0      the study or run is done: the worker is not started again
 75     it was asked to end (SIGTERM), has saved all it was running, and wants to be started again
 2      a mistake in the settings: it is never started again
+>128   killed, as for lack of memory: it is started again a few times (`FORGIVEN`)
 other  its own failure; when a node is lost, the engine starts the worker on another
 """
 
@@ -23,6 +24,10 @@ ENGINES = {  # its class
 
 class Engine(Protocol):
     """What keeps workers alive. It has no state of its own."""
+
+    uses_image: (
+        bool  # its workers have code and environment from elsewhere, and not from this project
+    )
 
     def check(self, settings: RemoteWorkers) -> None:
         """Check, before anything is written, that the engine is there and would take such a job.

@@ -16,6 +16,7 @@ JOBS = LOGS / "workers"
 WORKERS = "workers"  # user attribute of a study: what was submitted for it, the first one first
 SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL|NOTIFY")  # in the name of a variable
 GRACE = 120  # seconds in which a worker saves what it is running
+FORGIVEN = 3  # times that a worker may be killed, as for lack of memory, and is started again
 SUBMITTED = "job.json"  # the same of one job, in its folder
 
 

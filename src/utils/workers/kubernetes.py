@@ -16,12 +16,11 @@ from typing import Any
 from src.utils.config.worker_settings import KubernetesWorkers, RemoteWorkers
 from src.utils.errors import UserError, one_line
 from src.utils.process import WORKER
-from src.utils.workers.job import GRACE, Submitted, WorkerJob
+from src.utils.workers.job import FORGIVEN, GRACE, Submitted, WorkerJob
 
 import yaml
 
 FOLDER = "/work"  # of the project in the image (Dockerfile)
-FORGIVEN = 3  # failures of one worker
 KEPT = 7 * 24 * 3600  # seconds for which a job that has ended can be looked at
 LONGEST_NAME = (
     48  # a pod's is at most 63: Kubernetes adds five letters, a worker's number and five more
@@ -42,6 +41,8 @@ SECRET = (
 
 class Kubernetes:
     """The engine Kubernetes."""
+
+    uses_image = True
 
     def check(self, settings: RemoteWorkers) -> None:
         """Check that the cluster answers and has the Secret.

@@ -19,7 +19,7 @@ from src.utils.config.worker_settings import RemoteWorkers
 from src.utils.errors import UserError, first_line
 from src.utils.paths import display_path
 from src.utils.process import CORES
-from src.utils.workers.job import GRACE, Submitted, WorkerJob, masked
+from src.utils.workers.job import FORGIVEN, GRACE, Submitted, WorkerJob, masked
 
 ANSWER = 3  # seconds in which a cluster, and an actor that runs, answers
 START = 10  # seconds in which an actor starts, and answers for certain
@@ -29,6 +29,8 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 class RayCluster:
     """The engine `workers=ray`."""
+
+    uses_image = False
 
     def check(self, settings: RemoteWorkers) -> None:
         """Check that a cluster answers.
@@ -183,7 +185,7 @@ def _make_actor(ray: Any, job: WorkerJob, number: int) -> Any:
     }
     log = str(job.logs / f"{number}.out")
     # Ray shows names and options to all, but not these arguments
-    arguments = (job.limited_command, str(job.folder), _environment(job), log, GRACE)
+    arguments = (job.limited_command, str(job.folder), _environment(job), log, GRACE, FORGIVEN)
     return ray.remote(ray_worker.RayWorker).options(**options).remote(*arguments)
 
 

@@ -1,8 +1,8 @@
 """`workers=slurm`: the workers of a job are one job array of `sbatch`, on any site, as it is configured.
 
 A minute before its time limit, and before a preemption that the site announces, a worker gets USR1. It saves
-what it is running, ends with 75, and its task goes back into the queue under its old id. A task whose node
-dies is queued again by Slurm itself.
+what it is running, ends with 75, and its task goes back into the queue under its old id; so does that of one
+that was killed, a few times. A task whose node dies is queued again by Slurm itself.
 """
 
 import os
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from src.utils.config.worker_settings import RemoteWorkers, SlurmWorkers
 from src.utils.errors import UserError
 from src.utils.paths import display_path
-from src.utils.workers.job import Submitted, WorkerJob, masked
+from src.utils.workers.job import FORGIVEN, Submitted, WorkerJob, masked
 
 SCRIPT, ENVIRONMENT, STOPPED = "job.sh", "environment", "stopped"  # files in the folder of a job
 PREFIX = re.compile(r"^\w+: (error|fatal): ")  # of its messages
@@ -38,6 +38,11 @@ worker=$!
 wait "$worker"; code=$?
 while kill -0 "$worker" 2> /dev/null; do wait "$worker"; code=$?; done
 echo "$(date '+%F %T') $(hostname): ends with $code"
+if [ "$code" -gt 128 ] && [ -z "$asked" ]; then  # killed, as for lack of memory
+    killed=$job/killed.$SLURM_ARRAY_TASK_ID
+    echo "$code" >> "$killed"
+    [ "$(wc -l < "$killed")" -gt {forgiven} ] || asked=1
+fi
 if [ -n "$asked" ] && [ "$code" != 0 ] && [ "$code" != 2 ] && [ ! -e "$job/{stopped}" ]; then
     task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID  # SLURM_JOB_ID of one task means the whole array
     scontrol show job "$task" | grep -q JobState=RUNNING && scontrol requeue "$task"
@@ -48,6 +53,8 @@ exit "$code"
 
 class Slurm:
     """The engine Slurm, by its commands `sbatch`, `squeue` and `scancel`."""
+
+    uses_image = False
 
     def check(self, settings: RemoteWorkers) -> None:
         """Check that this is a machine from which jobs are submitted.
@@ -119,6 +126,7 @@ def _script(job: WorkerJob) -> str:
         command=shlex.join(job.command),
         environment=ENVIRONMENT,
         stopped=STOPPED,
+        forgiven=FORGIVEN,
     )
     return f"#!/bin/bash\n{options}\n{body}"
 

@@ -28,12 +28,19 @@ from src.utils.pipeline.inputs import prepare_inputs
 from src.utils.pipeline.pins import pins_of
 from src.utils.process import BRANCH, INPUTS, WORKER
 from src.utils.runs.provenance import git_state
-from src.utils.settings import Settings
-from src.utils.store.location import SQLITE, is_server, mask_password, tracking_uri
+from src.utils.settings import REFERENCES, Settings
+from src.utils.store.location import (
+    RUN_STORE,
+    SQLITE,
+    STUDY_STORE,
+    is_server,
+    mask_password,
+    tracking_uri,
+)
 from src.utils.store.reference import find_record
 from src.utils.terminal import lab_command, print_hints
 from src.utils.workers.code import CODE, fix_code
-from src.utils.workers.engine import find_engine
+from src.utils.workers.engine import Engine, find_engine
 from src.utils.workers.job import WORKERS, Submitted, WorkerJob, job_folder
 
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -45,14 +52,12 @@ if TYPE_CHECKING:
     import optuna
 
 log = logging.getLogger(__name__)
-RUN_STORE, STUDY_STORE = "MLFLOW_TRACKING_URI", "OPTUNA_STORAGE"
 DATABASES = ("postgresql", "mysql", "mariadb")
 HERE = re.compile(r"//([^/@]*@)?(localhost|127\.|\[::1\])")
 # Beginnings of the environment variables that workers need: addresses and keys of stores
 PASSED_ON = ("MLFLOW_", "OPTUNA_", "AWS_", "AZURE_", "GOOGLE_", "JIKKEN_NOTIFY_", "OMP_NUM_THREADS")
 # Overrides by which a process joins a study: a worker has its own
 JOINING = {"resume_study", "hydra.sweeper.study_name", "hydra.sweeper.storage"}
-REFERENCES = ("resume_run", "warm_start")  # settings that may name the latest run, or the best
 NOTHING: Mapping[str, str] = MappingProxyType({})
 PLAIN_NAME = re.compile(r"[\w.+-]*[A-Za-z_-][\w.+-]*")
 
@@ -66,6 +71,11 @@ class Submission:
     workers: RemoteWorkers
     study_store: str | None = None  # the URL that is set for a search; None: the default
 
+    @property
+    def engine(self) -> Engine:
+        """What the job is submitted to."""
+        return find_engine(self.workers.engine)
+
     def check(self, is_search: bool) -> None:
         """Check, before anything is written, that workers can be started, and can reach the stores.
 
@@ -76,9 +86,12 @@ class Submission:
         count = self.workers.count
         if count != 1 and not is_search:
             raise UserError(f"workers.count={count} is for a search (-m): a run has one worker")
-        check_stores((self.study_store or f"{SQLITE}{STUDIES}") if is_search else None)
+        study_store = (self.study_store or f"{SQLITE}{STUDIES}") if is_search else None
+        check_stores(study_store)
+        if not self.engine.uses_image:
+            _warn_of_own_stores(study_store)
         if not self.workers.dry_run:
-            find_engine(self.workers.engine).check(self.workers)
+            self.engine.check(self.workers)
 
     def submit_study(self, study: "optuna.Study", is_resumed: bool, is_new: bool) -> None:
         """Submit workers for a study, with which all else is stored, and store that, too.
@@ -121,7 +134,7 @@ class Submission:
         pins = pins_of(prepare_inputs(self.settings))
         submitted = self._submit(name, self._arguments(), {INPUTS: json.dumps(dict(pins))})
         _print_submitted(submitted)
-        follow = find_engine(submitted.engine).follow(submitted)
+        follow = self.engine.follow(submitted)
         print_hints({"follow": follow, "stop": f"{lab_command()} stop {submitted.name}"})
 
     def _joining(self, study_name: str, is_resumed: bool) -> list[str]:
@@ -150,19 +163,20 @@ class Submission:
         folder = _make_folder(name)
         try:
             job = self._job(folder.name, arguments, environment)
-            submitted = find_engine(self.workers.engine).submit(job)
+            submitted = self.engine.submit(job)
         except BaseException:
             shutil.rmtree(folder)
             raise
         notifier.typed = []  # the workers tell of it
-        submitted = replace(submitted, code=str(job.folder.relative_to(CODE)))
+        if not self.engine.uses_image:
+            submitted = replace(submitted, code=str(job.folder.relative_to(CODE)))
         submitted.save()
         return submitted
 
     def _print(self, name: str, arguments: list[str]) -> None:
         job = self._job(job_folder(name).name, arguments)
         get_console().print(
-            find_engine(self.workers.engine).render(job),
+            self.engine.render(job),
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -171,7 +185,7 @@ class Submission:
     def _job(
         self, name: str, arguments: list[str], environment: Mapping[str, str] = NOTHING
     ) -> WorkerJob:
-        folder = fix_code(self.workers.dry_run)
+        folder = ROOT if self.engine.uses_image else fix_code(self.workers.dry_run)
         program = self.experiment.program().relative_to(ROOT)
         stores = {STUDY_STORE: self.study_store} if self.study_store else {}
         own = {"PYTHONPATH": str(folder), WORKER: name, RUN_STORE: tracking_uri()}
@@ -232,7 +246,11 @@ def check_stores(study_store: str | None) -> None:
             f"workers elsewhere share a study in a database server, not in {_shown(study_store)}: "
             f"set {STUDY_STORE}=postgresql+psycopg://…"
         )
-    for name, url in ((RUN_STORE, uri), (STUDY_STORE, study_store or "")):
+
+
+def _warn_of_own_stores(study_store: str | None) -> None:
+    """Warn of stores on this machine: the workers have the same addresses."""
+    for name, url in ((RUN_STORE, tracking_uri()), (STUDY_STORE, study_store or "")):
         if HERE.search(url):
             log.warning(
                 "%s=%s is this machine: each worker finds its own", name, mask_password(url)
