@@ -1,24 +1,26 @@
-"""A search whose workers are killed and preempted, one every 20 seconds: what is lost, what it costs.
+"""A search whose workers are killed or preempted, one every 20 seconds: what is lost, what it costs.
 
     python benchmarks/soak.py [TRIALS] [SECONDS] [SEED]
 
-Four nodes of Slurm with a worker each, PostgreSQL, an MLflow server and S3 (tests/scale; as root). A node
-dies with its worker, or a job of higher priority takes it. The README has the result.
+Four nodes of Slurm with a worker each, PostgreSQL, an MLflow server and S3 (tests/scale; as root). A worker
+gets SIGKILL, or dies with its node, or a job of higher priority takes its place. The README has the result.
 """
 
 import shutil
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from statistics import median
 from tempfile import mkdtemp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+import psutil
 from conftest import Lab, make_clone, until
 from scale.lab import STEPS, ClusterLab, expected
 from scale.postgres import postgres
@@ -31,55 +33,79 @@ NAME = "soak"
 
 @dataclass
 class Trouble:
-    """Kills a node, or has it preempted, every few seconds; begins with the first trial."""
+    """Takes a worker every few seconds; a node that was killed is back soon."""
 
     cluster: Slurm
     every: float
     random: Random
     counted: Counter[str] = field(default_factory=Counter)
-    over: threading.Event = field(default_factory=threading.Event)
+    killed: set[str] = field(default_factory=set)
 
-    def make(self, has_begun: Callable[[], object]) -> None:
+    def make(self, has_begun: Callable[[], object], has_ended: Callable[[], object]) -> None:
+        """Begin with the first trial, and return when all jobs have ended.
+
+        A node ends with the thread that has started it: this is the main thread.
+        """
         until(has_begun, 600)
-        while not self.over.wait(self.every):
-            busy = sorted(set(self.cluster.places().values()))
-            if busy:
-                what = self.random.choice([self.kill, self.preempt])
-                self.counted[what.__name__] += 1
-                what(self.random.choice(busy))
+        due = time.monotonic() + self.every
+        while not has_ended() or self.cluster.jobs():
+            time.sleep(0.5)
+            self.repair()
+            if time.monotonic() > due and not has_ended():
+                self.strike()
+                due += self.every
 
-    def kill(self, node: str) -> None:
-        """The node is back as soon as Slurm has seen that it was gone."""
+    def repair(self) -> None:
+        """Start the nodes that Slurm has seen to be gone."""
+        for node in sorted(self.killed):
+            if self.cluster.state(node).startswith("down"):
+                self.cluster.start(node)
+                self.killed.remove(node)
+
+    def strike(self) -> None:
+        """Take one of the workers, if any is there."""
+        workers = sorted(job for job in self.cluster.places().items() if "_" in job[0])
+        there = [node for _, node in workers if node not in self.killed]
+        if there:
+            what = self.random.choice([self.kill_worker, self.kill_node, self.preempt])
+            self.counted[what.__name__] += 1
+            what(self.random.choice(there))
+
+    def kill_worker(self, node: str) -> None:
+        """By SIGKILL, as for lack of memory; its trials are processes of their own."""
+        found = list(psutil.process_iter(["cmdline", "environ"]))
+        programs = [one for one in found if STEPS in (one.info["cmdline"] or [])]
+        there = [one for one in programs if one.info["environ"].get("SLURMD_NODENAME") == node]
+        if there:
+            min(there, key=psutil.Process.create_time).kill()
+
+    def kill_node(self, node: str) -> None:
         self.cluster.kill(node)
-        threading.Thread(target=self.repair, args=(node,)).start()
-
-    def repair(self, node: str) -> None:
-        until(lambda: self.cluster.state(node).startswith("down"), 300)
-        self.cluster.start(node)
+        self.killed.add(node)
 
     def preempt(self, node: str) -> None:
         self.cluster.ask("sbatch", "-phigh", f"-w{node}", "-o/dev/null", "--wrap=sleep 1")
 
 
-def soak(lab: ClusterLab, cluster: Slurm, trouble: Trouble, trials: int) -> float:
-    """Search; returns the seconds that it took."""
+def soak(lab: ClusterLab, trouble: Trouble, trials: int) -> float:
+    """Search; returns the seconds from the command until its last line."""
     began = time.monotonic()
     asked = ["x=interval(0,1)", f"steps={LENGTH}", f"seconds={STEP}", "hydra/sweeper/pruner=none"]
     study = [f"hydra.sweeper.n_trials={trials}", f"hydra.sweeper.study_name={NAME}"]
     workers = ["workers=slurm", f"workers.count={WORKERS}", "workers.partition=low"]
     one = ["workers.cpus=1", "hydra.sweeper.n_jobs=1"]
-    maker = threading.Thread(target=trouble.make, args=(lab.taken,))
-    maker.start()
-    try:
-        board = lab.start_sweep(STEPS, *asked, *study, *workers, *one)
+    board = lab.start_sweep(STEPS, *asked, *study, *workers, *one)
+
+    def follow() -> tuple[float, str]:
         out, err = board.communicate()
-        print(out, err)
-    finally:
-        trouble.over.set()
-        maker.join()
-    took = time.monotonic() - began
-    until(lambda: not cluster.jobs(), 300)
-    return took
+        return time.monotonic(), out + err
+
+    with ThreadPoolExecutor() as pool:
+        ended = pool.submit(follow)
+        trouble.make(lab.taken, ended.done)
+        end, output = ended.result()
+    print(output)
+    return end - began
 
 
 def report(lab: ClusterLab, trouble: Trouble, trials: int, took: float) -> None:
@@ -87,7 +113,8 @@ def report(lab: ClusterLab, trouble: Trouble, trials: int, took: float) -> None:
     with lab.opened(NAME) as study:
         done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
         left = Counter(trial.state.name for trial in study.trials)
-        runs = Counter(run.info.status for run in lab.trial_runs(study))
+        stored = lab.trial_runs(study)
+        runs = Counter(run.info.status for run in stored)
     of_run = Counter(trial.user_attrs["run_id"] for trial in done)
     right = sum(trial.value == expected(trial.params["x"], LENGTH) for trial in done)
     computed = sum(map(len, lab.taken().values()))
@@ -101,8 +128,17 @@ def report(lab: ClusterLab, trouble: Trouble, trials: int, took: float) -> None:
     )
     print(f"trials by state      {dict(left)}")
     print(f"runs by state        {dict(runs)}")
+    for run in stored:
+        if run.info.status != "FINISHED":
+            print(f"  {run.info.run_id[:8]} {run.data.tags.get('reason')}")
     print(f"starts of a worker   {restarts}, of which {WORKERS} the first")
-    print(f"overhead a trial     {took * WORKERS / trials - LENGTH * STEP:.2f} s of a worker")
+    undisturbed = median(one.duration.total_seconds() for one in done if one.duration)
+    print(
+        f"a trial              {undisturbed:.2f} s (median), of which {LENGTH * STEP:.0f} s are steps"
+    )
+    print(
+        f"a worker, a trial    {took * WORKERS / trials:.2f} s, with all that it waited and began again"
+    )
     print(f"steps twice          {computed - trials * LENGTH} of {computed}")
 
 
@@ -118,7 +154,7 @@ def main(trials: int = 200, every: int = 20, seed: int = 0) -> None:
         lab.add_steps()
         cluster.separate(lab.root / "logs/lightning")
         trouble = Trouble(cluster, every, Random(seed))
-        report(lab, trouble, trials, soak(lab, cluster, trouble, trials))
+        report(lab, trouble, trials, soak(lab, trouble, trials))
     shutil.rmtree(folder)
 
 

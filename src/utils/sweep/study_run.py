@@ -184,9 +184,10 @@ class StudyRun:
         if trial.state is TrialState.PRUNED:  # for MLflow it is a finished run
             self._mark_pruned(run_id, trial.number)
         if trial.state is TrialState.FAIL:
-            reason = trial.user_attrs.get(REASON, INTERRUPTED)
-            self.client.set_tag(run_id, REASON, reason)
-            if self.client.get_run(run_id).info.status == "RUNNING":
+            stored, reason = self.client.get_run(run_id), trial.user_attrs.get(REASON, INTERRUPTED)
+            if reason != INTERRUPTED or REASON not in stored.data.tags:  # which may say more
+                self.client.set_tag(run_id, REASON, reason)
+            if stored.info.status == "RUNNING":
                 status = "KILLED" if reason == INTERRUPTED else "FAILED"
                 self.client.set_terminated(run_id, status)
         save_trial_note(self.study, trial, self.client.get_run(run_id))
