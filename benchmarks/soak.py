@@ -20,9 +20,8 @@ from tempfile import mkdtemp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import psutil
 from conftest import Lab, make_clone, until
-from scale.lab import STEPS, ClusterLab, expected
+from scale.lab import STEPS, ClusterLab, expected, workers
 from scale.postgres import postgres
 from scale.slurm import Slurm, slurm
 from scale.stores import stores
@@ -64,8 +63,8 @@ class Trouble:
 
     def strike(self) -> None:
         """Take one of the workers, if any is there."""
-        workers = sorted(job for job in self.cluster.places().items() if "_" in job[0])
-        there = [node for _, node in workers if node not in self.killed]
+        placed = sorted(job for job in self.cluster.places().items() if "_" in job[0])
+        there = [node for _, node in placed if node not in self.killed]
         if there:
             what = self.random.choice([self.kill_worker, self.kill_node, self.preempt])
             self.counted[what.__name__] += 1
@@ -73,11 +72,9 @@ class Trouble:
 
     def kill_worker(self, node: str) -> None:
         """By SIGKILL, as for lack of memory; its trials are processes of their own."""
-        found = list(psutil.process_iter(["cmdline", "environ"]))
-        programs = [one for one in found if STEPS in (one.info["cmdline"] or [])]
-        there = [one for one in programs if one.info["environ"].get("SLURMD_NODENAME") == node]
-        if there:
-            min(there, key=psutil.Process.create_time).kill()
+        for worker in workers():
+            if worker.info["environ"].get("SLURMD_NODENAME") == node:
+                worker.kill()
 
     def kill_node(self, node: str) -> None:
         self.cluster.kill(node)
@@ -92,9 +89,9 @@ def soak(lab: ClusterLab, trouble: Trouble, trials: int) -> float:
     began = time.monotonic()
     asked = ["x=interval(0,1)", f"steps={LENGTH}", f"seconds={STEP}", "hydra/sweeper/pruner=none"]
     study = [f"hydra.sweeper.n_trials={trials}", f"hydra.sweeper.study_name={NAME}"]
-    workers = ["workers=slurm", f"workers.count={WORKERS}", "workers.partition=low"]
+    four = ["workers=slurm", f"workers.count={WORKERS}", "workers.partition=low"]
     one = ["workers.cpus=1", "hydra.sweeper.n_jobs=1"]
-    board = lab.start_sweep(STEPS, *asked, *study, *workers, *one)
+    board = lab.start_sweep(STEPS, *asked, *study, *four, *one)
 
     def follow() -> tuple[float, str]:
         out, err = board.communicate()

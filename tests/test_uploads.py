@@ -18,7 +18,7 @@ from src.utils.runs.uploads import Uploads
 
 import pytest
 import torch
-from conftest import MODEL, QUICK, Lab, until
+from conftest import MODEL, QUICK, ROOT, Lab, until
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from serving import tracking_server
@@ -47,6 +47,17 @@ class Store:
         if self.gone:
             raise ConnectionError("nobody answers")
         self.log.append((str(Path(folder or "") / Path(file).name), Path(file).read_text()))
+
+
+RECORDS = """
+import sys
+from pathlib import Path
+from src.utils.runs.uploads import Record
+
+for number in range(500):
+    Record("host 1 2", {"model": (number, 1)}).write(Path(sys.argv[1]))
+    assert Record.read(Path(sys.argv[1])).files
+"""
 
 
 @pytest.fixture
@@ -274,3 +285,12 @@ def test_killed_and_resumed(fresh: Lab, server: str, tmp_path: Path) -> None:
     resumed = client.get_run(run.info.run_id)
     assert resumed.info.status == "FINISHED"
     assert same(weights(server, resumed), weights(server, whole))
+
+
+def test_workers_that_begin_together(tmp_path: Path) -> None:
+    """Processes that share a run, as workers do that of their study, may all write its record at once."""
+    command = [sys.executable, "-c", RECORDS, tmp_path]
+    processes = [Lab(ROOT).start(*command) for _ in range(3)]
+    outputs = ["".join(process.communicate(timeout=120)) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    assert [file.name for file in tmp_path.iterdir()] == [uploads.RECORD]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+import psutil
 from conftest import add_experiment
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -26,6 +27,13 @@ hold: -1
 place: {place}
 """
 PLACE = "logs/steps"
+
+
+def workers() -> list[psutil.Process]:
+    """The processes of the workers that run the experiment, without those of their trials."""
+    found = psutil.process_iter(["cmdline", "ppid", "environ"])
+    programs = {one.pid: one for one in found if STEPS in (one.info["cmdline"] or [])}
+    return [one for one in programs.values() if one.info["ppid"] not in programs]
 
 
 def expected(x: float, steps: int) -> float:

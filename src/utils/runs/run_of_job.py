@@ -46,14 +46,14 @@ def take_up_run(experiment: Experiment) -> None:
     run = _wait_until_it_ends(client, run)
     short = run.info.run_id[:8]
     if run.info.status == "FINISHED":
-        print(f"run {short} of this job is finished")
+        print(f"run {short} of this job is finished", flush=True)
         sys.exit()
     try:
         artifact_folder(client, run)
     except UserError as error:
         _close(client, run, error)
         return
-    print(f"run {short} of this job goes on")
+    print(f"run {short} of this job goes on", flush=True)
     kept = [one for one in sys.argv[1:] if override_key(one) not in REFERENCES]
     # Further ranks are started with these arguments, too
     sys.argv[1:] = [*kept, f"resume_run={run.info.run_id}"]
@@ -80,6 +80,6 @@ def _wait_until_it_ends(client: MlflowClient, run: StoredRun) -> StoredRun:
 
 def _close(client: MlflowClient, run: StoredRun, error: UserError) -> None:
     """Close a run that nobody can resume; the job begins a new one."""
-    print(f"this job begins a new run: {error}")
+    print(f"this job begins a new run: {error}", flush=True)
     client.set_tag(run.info.run_id, REASON, f"interrupted, and not resumed: {error}")
     client.set_terminated(run.info.run_id, "KILLED")

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from src.utils.errors import first_line
-from src.utils.files import link_or_copy, replace_file
+from src.utils.files import link_or_copy
 from src.utils.paths import display_path
 from src.utils.process import this_process
 
@@ -183,9 +183,10 @@ class Record:
         return cls(process, dict(_files(folder)))
 
     def write(self, folder: Path) -> None:
-        """Write it into the folder."""
-        with replace_file(folder / RECORD) as draft:
-            draft.write_text(json.dumps(asdict(self)))
+        """Write it into the folder; workers, which share the run of their study, may do so at once."""
+        draft = folder / f"{RECORD}.{this_process().replace(' ', '-')}"
+        draft.write_text(json.dumps(asdict(self)))
+        draft.replace(folder / RECORD)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, State]]:
