@@ -46,8 +46,8 @@ LARGEST_INT = 2**63 - 1  # what torch, NumPy and every database accept
 LONGEST_VALUE = 100  # letters of a value in a message
 PLAIN_TEXT = re.compile(r"[A-Za-z_/-][\w/-]*")  # Hydra reads it as text, except for these words:
 HYDRA_WORDS = {"true", "false", "null", "nan", "inf"}
-# Settings of earlier versions, and what replaces them
 REFERENCES = ("resume_run", "warm_start")  # settings that name a run: by its id, or latest, or best
+# Settings of earlier versions, and what replaces them
 RENAMED = {"resume": "resume_study=STUDY", "fork": "warm_start=RUN, without resume_run"}
 
 

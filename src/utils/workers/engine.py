@@ -25,9 +25,8 @@ ENGINES = {  # its class
 class Engine(Protocol):
     """What keeps workers alive. It has no state of its own."""
 
-    uses_image: (
-        bool  # its workers have code and environment from elsewhere, and not from this project
-    )
+    # Whether its workers have their code from an image, and addresses and keys from elsewhere
+    uses_image: bool
 
     def check(self, settings: RemoteWorkers) -> None:
         """Check, before anything is written, that the engine is there and would take such a job.
