@@ -9,12 +9,14 @@ The default store is one SQLite file, `logs/mlruns/mlflow.db`, with the artifact
 import logging
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError, exit_on_user_error, first_line
+from src.utils.process import deferred_interrupts
 from src.utils.store.experiment_page import KIND
 from src.utils.store.location import (
     DEFAULT_DATABASE,
@@ -80,7 +82,9 @@ def open_store() -> MlflowClient:
     mlflow.set_tracking_uri(uri)
     check_server(uri)
     try:
-        return MlflowClient(uri)
+        client = MlflowClient(uri)
+        _defer_interrupts(client._tracking_client.store)
+        return client
     except (ImportError, SQLAlchemyError) as error:  # no driver, no database, no permission
         raise UserError(
             f"MLFLOW_TRACKING_URI={shown} can't be opened: {first_line(error)}"
@@ -90,6 +94,22 @@ def open_store() -> MlflowClient:
             f"MLFLOW_TRACKING_URI={shown} is no MLflow store: give it the address of a server "
             "(http://…) or a database (sqlite:///…, postgresql://…), or unset it"
         ) from None
+
+
+def _defer_interrupts(store: Any) -> None:
+    """Let Ctrl-C and SIGTERM wait for the end of a transaction: an exception within SQLAlchemy can leave it
+    open, and the database locked. MLflow has one store for each address."""
+    sessions = getattr(store, "ManagedSessionMaker", None)  # a server has none
+    if sessions is None or getattr(sessions, "defers_interrupts", False):
+        return
+
+    @contextmanager
+    def session(*arguments: Any, **options: Any) -> Iterator[Any]:
+        with deferred_interrupts(), sessions(*arguments, **options) as found:
+            yield found
+
+    session.defers_interrupts = True  # type: ignore[attr-defined]  # so that it is done once
+    store.ManagedSessionMaker = session
 
 
 def close_connections(client: MlflowClient) -> None:
