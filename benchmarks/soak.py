@@ -21,7 +21,7 @@ from tempfile import mkdtemp
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from conftest import Lab, make_clone, until
-from scale.lab import STEPS, ClusterLab, expected, workers
+from scale.lab import STEPS, ClusterLab, expected
 from scale.postgres import postgres
 from scale.slurm import Slurm, slurm
 from scale.stores import stores
@@ -34,6 +34,7 @@ NAME = "soak"
 class Trouble:
     """Takes a worker every few seconds; a node that was killed is back soon."""
 
+    lab: ClusterLab
     cluster: Slurm
     every: float
     random: Random
@@ -72,7 +73,7 @@ class Trouble:
 
     def kill_worker(self, node: str) -> None:
         """By SIGKILL, as for lack of memory; its trials are processes of their own."""
-        for worker in workers():
+        for worker in self.lab.workers():
             if worker.info["environ"].get("SLURMD_NODENAME") == node:
                 worker.kill()
 
@@ -150,7 +151,7 @@ def main(trials: int = 200, every: int = 20, seed: int = 0) -> None:
         lab = ClusterLab(folder / "lab", addresses | cluster.environment)
         lab.add_steps()
         cluster.separate(lab.root / "logs/lightning")
-        trouble = Trouble(cluster, every, Random(seed))
+        trouble = Trouble(lab, cluster, every, Random(seed))
         report(lab, trouble, trials, soak(lab, trouble, trials))
     shutil.rmtree(folder)
 

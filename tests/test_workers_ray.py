@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import Lab, until
 from laboratory import said
-from scale.lab import STEPS, ClusterLab, expected, workers
+from scale.lab import STEPS, ClusterLab, expected
 from scale.postgres import postgres
 from scale.ray_cluster import RayCluster, loopback_only, ray_cluster
 from scale.stores import stores
@@ -113,7 +113,7 @@ def test_stopping(place: ClusterLab, cluster: RayCluster) -> None:
     board = place.start_sweep(STEPS, *SEARCH, *asked)
     eventually(lambda: board.poll() is not None or len(place.running_runs(name)) == places)
     assert states_of_workers(place, name) == {"running": places, "pending": 1}
-    workers()[0].kill()
+    place.workers()[0].kill()
     eventually(lambda: ["FAIL", "RUNNING"] in place.attempts(name).values())
     said(place, "stop", name)
     output = "".join(board.communicate(timeout=240))

@@ -29,13 +29,6 @@ place: {place}
 PLACE = "logs/steps"
 
 
-def workers() -> list[psutil.Process]:
-    """The processes of the workers that run the experiment, without those of their trials."""
-    found = psutil.process_iter(["cmdline", "ppid", "environ"])
-    programs = {one.pid: one for one in found if STEPS in (one.info["cmdline"] or [])}
-    return [one for one in programs.values() if one.info["ppid"] not in programs]
-
-
 def expected(x: float, steps: int) -> float:
     """What a trial of the experiment returns, however often it was interrupted."""
     state = {"step": 0, "value": 1.0}
@@ -88,6 +81,17 @@ class ClusterLab(SweepLab):
                 return study.trials
         except KeyError:
             return []
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes of its workers that run the experiment, without those of their trials."""
+        found = psutil.process_iter(["cmdline", "ppid", "environ"])
+        programs = {one.pid: one for one in found if STEPS in (one.info["cmdline"] or [])}
+        mine = [one for one in programs.values() if self._is_here(one.info["environ"] or {})]
+        return [one for one in mine if one.info["ppid"] not in programs]
+
+    def _is_here(self, environment: dict[str, str]) -> bool:
+        """Whether a process with this environment runs code of this laboratory, and not of another test."""
+        return Path(environment.get("PYTHONPATH", "/")).is_relative_to(self.root)
 
     def attempts(self, name: str) -> dict[str, list[str]]:
         """The states of the trials that each run was, by its id."""
